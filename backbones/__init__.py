@@ -1,0 +1,4 @@
+"""Backbones: images to maps of local features, one file a family."""
+
+if __name__ == "backbones":
+    raise ImportError("import fewshot_cli.backbones, not backbones")

@@ -1,0 +1,41 @@
+"""Four convolution blocks of 64 channels, the small backbone of Vinyals et al. (2016) and Snell et al. (2017)."""
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewshot_cli.contracts import Backbone, Options
+
+
+class Conv64Options(Options):
+    """Shape of the network."""
+
+    channels: int = Field(64, ge=1, le=4096, description="width of every block")
+    last_pool: bool = Field(True, description="pool after the fourth block too: 84 → 5×5, without it 10×10")
+
+
+class Conv64(Backbone):
+    """[3×3 convolution, batch norm, 2×2 max pool, ReLU] × 4; the last pool is optional.
+
+    images [N,3,H,W] → [N,64,H/16,W/16], or H/8 without the last pool. Pooling before the ReLU gives the same values as
+    after it, since both are monotone, on a quarter of the elements.
+    """
+
+    Options = Conv64Options
+
+    def __init__(self, options: Conv64Options | None = None) -> None:
+        super().__init__(options)
+        self.channels = self.options.channels
+        pools = (True, True, True, self.options.last_pool)
+        widths = (3, *[self.channels] * 4)
+        self.blocks = nn.Sequential(*(_block(i, o, p) for i, o, p in zip(widths, widths[1:], pools, strict=False)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps [N,d,h,w] of images [N,3,H,W]; H and W at least 16 (8 without the last pool)."""
+        return self.blocks(images)
+
+
+def _block(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))

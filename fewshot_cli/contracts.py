@@ -1,0 +1,145 @@
+"""Every seam on one page: what a solver, backbone, head, classifier and dataset must be.
+
+Shapes: E episodes, B problems, n and m nodes, d channels, h×w positions. A part is a class with a frozen pydantic
+model `Options`; it is registered by an entry point in the group `fewshot_cli.<kind>` and constructed by the toolkit.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fewshot_cli.data.store import StoreWriter
+
+
+class Options(BaseModel):
+    """Base of every part's options: the recipe's schema, its error messages and its documentation in one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a solver returns for B transport problems.
+
+    `flow` [B,n,m]; `supply_price` [B,n] and `demand_price` [B,m] are optimal dual prices, or None when the solver has
+    none; `iterations` [B] int64; `converged` [B] bool. All on the device of the cost.
+    """
+
+    flow: Tensor
+    supply_price: Tensor | None
+    demand_price: Tensor | None
+    iterations: Tensor
+    converged: Tensor
+
+
+class Solver(ABC):
+    """Solves min <C,X> subject to X1 = supply, Xᵀ1 = demand, X ≥ 0 for a batch; no state between calls.
+
+    `devices`: device types whose tensors it takes. `exact`: the flow is optimal up to rounding. `gradient`: `envelope`
+    when `transport.value` differentiates from flow and prices, `autograd` when the flow itself carries the graph.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    exact: ClassVar[bool] = False
+    gradient: ClassVar[Literal["envelope", "autograd"]] = "envelope"
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
+    @abstractmethod
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+        """Solve cost [B,n,m], supply [B,n], demand [B,m]; inputs are already checked and must not be modified."""
+
+    @classmethod
+    def works(cls) -> str | None:
+        """None when the solver can run here, else one sentence that says what is missing and how to get it."""
+        return None
+
+
+class Backbone(nn.Module, ABC):
+    """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d."""
+
+    Options: ClassVar[type[Options]] = Options
+    channels: int
+
+    def __init__(self, options: Options | None = None) -> None:
+        super().__init__()
+        self.options = options or self.Options()
+
+
+class Head(nn.Module, ABC):
+    """support [E,way,shot,d,h,w], query [E,q,d,h,w] → logits [E,q,way], for a whole batch of episodes at once.
+
+    Patch features are maps with h = 1. Transport problems are posed with the episode as the slowest index, so that a
+    solver's report can be split by episode. Weights of its own are parameters; there is no state between calls.
+    `transductive` says that queries of one episode influence each other.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    needs_solver: ClassVar[bool] = False
+    transductive: ClassVar[bool] = False
+
+    def __init__(self, options: Options | None = None, *, channels: int, solver: Solver | None = None) -> None:
+        super().__init__()
+        self.options = options or self.Options()
+        self.channels = channels
+        self.solver = solver
+
+    @abstractmethod
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """Logits [E,q,way], the larger the likelier."""
+
+
+class Classifier(nn.Module, ABC):
+    """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training."""
+
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options | None = None, *, channels: int, classes: int) -> None:
+        super().__init__()
+        self.options = options or self.Options()
+
+
+class DatasetBuilder(ABC):
+    """Turns a public archive or folder into one packed store.
+
+    `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
+    maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
+    neither and are built on first use; `has_boxes` says that pictures carry a bounding box.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    source: ClassVar[str] = ""
+    urls: ClassVar[dict[str, tuple[str, str | None]]] = {}
+    embedded: ClassVar[bool] = False
+    has_boxes: ClassVar[bool] = False
+    licence: ClassVar[str] = ""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
+    @abstractmethod
+    def build(self, sources: list[Path], writer: "StoreWriter") -> None:
+        """Write every picture with `writer.add`. Raises `DataError` when a source is not what it should be."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One few-shot task: indices into a split. `classes` [way], `support` [way,shot], `query` [way,queries]."""
+
+    number: int
+    classes: tuple[int, ...]
+    support: Tensor
+    query: Tensor
+
+    def labels(self) -> Tensor:
+        """Label of each query, class by class: [way*queries] int64."""
+        way, queries = self.query.shape
+        return torch.arange(way).repeat_interleave(queries)

@@ -1,0 +1,1 @@
+"""The packed image store, safe archives and downloads, and one file a dataset."""

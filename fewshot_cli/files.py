@@ -1,0 +1,74 @@
+"""Writing so that a half-written file is never taken for a whole one."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fewshot_cli.errors import DataError
+
+
+def explain(fault: OSError, path: Path | str) -> str:
+    """One sentence for an operating-system fault while writing at `path`."""
+    import errno
+
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space or choose another folder (--data-root, --run-dir)",
+        errno.EROFS: "the file system is read-only; choose another folder (--data-root, --run-dir)",
+        errno.EACCES: "permission denied; choose another folder (--data-root, --run-dir) or change its permissions",
+        errno.EPERM: "permission denied; choose another folder (--data-root, --run-dir) or change its permissions",
+        errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
+        errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    }
+    return f"{path}: {reasons.get(fault.errno, fault.strerror or str(fault))}"
+
+
+@contextmanager
+def guarded(path: Path | str) -> Iterator[None]:
+    """Turn an `OSError` in the block into a `DataError` that names `path`."""
+    try:
+        yield
+    except OSError as fault:
+        raise DataError(explain(fault, path)) from fault
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; on success it is synced and renamed to `path`, else removed.
+
+    Raises `DataError` when the disk refuses.
+    """
+    with guarded(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.chmod(0o644)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as part:
+        part.write_text(text, "utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, indented, keys in the order given."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,72 @@
+"""Name → part by entry point; a part's module is imported only when the part is used."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from fewshot_cli.errors import RecipeError
+
+KINDS = ("solvers", "backbones", "heads", "classifiers", "datasets")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered part: its name, the distribution it comes from and how to import it."""
+
+    name: str
+    package: str
+    point: EntryPoint
+
+    def load(self) -> type:
+        """The part's class. Raises `RecipeError` naming the package when its module cannot be imported."""
+        try:
+            return self.point.load()
+        except (ImportError, RuntimeError, AttributeError, OSError) as fault:
+            raise RecipeError(
+                f"{self.name}: {self.point.value} of package {self.package} does not import ({fault}); "
+                f"reinstall {self.package}"
+            ) from fault
+
+
+@cache
+def entries(kind: str) -> dict[str, Entry]:
+    """All registered parts of a kind (one of `KINDS`), by name, sorted."""
+    group = f"fewshot_cli.{kind}"
+    found = {p.name: Entry(p.name, p.dist.name if p.dist else "unknown", p) for p in _checkout_points(group)}
+    for p in entry_points(group=group):
+        found[p.name] = Entry(p.name, p.dist.name if p.dist else "unknown", p)
+    return dict(sorted(found.items()))
+
+
+def _checkout_points(group: str) -> Iterable[EntryPoint]:
+    """The built-in entry points of a checkout that is run without having been installed."""
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    if not project.is_file():
+        return []
+    table = tomllib.loads(project.read_text("utf-8"))["project"].get("entry-points", {}).get(group, {})
+    return [EntryPoint(name, value, group) for name, value in table.items()]
+
+
+def part(kind: str, name: str) -> type:
+    """The class registered as `name`. Raises `RecipeError` with the nearest names when there is none."""
+    known = entries(kind)
+    if name not in known:
+        raise RecipeError(f"unknown {kind[:-1]} {name!r}{did_you_mean(name, known)}; `fsl list {kind}` shows all")
+    return known[name].load()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)` with the nearest known name, or the empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def built_in(value: str) -> object:
+    """Import `module:attribute` of this package (used by the lazily loaded commands)."""
+    module, _, attribute = value.partition(":")
+    return getattr(import_module(module), attribute)

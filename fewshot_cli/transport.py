@@ -1,0 +1,131 @@
+"""Pose a transport problem, have a solver solve it, differentiate the value, whatever the solver.
+
+The value of min <C,X>, X1 = s, Xᵀ1 = d, X ≥ 0 is a linear program's optimum. By the envelope theorem its gradient is
+the plan itself for the cost and the optimal dual prices for supply and demand (DeepEMD differentiates the same value
+through the KKT conditions, CVPR 2020, eq. 5-8). Prices are unique only up to a constant moved from one side to the
+other; they are shifted so that both sides have the same mean, which no admissible change of the masses can see.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.console import say
+from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.errors import DataError
+
+TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave
+
+
+@dataclass
+class Ledger:
+    """What happened in the transport problems solved while it was open.
+
+    `converged` and `iterations` hold one [B] tensor a call; `seconds` is wall-clock inside solvers.
+    """
+
+    converged: list[Tensor] = field(default_factory=list)
+    iterations: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def failures(self, groups: int) -> list[int]:
+        """Problems not converged in each of `groups` equal, consecutive parts of every call (episodes)."""
+        counts = torch.zeros(groups, dtype=torch.int64)
+        for flags in self.converged:
+            counts += (~flags).reshape(groups, -1).sum(1).cpu()
+        return counts.tolist()
+
+
+_LEDGERS: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
+_TOLD: set[type] = set()
+
+
+@contextmanager
+def ledger() -> Iterator[Ledger]:
+    """Record every solve inside the block."""
+    book = Ledger()
+    token = _LEDGERS.set((*_LEDGERS.get(), book))
+    try:
+        yield book
+    finally:
+        _LEDGERS.reset(token)
+
+
+def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
+    """Optimal value [B] of each problem, differentiable in cost [B,n,m], supply [B,n] and demand [B,m].
+
+    Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
+    to supply and demand (OpenCV's), which is said once on stderr.
+    """
+    check(cost, supply, demand)
+    if solver.gradient == "autograd":
+        return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))
+    return _Envelope.apply(cost, supply, demand, solver)
+
+
+def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+    """The solver's plan for checked problems, noted in every open ledger."""
+    start = perf_counter()
+    plan = solver.solve(cost, supply, demand)
+    spent = perf_counter() - start
+    for book in _LEDGERS.get():
+        book.converged.append(plan.converged)
+        book.iterations.append(plan.iterations)
+        book.seconds += spent
+    return plan
+
+
+def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
+    """Refuse what is no transport problem with a sentence. Raises `DataError`; wrong shapes raise `ValueError`."""
+    batch, n, m = cost.shape if cost.ndim == 3 else (-1, -1, -1)
+    if supply.shape != (batch, n) or demand.shape != (batch, m):
+        raise ValueError(f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}")
+    if cost.numel() == 0:
+        return
+    total_s, total_d = supply.detach().sum(1), demand.detach().sum(1)
+    # a sum is finite only if every term is: one cheap pass finds the common case
+    if not bool(torch.isfinite(cost.detach().sum() + total_s.sum() + total_d.sum())):
+        for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
+            bad = (~torch.isfinite(x.detach())).flatten(1).any(1)
+            if bad.any():
+                raise DataError(f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
+                                "check the weights and the features they give")  # fmt: skip
+    if bool((supply.detach().amin() < 0) | (demand.detach().amin() < 0)):
+        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    unequal = (total_s - total_d).abs() > TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
+    if unequal.any():
+        i = int(unequal.nonzero()[0])
+        raise DataError(f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
+                        "normalise both sides to the same mass")  # fmt: skip
+
+
+class _Envelope(torch.autograd.Function):
+    """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices."""
+
+    @staticmethod
+    def forward(ctx, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver) -> Tensor:
+        plan = solve(solver, cost.detach(), supply.detach(), demand.detach())
+        ctx.priced = plan.supply_price is not None
+        if ctx.priced:
+            shift = (plan.demand_price.mean(1, keepdim=True) - plan.supply_price.mean(1, keepdim=True)) / 2
+            ctx.save_for_backward(plan.flow, plan.supply_price + shift, plan.demand_price - shift)
+        else:
+            ctx.save_for_backward(plan.flow)
+            if (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and type(solver) not in _TOLD:
+                _TOLD.add(type(solver))
+                say(f"note: solver {type(solver).__name__} returns no dual prices, so node weights get no gradient; "
+                    "--solver pot gives the full one")  # fmt: skip
+        return (cost.detach() * plan.flow).sum((1, 2))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        flow, *prices = ctx.saved_tensors
+        d_cost = grad[:, None, None] * flow if ctx.needs_input_grad[0] else None
+        d_supply = grad[:, None] * prices[0] if ctx.priced and ctx.needs_input_grad[1] else None
+        d_demand = grad[:, None] * prices[1] if ctx.priced and ctx.needs_input_grad[2] else None
+        return d_cost, d_supply, d_demand, None

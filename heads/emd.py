@@ -1,0 +1,79 @@
+"""DeepEMD (Zhang et al., CVPR 2020): the optimal matching of local features as similarity, weights by cross-reference."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fewshot_cli import transport
+from fewshot_cli.contracts import Head, Options, Solver
+
+
+class EMDOptions(Options):
+    """Choices of the paper and of its public code; where they differ the default is the code's."""
+
+    temperature: float = Field(12.5, gt=0, le=1e6, description="factor of the logits, T in T/N·Σ(1−c)x")
+    norm: Literal["center", "cosine"] = Field(
+        "center", description="cost from features centred over channels (code) or as they are (paper, eq. 4)"
+    )
+    floor: float = Field(1e-3, gt=0, le=1, description="added to every node weight (code; eq. 9 has none)")
+
+
+class EMD(Head):
+    """Logit = T/N · Σ(1 − c_ij) x_ij with the optimal flow x between a query's and a class's local features.
+
+    Several shots are averaged into one support map before matching.
+    """
+
+    Options = EMDOptions
+    needs_solver = True
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
+        return emd_logits(self.solver, nodes(query), nodes(support.mean(2)), self.options)
+
+
+def nodes(maps: Tensor) -> Tensor:
+    """Maps [...,d,h,w] as local features [...,h·w,d]."""
+    return maps.flatten(-2).mT
+
+
+def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: EMDOptions) -> Tensor:
+    """Logits [E,q,way] of query nodes [E,q,n,d] against class nodes [E,way,m,d]; problems run over (E, q, way)."""
+    episodes, q, n, _ = query.shape
+    way, m = proto.shape[1], proto.shape[2]
+    supply, demand = cross_reference(query, proto, options.floor)
+    cosine = pairwise_cosine(query, proto, options.norm)
+    best = transport.value(solver, (1 - cosine).reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m))
+    # Σ(1−c)x = mass − Σcx, and the mass of either side is n
+    return options.temperature * (1 - best.reshape(episodes, q, way) / n)
+
+
+def cross_reference(query: Tensor, proto: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Node weights (eq. 9, 10): max(u_i · mean of the other side, 0) + floor, scaled to a total of n on both sides.
+
+    query [E,q,n,d], proto [E,way,m,d] → supply [E,q,way,n] and demand [E,q,way,m].
+    """
+    n = query.shape[2]
+    to_class = query.flatten(1, 2) @ proto.mean(2).mT  # [E, q·n, way]
+    supply = to_class.reshape(*query.shape[:3], -1).mT
+    to_query = query.mean(2) @ proto.flatten(1, 2).mT  # [E, q, way·m]
+    demand = to_query.reshape(*to_query.shape[:2], *proto.shape[1:3])
+    return tuple(_to_total(F.relu(w) + floor, n) for w in (supply, demand))
+
+
+def _to_total(weights: Tensor, total: int) -> Tensor:
+    return weights * (total / weights.sum(-1, keepdim=True))
+
+
+def pairwise_cosine(query: Tensor, proto: Tensor, norm: str) -> Tensor:
+    """Cosine of every query node with every class node, [E,q,way,n,m]; `center` removes each node's channel mean."""
+    if norm == "center":
+        query, proto = query - query.mean(-1, keepdim=True), proto - proto.mean(-1, keepdim=True)
+    query, proto = F.normalize(query, dim=-1), F.normalize(proto, dim=-1)
+    flat = query.flatten(1, 2) @ proto.flatten(1, 2).mT  # [E, q·n, way·m]
+    return flat.reshape(*query.shape[:3], *proto.shape[1:3]).transpose(2, 3)
+
+
+__all__ = ["EMD", "EMDOptions", "cross_reference", "emd_logits", "nodes", "pairwise_cosine"]

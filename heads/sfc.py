@@ -1,0 +1,67 @@
+"""The structured fully connected layer of DeepEMD (CVPR 2020, section 3.5): a learned support map for each class."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fewshot_cli.contracts import Head
+from fewshot_cli.heads.emd import EMDOptions, emd_logits, nodes
+
+
+class SFCOptions(EMDOptions):
+    """EMD's options and how the layer is fine-tuned; the defaults are those of the public code's evaluation.
+
+    The paper's text says 100 iterations of batches of 5.
+    """
+
+    passes: int = Field(100, ge=0, le=100_000, description="passes over the support set")
+    batch: int = Field(4, ge=1, le=100_000, description="support pictures a step")
+    lr: float = Field(100.0, gt=0, le=1e6, description="learning rate of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
+
+
+class SFC(Head):
+    """EMD to one learned map a class, started at the mean support map and fine-tuned on the support set.
+
+    Every episode of a batch is fine-tuned at the same time, each with its own layer; the layer is learned on detached
+    features, so training the backbone through it sees the queries only.
+    """
+
+    Options = SFCOptions
+    needs_solver = True
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
+        return emd_logits(self.solver, nodes(query), self.fit(support), self.options)
+
+    def fit(self, support: Tensor) -> Tensor:
+        """The layer learned from support [E,way,shot,d,h,w]: class nodes [E,way,h·w,d].
+
+        The order of the pictures is the same in every episode and run, so a layer depends on its episode alone.
+        """
+        o, (episodes, way, shot) = self.options, support.shape[:3]
+        layer = nodes(support.mean(2)).detach().clone().requires_grad_()
+        if shot == 1:  # nothing to learn beyond the picture itself: the paper's 1-shot model has no SFC
+            return layer.detach()
+        pictures = nodes(support).detach().transpose(1, 2).flatten(1, 2)  # [E, shot·way, n, d], classes alternating
+        labels = torch.arange(way, device=support.device).repeat(shot)
+        optimizer = torch.optim.SGD([layer], lr=o.lr, momentum=o.momentum, dampening=o.momentum)
+        for sweep in range(o.passes):
+            order = _order(sweep, way * shot)
+            for start in range(0, way * shot, o.batch):
+                pick = order[start : start + o.batch].to(support.device)
+                with torch.enable_grad():
+                    logits = emd_logits(self.solver, pictures[:, pick], layer, o)
+                    target = labels[pick].expand(episodes, -1)
+                    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
+                (layer.grad,) = torch.autograd.grad(loss, layer)
+                optimizer.step()
+        return layer.detach()
+
+
+def _order(sweep: int, count: int) -> Tensor:
+    """A fixed permutation of range(count) for each sweep."""
+    raw = np.random.Philox(key=0x5FC, counter=[0, sweep, count, 0]).random_raw(count)
+    return torch.from_numpy(np.argsort(raw, kind="stable"))

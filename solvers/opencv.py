@@ -1,0 +1,51 @@
+"""OpenCV's `cv2.EMD`: the solver of DeepEMD's public code; exact in float32, flow only."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
+
+
+class OpenCV(Solver):
+    """Transportation simplex of OpenCV, one problem at a time in float32, threads over the batch.
+
+    Returns no prices, so `transport.value` gives the cost its gradient and the node weights none.
+    """
+
+    Options = ThreadedOptions
+    exact = True
+
+    @classmethod
+    def works(cls) -> str | None:
+        """Why it cannot run here, or None."""
+        try:
+            import cv2
+        except (ImportError, RuntimeError, OSError) as fault:
+            return f"OpenCV does not import ({fault}); pip install opencv-python-headless"
+        return None if hasattr(cv2, "EMD") else "this OpenCV has no cv2.EMD; pip install 'opencv-python-headless<6'"
+
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+        """See `Solver.solve`; float32 inside, whatever the input."""
+        import cv2
+
+        c = np.ascontiguousarray(cost.detach().numpy(), np.float32)
+        s = np.ascontiguousarray(supply.detach().numpy(), np.float32)[:, :, None]
+        d = np.ascontiguousarray(demand.detach().numpy(), np.float32)[:, :, None]
+        flow = np.zeros(c.shape, np.float32)
+        converged = np.ones(len(c), bool)
+
+        def run(start: int, stop: int) -> None:
+            for b in range(start, stop):
+                try:
+                    flow[b] = cv2.EMD(s[b], d[b], cv2.DIST_USER, c[b])[2]
+                except cv2.error:
+                    converged[b] = False
+
+        over_batch(run, len(c), self.options.workers)
+        # what comes back is checked, because cv2.EMD stops silently at its iteration limit
+        short = np.abs(flow.sum(2) - s[:, :, 0]).max(1, initial=0) > 1e-3 * s.sum((1, 2))
+        converged &= ~short
+        return Plan(torch.from_numpy(flow).to(cost.dtype), None, None,
+                    torch.zeros(len(c), dtype=torch.int64), torch.from_numpy(converged))  # fmt: skip
