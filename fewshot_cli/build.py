@@ -1,0 +1,101 @@
+"""Construct what a recipe names: solver, backbone with weights, head."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_cli import checkpoint, registry
+from fewshot_cli.console import say
+from fewshot_cli.contracts import Backbone, DatasetBuilder, Head, Solver
+from fewshot_cli.data.store import Store, StoreWriter, open_store
+from fewshot_cli.device import home_of
+from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.recipe import PartSpec, Recipe
+from fewshot_cli.runs import SUMMARY
+
+
+def solver(spec: PartSpec) -> Solver:
+    """The solver. Raises `RecipeError` with the install command when it cannot run here."""
+    cls = registry.part("solvers", spec.name)
+    if (reason := cls.works()) is not None:
+        raise RecipeError(f"solver {spec.name}: {reason}")
+    return cls(spec.options)
+
+
+def backbone(recipe: Recipe) -> Backbone:
+    """The backbone with fresh weights drawn from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return registry.part("backbones", recipe.backbone.name)(recipe.backbone.options)
+
+
+def head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
+    """A head, with its solver when it needs one."""
+    cls = registry.part("heads", spec.name)
+    own = solver(solver_spec) if cls.needs_solver else None
+    return cls(spec.options, channels=channels, solver=own)
+
+
+def matching_device(head_: Head, device: torch.device) -> torch.device:
+    """Where a head's inputs must be: its solver may take CPU tensors only."""
+    return home_of(head_.solver, device)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a verb's weights come from, with the loaded checkpoint."""
+
+    label: str
+    checkpoint: checkpoint.Checkpoint
+
+
+def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("metatrain", "pretrain")) -> Weights:
+    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`.
+
+    `stages` are the training verbs whose runs count, best first. Raises `DataError` with the command to type next.
+    """
+    if given is not None:
+        return Weights(str(given), checkpoint.load(given))
+    name = recipe.weights or recipe.name
+    shipped = checkpoint.shipped()
+    if name in shipped and "metatrain" in stages:
+        return Weights(f"shipped:{name}", checkpoint.load(shipped[name]))
+    for stage in stages:
+        done = [p.parent for p in Path("runs", stage).glob(f"{name}*/{SUMMARY}") if _is_run_of(p.parent.name, name)]
+        if done:
+            path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
+            say(f"weights: {path}")
+            return Weights(str(path), checkpoint.load(path))
+    todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
+    raise DataError(f"no weights for recipe {recipe.name}: none named {name} ship and no finished run is in runs/; "
+                    f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights FILE")  # fmt: skip
+
+
+def _is_run_of(folder: str, name: str) -> bool:
+    return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
+
+
+def store(recipe: Recipe, root: Path) -> Store:
+    """The recipe's packed store; an embedded dataset is made on first use. Raises `DataError` when it is not prepared."""
+    builder = registry.part("datasets", recipe.dataset.name)
+    if builder.embedded and not (root / recipe.store).exists():
+        say(f"making the embedded dataset {recipe.store} in {root} …")
+        prepare(recipe.store, builder(), [], root)
+    return open_store(root, recipe.store)
+
+
+def prepare(name: str, builder: DatasetBuilder, sources: list[Path], root: Path) -> dict[str, Any]:
+    """Build the store `name` and return its report; nothing is left behind on failure."""
+    info = {"dataset": type(builder).__name__, "options": builder.options.model_dump(), "licence": builder.licence,
+            "sources": [{"name": p.name, "sha256": _digest(p)} for p in sources]}  # fmt: skip
+    with StoreWriter(root, name, info) as writer:
+        builder.build(sources, writer)
+        return writer.finish()
+
+
+def _digest(path: Path) -> str | None:
+    from fewshot_cli.files import guarded, sha256
+
+    with guarded(path):
+        return sha256(path) if path.is_file() else None

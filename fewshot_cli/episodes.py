@@ -1,0 +1,62 @@
+"""(dataset, split, seed, number) → episode: a pure function, from a counter-based generator.
+
+Only raw Philox words are used, whose stream NumPy guarantees. A class draws its pictures from a counter of its own,
+queries first: so an episode with more ways or more shots contains the smaller one, and comparisons over way and shot
+are paired.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_cli.contracts import Episode
+from fewshot_cli.data.store import Split
+from fewshot_cli.errors import DataError
+
+
+class Sampler:
+    """Episodes of one split. Raises `DataError` when the split cannot fill one: which class, have, need."""
+
+    def __init__(self, split: Split, way: int, shot: int, query: int, seed: int) -> None:
+        self.members = split.members()
+        self.way, self.shot, self.query = way, shot, query
+        need = shot + query
+        where = f"{split.store}, {split.split} split"
+        if len(self.members) < way:
+            raise DataError(f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way")
+        for name, own in zip(split.classes, self.members, strict=True):
+            if len(own) < need:
+                raise DataError(f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "
+                                f"({shot} support + {query} query); lower episode.shot or episode.query")  # fmt: skip
+        digest = hashlib.sha256(f"{split.store}/{split.split}/{seed}".encode()).digest()
+        self._key = int.from_bytes(digest[:16], "little")
+
+    def __call__(self, number: int) -> Episode:
+        """Episode `number` (0, 1, 2, …)."""
+        classes = self._draw(number, 0, len(self.members), self.way)
+        pictures = []
+        for c in classes:
+            own = self.members[c]
+            pictures.append(own[self._draw(number, 1 + c, len(own), self.query + self.shot)])
+        table = torch.stack(pictures)
+        return Episode(number, tuple(classes), table[:, self.query :], table[:, : self.query])
+
+    def _draw(self, number: int, stream: int, count: int, take: int) -> list[int]:
+        """The first `take` places of a Fisher-Yates shuffle of range(count)."""
+        raw = np.random.Philox(key=self._key, counter=[0, stream, number, 0]).random_raw(take).tolist()
+        moved: dict[int, int] = {}
+        out = []
+        for i, word in enumerate(raw):
+            j = i + (word * (count - i) >> 64)
+            out.append(moved.get(j, j))
+            moved[j] = moved.get(i, i)
+        return out
+
+
+def gather(features: Tensor, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
+    """Support [E,way,shot,d,h,w] and query [E,way·queries,d,h,w] maps from features [N,d,h,w]."""
+    support = torch.stack([e.support for e in episodes]).to(features.device)
+    query = torch.stack([e.query.flatten() for e in episodes]).to(features.device)
+    return features[support], features[query]

@@ -1,0 +1,81 @@
+"""Embed a split once; the cache every evaluation reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fewshot_cli import recipe as recipes
+from fewshot_cli.console import progress, say
+from fewshot_cli.contracts import Backbone
+from fewshot_cli.data.store import Split
+from fewshot_cli.errors import DataError
+from fewshot_cli.files import atomic
+from fewshot_cli.recipe import ImageSpec, Recipe
+
+BATCH = 250  # fixed, so that features do not depend on how many are wanted
+
+
+def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
+    """uint8 [N,3,S,S] → centre crop, float in [0,1], standardised: [N,3,size,size]."""
+    edge = (images.shape[-1] - spec.size) // 2
+    images = images[..., edge : edge + spec.size, edge : edge + spec.size].float().div_(255)
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return images.sub_(mean).div_(std)
+
+
+@torch.no_grad()
+def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.device,
+          tick: Callable[[int], None] | None = None) -> Tensor:  # fmt: skip
+    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode. Raises `DataError` when they are not finite."""
+    training = backbone.training
+    backbone.eval()
+    out = []
+    for start in range(0, len(images), BATCH):
+        batch = normalise(images[start : start + BATCH].to(device), spec)
+        out.append(backbone(batch.contiguous(memory_format=torch.channels_last)).float().contiguous())
+        if tick:
+            tick(start + len(batch))
+    backbone.train(training)
+    maps = torch.cat(out)
+    if not torch.isfinite(maps.sum()):
+        raise DataError("the backbone gives NaN or infinite features; check the weights and image.mean, image.std")
+    return maps
+
+
+def key(recipe: Recipe, split: Split, weights: str) -> str:
+    """Name of a feature set: everything it depends on, hashed."""
+    resolved = recipe.resolved()
+    return recipes.fingerprint({"format": 1, "data": split.sha256, "weights": weights, "image": resolved["image"],
+                                "backbone": resolved["backbone"], "crop": recipe.dataset.crop})  # fmt: skip
+
+
+def cached(recipe: Recipe, split: Split, backbone: Backbone, weights: str, root: Path,
+           device: torch.device) -> tuple[Tensor, float]:  # fmt: skip
+    """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
+
+    A cache that cannot be written is said on stderr and done without.
+    """
+    start = perf_counter()
+    path = root / "features" / f"{key(recipe, split, weights)}-{device.type}.safetensors"
+    if path.is_file():
+        try:
+            maps = load_file(path)["maps"]
+            if maps.shape[0] == len(split):
+                return maps.to(device), perf_counter() - start
+        except (SafetensorError, KeyError, OSError):
+            say(f"note: {path} is damaged and will be made again")
+    with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
+        images, _ = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
+    with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
+        maps = embed(backbone.to(device), images, recipe.image, device, bar.update)
+    try:
+        with atomic(path) as part:
+            save_file({"maps": maps.cpu()}, part)
+    except DataError as fault:
+        say(f"note: features are not cached: {fault}")
+    return maps, perf_counter() - start

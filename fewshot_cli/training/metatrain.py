@@ -1,0 +1,71 @@
+"""Meta-training: episodes, end to end through the head and its transport problems (DeepEMD, section 4.1)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from fewshot_cli import build
+from fewshot_cli.contracts import Head
+from fewshot_cli.episodes import Sampler
+from fewshot_cli.recipe import MetatrainSpec, Recipe
+from fewshot_cli.runs import Run
+from fewshot_cli.training import data
+from fewshot_cli.training.augment import augment
+from fewshot_cli.training.loop import fit
+
+
+class _Objective(nn.Module):
+    """Images [E·way·(shot+query),3,H,W], episode by episode, class by class, support first → cross-entropy, share."""
+
+    def __init__(self, backbone: nn.Module, head: Head, spec: MetatrainSpec, home: torch.device) -> None:
+        super().__init__()
+        self.backbone, self.head, self.spec, self.home = backbone, head, spec, home
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        way, shot, query = self.spec.way, self.spec.shot, self.spec.query
+        maps = self.backbone(images)
+        with torch.autocast(images.device.type, enabled=False):  # matching stays in float32
+            maps = maps.float().to(self.home).unflatten(0, (-1, way, shot + query))
+            logits = self.head(maps[:, :, :shot], maps[:, :, shot:].flatten(1, 2))
+        labels = torch.arange(way, device=logits.device).repeat_interleave(query).expand(len(logits), -1)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return loss.to(images.device), (logits.detach().argmax(-1) == labels).float().mean().to(images.device)
+
+
+def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: torch.device,
+              given: Path | None) -> dict[str, Any]:  # fmt: skip
+    """Train backbone and head on episodes of the train split, from pre-trained weights; returns the summary."""
+    spec, store = recipe.metatrain, build.store(recipe, root)
+    start = build.weights(recipe, given, stages=("pretrain",))
+    backbone = build.backbone(recipe)
+    start.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    backbone = backbone.to(device, memory_format=torch.channels_last)
+    head = build.head(recipe.head, backbone.channels, recipe.solver)
+    home = build.matching_device(head, device)
+    head.to(home)
+    split = store.split("train")
+    sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
+    drop = ("pretrain", "eval", "weights")
+    run = Run(run_dir, "metatrain", recipe, {
+        "data": store.index["sha256"], "start": start.checkpoint.sha256,
+        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
+    images, sizes = data.decode(split, recipe, device)
+
+    def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
+        for step in range(spec.steps):
+            first = (epoch * spec.steps + step) * spec.episodes_per_step
+            episodes = [sampler(first + i) for i in range(spec.episodes_per_step)]
+            pick = torch.cat([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
+            yield augment(images[pick.to(device)], sizes[pick], spec.augment, recipe.image, rng)
+
+    parts = {"backbone": recipe.backbone, "head": recipe.head}
+    return fit(
+        run, spec, _Objective(backbone, head, spec, home), batches, spec.steps,
+        data.validator(recipe, spec.validation, store, backbone, head, device),
+        {"backbone": backbone, "head": head},
+        {**data.sidecar("metatrain", recipe, store, parts), "start": start.checkpoint.sha256}, device, recipe.seed,
+    )  # fmt: skip
