@@ -1,17 +1,22 @@
 """Episodes → one record each → a summary."""
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewshot_cli import transport
-from fewshot_cli.contracts import Head
+from fewshot_cli import build, transport
+from fewshot_cli.console import progress, say
+from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
-from fewshot_cli.recipe import EpisodeSpec
+from fewshot_cli.features import cached
+from fewshot_cli.recipe import EpisodeSpec, Recipe
+from fewshot_cli.runs import Run, versions
+from fewshot_cli.stats import INTERVAL, mean_ci95
 
 BUDGET = 64 << 20  # elements of cost in one solver call, so that a batch of episodes fits the memory
 
@@ -40,12 +45,12 @@ def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
         labels = episode.labels()
         correct = int((row == labels).sum())
         records.append({"episode": episode.number, "classes": [name(c) for c in episode.classes], "correct": correct,
-                        "queries": len(labels), "accuracy": round(100 * correct / len(labels), 6),
+                        "queries": len(labels), "accuracy": 100 * correct / len(labels),
                         "not_converged": failed})  # fmt: skip
     return records, book.seconds
 
 
-def run(head: Head, features: Tensor, sampler: Sampler, start: int, stop: int, batch: int,
+def run_episodes(head: Head, features: Tensor, sampler: Sampler, start: int, stop: int, batch: int,
         done: Callable[[list[dict[str, Any]]], None], name: Callable[[int], str] = str) -> dict[str, float]:  # fmt: skip
     """Evaluate episodes start … stop−1 in batches; `done` gets each batch's records. Returns seconds."""
     begin, inside = perf_counter(), 0.0
@@ -54,3 +59,67 @@ def run(head: Head, features: Tensor, sampler: Sampler, start: int, stop: int, b
         inside += spent
         done(records)
     return {"matching": perf_counter() - begin, "solver": inside}
+
+
+def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, device: torch.device,
+                      given: Path | None, batch: int, check: bool) -> dict[str, Any] | None:  # fmt: skip
+    """Evaluate a recipe and return its summary; None when `run_dir` is None, after everything was checked.
+
+    `batch` is the number of episodes in one solver call (0 chooses); it changes no result. Raises `DataError`.
+    """
+    begin = perf_counter()
+    store = build.store(recipe, root)
+    split = store.split(recipe.eval.split)
+    sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed)
+    weights = build.weights(recipe, given)
+    backbone, head = load_parts(recipe, weights)
+    if run_dir is None:
+        return None
+    home = build.matching_device(head, device)
+    identity = {"data": split.sha256, "weights": weights.checkpoint.sha256,
+                "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")}}  # fmt: skip
+    run = Run(run_dir, "eval", recipe, identity, resume)
+    done = run.lines("episodes.jsonl")
+    say(f"run directory: {run_dir}" + (f", resuming after {len(done)} episodes" if done else ""))
+    features, embedding = cached(recipe, split, backbone, weights.checkpoint.sha256, root, device)
+    features = features.to(home)
+    head = head.to(home).eval()
+    batch = batch or episodes_per_call(recipe.episode, features.shape[2] * features.shape[3])
+    total = recipe.eval.episodes
+
+    with progress(recipe.name, total) as bar:
+
+        def keep(records: list[dict[str, Any]]) -> None:
+            run.append("episodes.jsonl", records)
+            done.extend(records)
+            mean, ci95 = mean_ci95([r["accuracy"] for r in done])
+            bar.update(len(done), f"{mean:.2f} ± {ci95:.2f} %")
+
+        spent = run_episodes(head, features, sampler, len(done), total, batch, keep, lambda c: split.classes[c])
+    mean, ci95 = mean_ci95([r["accuracy"] for r in done])
+    summary = {
+        "format": 1, "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
+        "backbone": recipe.backbone.name, "head": recipe.head.name,
+        "solver": recipe.solver.name if head.solver is not None else None,
+        "way": recipe.episode.way, "shot": recipe.episode.shot, "query": recipe.episode.query, "episodes": len(done),
+        "accuracy": mean, "ci95": ci95, "interval": INTERVAL, "not_converged": sum(r["not_converged"] for r in done),
+        "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin}, "seed": recipe.seed,
+        "weights": weights.label, "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
+        "versions": versions(), "device": str(device), "run_dir": str(run_dir),
+    }  # fmt: skip
+    if check:
+        expect = recipe.expect
+        summary["expect"] = expect.model_dump()
+        summary["passed"] = abs(mean - expect.accuracy) <= expect.tolerance or mean > expect.accuracy
+    run.finish(summary)
+    return summary
+
+
+def load_parts(recipe: Recipe, weights: build.Weights) -> tuple[Backbone, Head]:
+    """Backbone and head of a recipe with their weights. Raises `DataError` when these are of another shape."""
+    backbone = build.backbone(recipe)
+    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    head = build.head(recipe.head, backbone.channels, recipe.solver)
+    if head.state_dict():
+        weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
+    return backbone.to(memory_format=torch.channels_last), head

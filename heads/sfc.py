@@ -34,27 +34,32 @@ class SFC(Head):
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
-        return emd_logits(self.solver, nodes(query), self.fit(support), self.options)
+        way, shot = support.shape[1:3]
+        start = nodes(support.mean(2))
+        if shot == 1:  # the layer would only be fitted to the one picture it is: the paper's 1-shot model has no SFC
+            return self.score(start, nodes(query))
+        pictures = nodes(support).transpose(1, 2).flatten(1, 2)  # [E, shot·way, n, d], classes alternating
+        return self.score(self.learn(start, pictures, torch.arange(way).repeat(shot)), nodes(query))
 
-    def fit(self, support: Tensor) -> Tensor:
-        """The layer learned from support [E,way,shot,d,h,w]: class nodes [E,way,h·w,d].
+    def score(self, layer: Tensor, query: Tensor) -> Tensor:
+        """Logits [E,q,way] of query nodes [E,q,n,d] under the layer [E,way,n,d]."""
+        return emd_logits(self.solver, query, layer, self.options)
+
+    def learn(self, start: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
+        """The layer [E,way,n,d] learned from `start` on pictures [E,P,n,d] with labels [P].
 
         The order of the pictures is the same in every episode and run, so a layer depends on its episode alone.
         """
-        o, (episodes, way, shot) = self.options, support.shape[:3]
-        layer = nodes(support.mean(2)).detach().clone().requires_grad_()
-        if shot == 1:  # nothing to learn beyond the picture itself: the paper's 1-shot model has no SFC
-            return layer.detach()
-        pictures = nodes(support).detach().transpose(1, 2).flatten(1, 2)  # [E, shot·way, n, d], classes alternating
-        labels = torch.arange(way, device=support.device).repeat(shot)
+        o = self.options
+        layer = start.detach().clone().requires_grad_()
+        pictures, labels = pictures.detach(), labels.to(start.device)
         optimizer = torch.optim.SGD([layer], lr=o.lr, momentum=o.momentum, dampening=o.momentum)
         for sweep in range(o.passes):
-            order = _order(sweep, way * shot)
-            for start in range(0, way * shot, o.batch):
-                pick = order[start : start + o.batch].to(support.device)
+            order = _order(sweep, len(labels)).to(start.device)
+            for pick in order.split(o.batch):
                 with torch.enable_grad():
-                    logits = emd_logits(self.solver, pictures[:, pick], layer, o)
-                    target = labels[pick].expand(episodes, -1)
+                    logits = self.score(layer, pictures[:, pick])
+                    target = labels[pick].expand(len(layer), -1)
                     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
                 (layer.grad,) = torch.autograd.grad(loss, layer)
                 optimizer.step()

@@ -169,6 +169,18 @@ def measure(data: bytes, name: str) -> tuple[int, int]:
     return image.height, image.width
 
 
+def decode_picture(data: bytes, name: str, side: int) -> Tensor:
+    """One encoded picture squashed to uint8 [3,side,side]. Raises `DataError` when it does not decode."""
+    return _squash(_open(data, name), side)[0]
+
+
+def _squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
+    size = torch.tensor([image.height, image.width])
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
+
+
 def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
@@ -220,12 +232,8 @@ class Split:
                 image = Image.frombuffer("RGB", (w, h), data)
             else:
                 image = _open(data, name)
-            if crop == "box" and self._index["box"][i]:
-                image = image.crop(tuple(self._index["box"][i]))
-            sizes[i] = torch.tensor([image.height, image.width])
-            if image.size != (side, side):
-                image = image.resize((side, side), Image.Resampling.BILINEAR)
-            out[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            box = self._index["box"][i] if crop == "box" else None
+            out[i], sizes[i] = _squash(image.crop(tuple(box)) if box else image, side)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for i, _ in enumerate(pool.map(one, range(len(self)))):
@@ -279,4 +287,4 @@ def open_store(root: Path, name: str) -> Store:
     return Store(name, path, index)
 
 
-__all__ = ["SPLITS", "Split", "Store", "StoreWriter", "measure", "open_store"]
+__all__ = ["SPLITS", "Split", "Store", "StoreWriter", "decode_picture", "measure", "open_store"]

@@ -38,7 +38,7 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
         features = embed(backbone, images, recipe.image, device).to(build.matching_device(head, device))
         accuracies: list[float] = []
         batch = evaluate.episodes_per_call(recipe.episode, features.shape[2] * features.shape[3])
-        evaluate.run(head, features, sampler, 0, spec.episodes, batch,
+        evaluate.run_episodes(head, features, sampler, 0, spec.episodes, batch,
                      lambda records: accuracies.extend(r["accuracy"] for r in records))  # fmt: skip
         mean, ci95 = mean_ci95(accuracies)
         return {"accuracy": mean, "ci95": ci95}

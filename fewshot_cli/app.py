@@ -1,0 +1,86 @@
+"""The Typer app, the one error boundary, and the exit codes. Importing it must stay cheap: no torch, no pydantic."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.commands import catalog, compare, evaluate, finetune, prepare, recipes, train
+from fewshot_cli.console import say
+from fewshot_cli.errors import Exit, FslError
+from fewshot_cli.version import __version__
+
+app = typer.Typer(
+    name="fsl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out.",
+    epilog="Exit codes: 0 fine, 1 an accuracy gate missed, 2 usage or recipe, 3 data or checkpoint, "
+    "4 a solver did not converge under --strict, 130 interrupted.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fsl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out."""
+
+
+app.command("prepare")(prepare.prepare)
+app.command("pretrain")(train.pretrain)
+app.command("metatrain")(train.metatrain)
+app.command("finetune-sfc")(finetune.finetune_sfc)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("list")(catalog.list_parts)
+app.command("show")(catalog.show)
+app.add_typer(recipes.app, name="recipe")
+
+
+def main() -> None:
+    """Run the command line; every fault becomes one sentence and an exit code, a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+        _leave(int(code) if isinstance(code, int) else Exit.OK)
+    except FslError as fault:
+        if debug:
+            raise
+        say(f"fsl: {fault}")
+        _leave(fault.code)
+    except KeyboardInterrupt:
+        say("fsl: interrupted; the same command with --resume continues a run")
+        _leave(Exit.INTERRUPTED)
+    except (typer.Abort, typer.Exit) as stop:
+        _leave(getattr(stop, "exit_code", Exit.INTERRUPTED))
+    except MemoryError as fault:
+        if debug:
+            raise
+        say(f"fsl: out of memory ({fault}); lower --batch, image.size or the size of the split")
+        _leave(Exit.DATA)
+    except Exception as fault:
+        show = getattr(fault, "show", None)  # a usage error of the command-line parser prints itself
+        if debug or show is None:
+            if debug:
+                raise
+            say(f"fsl: internal fault, please report it with the output of the same command and --debug: {fault!r}")
+            _leave(Exit.DATA)
+        show()
+        _leave(Exit.USAGE)
+
+
+def _leave(code: int) -> None:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(int(code))

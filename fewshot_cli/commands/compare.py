@@ -1,0 +1,41 @@
+"""`fsl compare`: two evaluation runs, paired by episode."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.commands import options as o
+from fewshot_cli.console import emit
+from fewshot_cli.errors import DataError
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Run directory of `fsl eval`.")],
+    second: Annotated[Path, typer.Argument(help="Another one, on the same episodes.")],
+    debug: o.Debug = False,
+) -> None:
+    """Accuracy of FIRST minus SECOND on the episodes both have, with the paired 95 % interval."""
+    from fewshot_cli.stats import mean_ci95, paired
+
+    a, b = (_episodes(path) for path in (first, second))
+    shared = sorted(set(a) & set(b))
+    if not shared:
+        raise DataError(f"{first} and {second} have no episode in common")
+    for number in shared:
+        if a[number]["classes"] != b[number]["classes"] or a[number]["queries"] != b[number]["queries"]:
+            raise DataError(f"episode {number} differs between {first} and {second}: another dataset, split, seed or way")
+    left, right = ([run[n]["accuracy"] for n in shared] for run in (a, b))
+    (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(left), mean_ci95(right), paired(left, right)
+    emit(json.dumps({"episodes": len(shared), "first": {"accuracy": mean_a, "ci95": ci_a},
+                     "second": {"accuracy": mean_b, "ci95": ci_b},
+                     "difference": {"accuracy": difference, "ci95": ci95}}, indent=2))  # fmt: skip
+
+
+def _episodes(path: Path) -> dict[int, dict]:
+    file = path / "episodes.jsonl"
+    try:
+        return {record["episode"]: record for record in map(json.loads, file.read_text("utf-8").splitlines())}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise DataError(f"{file}: is not the record of an `fsl eval` run ({fault})") from fault

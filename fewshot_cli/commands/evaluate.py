@@ -1,0 +1,69 @@
+"""`fsl eval`: episodes from cached features, an accuracy with its interval, and the gate for CI."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.commands import options as o
+from fewshot_cli.console import emit, say
+from fewshot_cli.errors import Exit, FslError, NotConverged
+from fewshot_cli.report import Format
+
+
+def evaluate(
+    recipe: o.Recipe = o.DEFAULT_RECIPE,
+    weights: o.Weights = None,
+    solver: o.Solver = None,
+    sets: o.Set = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes in place of the recipe's.")] = None,
+    format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.table,
+    check: Annotated[bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when missed.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when a solver did not converge on a problem.")] = False,
+    batch: Annotated[int, typer.Option("--batch", min=0, help="Episodes in one solver call; 0 chooses. Changes speed only.")] = 0,
+    classifier: Annotated[Path | None, typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc`, for --query.")] = None,
+    query: Annotated[Path | None, typer.Option("--query", help="Folder of class folders to score with --classifier.")] = None,
+    device: o.Device = "auto",
+    seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    run_dir: o.RunDir = None,
+    resume: o.Resume = False,
+    print_config: o.PrintConfig = False,
+    dry_run: o.DryRun = False,
+    debug: o.Debug = False,
+) -> None:
+    """Evaluate a recipe on few-shot episodes and print accuracy ± 95 % interval."""
+    from fewshot_cli import recipe as recipes
+    from fewshot_cli import runs
+    from fewshot_cli.device import resolve
+    from fewshot_cli.evaluate import evaluate_episodes
+    from fewshot_cli.report import render
+
+    sets = [*(sets or []), *([f"eval.episodes={episodes}"] if episodes else [])]
+    loaded = recipes.load(recipe, sets, solver, seed)
+    if print_config:
+        return emit(o.printed(loaded))
+    if check and loaded.expect is None:
+        raise FslError(f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
+                       f"(fsl recipe cp {loaded.name} .)")  # fmt: skip
+    if (classifier is None) != (query is None):
+        raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    where, root = resolve(device), o.data_root(data_root)
+    if classifier is not None:
+        if resume or check or dry_run or run_dir:
+            raise FslError("--classifier scores one folder at once; leave out --check, --resume, --run-dir and --dry-run")
+        from fewshot_cli.training.sfc import score
+
+        return emit(render(score(loaded, classifier, query, weights, where), format))
+    path = None if dry_run else runs.choose(run_dir, "eval", loaded.name, resume)
+    summary = evaluate_episodes(loaded, root, path, resume, where, weights, batch, check)
+    if summary is None:
+        return say("dry run: recipe, data, weights and solver are in order")
+    emit(render(summary, format), kept=str(path / runs.SUMMARY))
+    if strict and summary["not_converged"]:
+        raise NotConverged(f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver")
+    if check and not summary["passed"]:
+        say(f"fsl: accuracy {summary['accuracy']:.2f} is outside {loaded.expect.accuracy} ± {loaded.expect.tolerance}")
+        raise typer.Exit(Exit.GATE)
+    return None
+

@@ -1,0 +1,67 @@
+"""Options common to the verbs, declared once, and the completion of names."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from fewshot_cli.recipe import installed
+
+    return [name for name in installed() if name.startswith(incomplete)]
+
+
+def names_of(kind: str):  # noqa: ANN201 - Typer inspects the returned function
+    """A completion function for the registered parts of a kind."""
+
+    def complete(incomplete: str) -> list[str]:
+        from fewshot_cli.registry import entries
+
+        return [name for name in entries(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+Recipe = Annotated[str, typer.Option("--recipe", "-r", autocompletion=_recipes, show_default=True,
+                                     help="A recipe: bare name of an installed one, or a path.")]  # fmt: skip
+Solver = Annotated[str | None, typer.Option("--solver", autocompletion=names_of("solvers"),
+                                            help="Solver in place of the recipe's.")]  # fmt: skip
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed in place of the recipe's.")]
+DataRoot = Annotated[Path | None, typer.Option("--data-root", envvar="FSL_DATA_ROOT", file_okay=False,
+                                               help="Folder of the prepared datasets and cached features.")]  # fmt: skip
+RunDir = Annotated[Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest of this recipe.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Weights = Annotated[Path | None, typer.Option("--weights", dir_okay=False, help="Weights file in place of the recipe's.")]
+
+DEFAULT_RECIPE = "glyphs_5w1s"
+
+
+def data_root(given: Path | None) -> Path:
+    """`--data-root`, `FSL_DATA_ROOT`, or the user's data folder."""
+    if given is not None:
+        return given
+    from platformdirs import user_data_path
+
+    return user_data_path("fsl", appauthor=False)
+
+
+def printed(recipe) -> str:  # noqa: ANN001 - importing Recipe here would import pydantic for --help
+    """The resolved recipe as YAML that `--recipe` reads back."""
+    import yaml
+
+    data = recipe.resolved()
+    return yaml.safe_dump(_flat({k: v for k, v in data.items() if k != "name" and v is not None}), sort_keys=False)
+
+
+def _flat(data):  # noqa: ANN001, ANN202
+    if isinstance(data, dict):
+        if set(data) == {"name", "options"}:
+            return {"name": data["name"], **_flat(data["options"])}
+        return {k: _flat(v) for k, v in data.items() if v is not None}
+    return data

@@ -1,0 +1,74 @@
+"""`fsl prepare`: a public archive or a folder becomes one packed store."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewshot_cli.commands import options as o
+from fewshot_cli.console import emit, say
+
+
+class Format(StrEnum):
+    """Formats of the report."""
+
+    table = "table"
+    json = "json"
+
+
+def prepare(
+    name: Annotated[str, typer.Argument(autocompletion=o.names_of("datasets"), help="A dataset of `fsl list datasets`.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Archive or folder; without it the public archive is downloaded.")] = None,
+    store: Annotated[str | None, typer.Option("--name", help="Name of the store (default: NAME).")] = None,
+    sets: o.Set = None,
+    data_root: o.DataRoot = None,
+    force: Annotated[bool, typer.Option("--force", help="Make it again although it is there.")] = False,
+    format: Annotated[Format, typer.Option(help="Format of the report.")] = Format.table,
+    debug: o.Debug = False,
+) -> None:
+    """Turn a public archive (downloaded or given by --from) into one packed store and report on it."""
+    from fewshot_cli import build, registry, strictyaml
+    from fewshot_cli.data.download import fetch
+    from fewshot_cli.data.store import open_store
+    from fewshot_cli.errors import DataError, FslError
+    from fewshot_cli.recipe import DatasetSpec, check
+
+    cls = registry.part("datasets", name)
+    pairs = [text.partition("=") for text in sets or []]
+    if bad := next((key for key, equals, _ in pairs if not equals), None):
+        raise FslError(f"--set {bad}: write it as key=value")
+    builder = cls(check(cls.Options, {key: strictyaml.scalar(value) for key, _, value in pairs}, "--set"))
+    target = check(DatasetSpec, {"name": name, "store": store or name}, "--name").store
+    root = o.data_root(data_root)
+    if (root / target).exists() and not force:
+        report = open_store(root, target).index["report"]
+        say(f"{root / target} is already prepared; --force makes it again")
+    else:
+        if source is not None:
+            sources = [source]
+        elif cls.urls:
+            sources = [fetch(url, root / "downloads" / file, digest) for file, (url, digest) in cls.urls.items()]
+        elif cls.embedded:
+            sources = []
+        else:
+            raise DataError(f"{name}: give --from {cls.source}")
+        report = build.prepare(target, builder, sources, root)
+    emit(json.dumps(report, indent=2) if format is Format.json else _table(target, report, root))
+
+
+def _table(name: str, report: dict, root: Path) -> str:
+    from fewshot_cli.report import grid
+
+    rows = [[split, r["classes"], r["images"], f"{r['smallest_class']}-{r['largest_class']}",
+             "×".join(map(str, r["min_side"])) + (" … " + "×".join(map(str, r["max_side"])) if r["min_side"] != r["max_side"] else "")]
+            for split, r in report["splits"].items()]  # fmt: skip
+    lines = [grid(["split", "classes", "pictures", "a class", "height×width"], rows)]
+    doubles = report["duplicates"]
+    lines.append(f"duplicate pictures: {doubles}, of them across splits: {report['duplicates_across_splits']}"
+                 + (f" (such as {' = '.join(report['example_duplicates'][0])})" if doubles else ""))  # fmt: skip
+    shared = report["classes_in_several_splits"]
+    lines.append(f"classes in several splits: {', '.join(shared) if shared else 'none'}")
+    lines.append(f"{report['megabytes']} MB in {root / name}\nsha256 {report['sha256']}")
+    return "\n".join(lines)

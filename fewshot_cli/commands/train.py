@@ -1,0 +1,76 @@
+"""`fsl pretrain` and `fsl metatrain`."""
+
+import json
+
+from fewshot_cli.commands import options as o
+from fewshot_cli.console import emit, say
+
+
+def pretrain(
+    recipe: o.Recipe = o.DEFAULT_RECIPE,
+    sets: o.Set = None,
+    solver: o.Solver = None,
+    device: o.Device = "auto",
+    seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    run_dir: o.RunDir = None,
+    resume: o.Resume = False,
+    print_config: o.PrintConfig = False,
+    dry_run: o.DryRun = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train backbone and classifier by cross-entropy over all base classes, validated by few-shot episodes."""
+    from fewshot_cli import build, runs
+    from fewshot_cli import recipe as recipes
+    from fewshot_cli.device import resolve
+    from fewshot_cli.training.pretrain import pretrain as work
+
+    loaded = recipes.load(recipe, sets, solver, seed)
+    if print_config:
+        return emit(o.printed(loaded))
+    where, root = resolve(device), o.data_root(data_root)
+    if dry_run:
+        build.solver(loaded.solver)
+        return _ready(build.store(loaded, root))
+    path = runs.choose(run_dir, "pretrain", loaded.weights or loaded.name, resume)
+    summary = work(loaded, root, path, resume, where)
+    say(f"next: fsl metatrain --recipe {recipe} --weights {summary['weights']}")
+    emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
+
+
+def metatrain(
+    recipe: o.Recipe = o.DEFAULT_RECIPE,
+    weights: o.Weights = None,
+    sets: o.Set = None,
+    solver: o.Solver = None,
+    device: o.Device = "auto",
+    seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    run_dir: o.RunDir = None,
+    resume: o.Resume = False,
+    print_config: o.PrintConfig = False,
+    dry_run: o.DryRun = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train the backbone on episodes, end to end through the head; starts from pre-trained weights."""
+    from fewshot_cli import build, runs
+    from fewshot_cli import recipe as recipes
+    from fewshot_cli.device import resolve
+    from fewshot_cli.training.metatrain import metatrain as work
+
+    loaded = recipes.load(recipe, sets, solver, seed)
+    if print_config:
+        return emit(o.printed(loaded))
+    where, root = resolve(device), o.data_root(data_root)
+    if dry_run:
+        build.solver(loaded.solver)
+        build.weights(loaded, weights, stages=("pretrain",))
+        return _ready(build.store(loaded, root))
+    path = runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume)
+    summary = work(loaded, root, path, resume, where, weights)
+    say(f"next: fsl eval --recipe {recipe} --weights {summary['weights']}")
+    emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
+
+
+def _ready(store) -> None:  # noqa: ANN001
+    say(f"dry run: recipe, solver and dataset {store.name} (sha256 {store.index['sha256'][:16]}…) are in order")

@@ -1,0 +1,82 @@
+"""Results as table, JSON, Markdown, CSV or JUnit XML."""
+
+import csv
+import io
+import json
+from enum import StrEnum
+from typing import Any
+from xml.etree import ElementTree as ET
+
+
+class Format(StrEnum):
+    """Formats of `--format`."""
+
+    table = "table"
+    json = "json"
+    md = "md"
+    csv = "csv"
+    junit = "junit"
+
+
+def grid(header: list[str], rows: list[list[Any]]) -> str:
+    """A plain table in aligned columns, drawn by Rich."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(file=io.StringIO(), width=max(80, 30 * len(header)), color_system=None)
+    console.print(table)
+    return console.file.getvalue().strip("\n")
+
+
+def render(summary: dict[str, Any], form: Format) -> str:
+    """An evaluation's summary in the format asked for."""
+    if form is Format.json:
+        return json.dumps(summary, indent=2)
+    if form is Format.junit:
+        return _junit(summary)
+    header, row = _row(summary)
+    if form is Format.csv:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([header, row])
+        return out.getvalue()
+    if form is Format.md:
+        return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), row))
+    return "\n".join([grid(header, [row]), *_notes(summary)])
+
+
+def _row(s: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    header = ["recipe", "dataset", "head", "solver", "task", "episodes", "accuracy %", "± 95 %", "seconds"]
+    task = f"{s['way']}-way {s['shot']}-shot"
+    row = [s["recipe"], s["dataset"], s["head"], s["solver"] or "-", task, s["episodes"], f"{s['accuracy']:.2f}",
+           f"{s['ci95']:.2f}", f"{s['seconds']['total']:.1f}"]  # fmt: skip
+    return header, row
+
+
+def _notes(s: dict[str, Any]) -> list[str]:
+    notes = [f"interval: {s['interval']}; seed {s['seed']}; weights {s['weights']}"]
+    if s["not_converged"]:
+        notes.append(f"WARNING: the solver did not converge on {s['not_converged']} problems")
+    if "passed" in s:
+        e = s["expect"]
+        verdict = "passed" if s["passed"] else "MISSED"
+        notes.append(f"check {verdict}: expected {e['accuracy']} ± {e['tolerance']} ({e['source']})")
+    return notes
+
+
+def _junit(s: dict[str, Any]) -> str:
+    failed = s.get("passed") is False
+    suite = ET.Element("testsuite", name="fsl eval", tests="1", failures=str(int(failed)), errors="0",
+                       time=f"{s['seconds']['total']:.3f}")  # fmt: skip
+    case = ET.SubElement(suite, "testcase", classname=f"fsl.{s['dataset']}", name=s["recipe"],
+                         time=f"{s['seconds']['total']:.3f}")  # fmt: skip
+    text = f"accuracy {s['accuracy']:.2f} ± {s['ci95']:.2f} % over {s['episodes']} episodes"
+    if failed:
+        e = s["expect"]
+        ET.SubElement(case, "failure", message=f"{text}; expected {e['accuracy']} ± {e['tolerance']}").text = e["source"]
+    ET.SubElement(case, "system-out").text = text
+    ET.indent(suite)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode")
