@@ -91,7 +91,7 @@ def prepare(name: str, builder: DatasetBuilder, sources: list[Path], root: Path)
             "sources": [{"name": p.name, "sha256": _digest(p)} for p in sources]}  # fmt: skip
     with StoreWriter(root, name, info) as writer:
         builder.build(sources, writer)
-        return writer.finish()
+        return writer.finish(builder.sha256)
 
 
 def _digest(path: Path) -> str | None:

@@ -112,7 +112,8 @@ class DatasetBuilder(ABC):
 
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
     maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
-    neither and are built on first use; `has_boxes` says that pictures carry a bounding box.
+    neither and are built on first use; `has_boxes` says that pictures carry a bounding box; `sha256` is the hash of the
+    store made from the complete public data, where it is known: the report says whether it was reached.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -121,6 +122,7 @@ class DatasetBuilder(ABC):
     embedded: ClassVar[bool] = False
     has_boxes: ClassVar[bool] = False
     licence: ClassVar[str] = ""
+    sha256: ClassVar[str | None] = None
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()

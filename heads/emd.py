@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -44,8 +45,8 @@ def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: EMDOptions
     episodes, q, n, _ = query.shape
     way, m = proto.shape[1], proto.shape[2]
     supply, demand = cross_reference(query, proto, options.floor)
-    cosine = pairwise_cosine(query, proto, options.norm)
-    best = transport.value(solver, (1 - cosine).reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m))
+    cost = pairwise_cost(query, proto, options.norm)
+    best = transport.value(solver, cost.reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m))
     # Σ(1−c)x = mass − Σcx, and the mass of either side is n
     return options.temperature * (1 - best.reshape(episodes, q, way) / n)
 
@@ -67,13 +68,16 @@ def _to_total(weights: Tensor, total: int) -> Tensor:
     return weights * (total / weights.sum(-1, keepdim=True))
 
 
-def pairwise_cosine(query: Tensor, proto: Tensor, norm: str) -> Tensor:
-    """Cosine of every query node with every class node, [E,q,way,n,m]; `center` removes each node's channel mean."""
+def pairwise_cost(query: Tensor, proto: Tensor, norm: str) -> Tensor:
+    """1 − cosine of every query node with every class node (eq. 4), [E,q,way,n,m]; `center` first removes each node's
+    mean over channels.
+    """
     if norm == "center":
         query, proto = query - query.mean(-1, keepdim=True), proto - proto.mean(-1, keepdim=True)
     query, proto = F.normalize(query, dim=-1), F.normalize(proto, dim=-1)
-    flat = query.flatten(1, 2) @ proto.flatten(1, 2).mT  # [E, q·n, way·m]
+    # one product for all pairs of an episode: [E, q·n, way·m]
+    flat = torch.baddbmm(query.new_ones(()), query.flatten(1, 2), proto.flatten(1, 2).mT, alpha=-1)
     return flat.reshape(*query.shape[:3], *proto.shape[1:3]).transpose(2, 3)
 
 
-__all__ = ["EMD", "EMDOptions", "cross_reference", "emd_logits", "nodes", "pairwise_cosine"]
+__all__ = ["EMD", "EMDOptions", "cross_reference", "emd_logits", "nodes", "pairwise_cost"]

@@ -1,5 +1,6 @@
 """Options common to the verbs, declared once, and the completion of names."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +45,8 @@ DEFAULT_RECIPE = "glyphs_5w1s"
 
 def data_root(given: Path | None) -> Path:
     """`--data-root`, `FSL_DATA_ROOT`, or the user's data folder."""
-    if given is not None:
-        return given
+    if given is not None or os.environ.get("FSL_DATA_ROOT"):
+        return given or Path(os.environ["FSL_DATA_ROOT"])
     from platformdirs import user_data_path
 
     return user_data_path("fsl", appauthor=False)

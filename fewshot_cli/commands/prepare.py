@@ -70,5 +70,8 @@ def _table(name: str, report: dict, root: Path) -> str:
                  + (f" (such as {' = '.join(report['example_duplicates'][0])})" if doubles else ""))  # fmt: skip
     shared = report["classes_in_several_splits"]
     lines.append(f"classes in several splits: {', '.join(shared) if shared else 'none'}")
+    if report["complete_public_data"] is not None:
+        verdict = "yes" if report["complete_public_data"] else "NO: published figures may not be reproduced"
+        lines.append(f"the complete public data: {verdict}")
     lines.append(f"{report['megabytes']} MB in {root / name}\nsha256 {report['sha256']}")
     return "\n".join(lines)

@@ -80,9 +80,11 @@ class CifarFS(_Cifar100):
     """CIFAR-FS: 64 train, 16 val and 20 test classes of CIFAR-100, 600 pictures each, 32×32."""
 
     split_file = "cifar_fs"
+    sha256 = "4db4d6db85d0f9bd7968c3af0685bfe5936f97bcc11824529abdc68e5978f0f4"
 
 
 class FC100(_Cifar100):
     """FC100: CIFAR-100 split by superclass into 60 train, 20 val and 20 test classes, 600 pictures each, 32×32."""
 
     split_file = "fc100"
+    sha256 = "bb9065d7b3bb5700399dd8c52a8f6f5f62051823c06b8e4a49c328842c8dff33"

@@ -21,6 +21,7 @@ class Omniglot(DatasetBuilder):
     source = "a folder that holds images_background.zip and images_evaluation.zip (or both unpacked)"
     urls = {f"{z}.zip": (f"{_BASE}/{z}.zip", None) for z in _ZIPS}
     licence = "Omniglot by Lake, Salakhutdinov and Tenenbaum; MIT"
+    sha256 = "3f43b10af55735619041dc569621a3a32c7fd7de5c99ed8ac8e7ae5163469a3d"
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
         """Write character by character; a class is named `<alphabet>/<character>`."""

@@ -107,8 +107,11 @@ class StoreWriter:
         self._digests[split].update(data)
         self._seen.setdefault(hashlib.sha256(data).digest(), []).append((split, f"{cls}/{name}"))
 
-    def finish(self) -> dict[str, Any]:
-        """Write the index, sync and rename; returns the report of `fsl prepare`. Raises `DataError` when empty."""
+    def finish(self, known: str | None = None) -> dict[str, Any]:
+        """Write the index, sync and rename; returns the report of `fsl prepare`. Raises `DataError` when empty.
+
+        `known` is the hash that the complete public data gives.
+        """
         if not self.parts:
             raise DataError(f"{self.target.name}: no pictures were found; check --from")
         for split, part in self.parts.items():
@@ -116,6 +119,7 @@ class StoreWriter:
             self._digests[split].update(json.dumps(head, sort_keys=True).encode())
             part.sha256 = self._digests[split].hexdigest()
         report = self._report()
+        report["complete_public_data"] = None if known is None else report["sha256"] == known
         index = {"format": FORMAT, **self.info, "bytes": self._at, "sha256": report["sha256"], "report": report,
                  "splits": {s: vars(p) for s, p in self.parts.items()}}  # fmt: skip
         with guarded(self.target):

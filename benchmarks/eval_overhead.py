@@ -1,0 +1,75 @@
+"""How much `fsl eval` adds to its solver: seconds of 600 five-way one-shot episodes over the bare solver's.
+
+    python benchmarks/eval_overhead.py [--recipe glyphs_5w1s] [--solver opencv] [--episodes 600] [--rounds 7]
+
+Episodes come from cached features; the bare run solves the very problems the evaluation posed (375 an episode), made
+beforehand. Rounds alternate and the median of each is compared. Prints one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from fewshot_cli import build, evaluate, recipe, runs, transport
+from fewshot_cli.commands.options import data_root
+from fewshot_cli.episodes import Sampler
+from fewshot_cli.features import cached
+
+
+class Recorder:
+    """Stands in for the solver once, to keep the problems it is given."""
+
+    def __init__(self, solver) -> None:
+        self.solver, self.gradient, self.problems = solver, solver.gradient, []
+
+    def solve(self, *problem):
+        self.problems.append(tuple(x.clone() for x in problem))
+        return self.solver.solve(*problem)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--recipe", default="glyphs_5w1s")
+    parser.add_argument("--solver", default="opencv")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    loaded = recipe.load(given.recipe, solver=given.solver)
+    root, device = data_root(None), torch.device("cpu")
+    weights = build.weights(loaded, given.weights)
+    backbone, head = evaluate.load_parts(loaded, weights)
+    split = build.store(loaded, root).split("test")
+    features, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, root, device)
+    sampler = Sampler(split, 5, 1, 15, loaded.seed)
+    batch = evaluate.episodes_per_call(loaded.episode, features.shape[2] * features.shape[3])
+
+    def whole() -> float:
+        start = perf_counter()
+        evaluate.run_episodes(head, features, sampler, 0, given.episodes, batch, lambda records: None)
+        return perf_counter() - start
+
+    solver, head.solver = head.solver, Recorder(head.solver)
+    whole()
+    problems, head.solver = head.solver.problems, solver
+
+    def bare() -> float:
+        start = perf_counter()
+        for problem in problems:
+            transport.solve(solver, *problem)
+        return perf_counter() - start
+
+    times = [(whole(), bare()) for _ in range(given.rounds)]
+    evaluated, alone = (statistics.median(column) for column in zip(*times, strict=True))
+    print(json.dumps({
+        "recipe": given.recipe, "solver": given.solver, "episodes": given.episodes, "problems": sum(len(p[0]) for p in problems),
+        "nodes": list(problems[0][0].shape[1:]), "seconds_eval": evaluated, "seconds_solver": alone,
+        "ratio": evaluated / alone, "threads": torch.get_num_threads(), "versions": runs.versions()}, indent=2))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
