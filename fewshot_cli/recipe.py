@@ -152,7 +152,7 @@ class Recipe(_Section):
     image: ImageSpec = ImageSpec()
     backbone: PartSpec
     head: PartSpec
-    solver: PartSpec = PartSpec(name="opencv")
+    solver: PartSpec = PartSpec(name="network_simplex")
     weights: str | None = Field(None, description="shipped or trained weights by name")
     seed: int = Field(1, ge=0, lt=2**63)
     episode: EpisodeSpec = EpisodeSpec()

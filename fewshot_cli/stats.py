@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 INTERVAL = "normal approximation over episodes, 1.96·s/√n"
+INTERVAL_PICTURES = "Wilson's score interval over pictures, its half-width"
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
@@ -17,3 +18,10 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of the 95 % interval of first − second on the same episodes."""
     return mean_ci95([a - b for a, b in zip(first, second, strict=True)])
+
+
+def share_ci95(correct: int, count: int) -> tuple[float, float]:
+    """Per cent correct and the half-width of Wilson's 95 % interval, which holds for few pictures and near 100 %."""
+    share, z2 = correct / count, 1.96**2
+    half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    return 100 * share, 100 * half

@@ -119,7 +119,7 @@ class _Envelope(torch.autograd.Function):
             if (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and type(solver) not in _TOLD:
                 _TOLD.add(type(solver))
                 say(f"note: solver {type(solver).__name__} returns no dual prices, so node weights get no gradient; "
-                    "--solver pot gives the full one")  # fmt: skip
+                    "--solver network_simplex gives the full one")  # fmt: skip
         return (cost.detach() * plan.flow).sum((1, 2))
 
     @staticmethod

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from pydantic import Field
 
@@ -23,6 +24,10 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int) -> Non
         run(0, batch)
         return
     bounds = [batch * i // workers for i in range(workers + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(run, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]:
-            done.result()
+    for done in [_pool(workers).submit(run, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]:
+        done.result()
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers)  # kept: starting threads costs as much as a hundred small problems

@@ -32,6 +32,7 @@ def fsl(monkeypatch, capsys, tmp_path):
     from fewshot_cli import app
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FSL_DATA_ROOT", str(tmp_path / "data"))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fsl", *map(str, arguments)])

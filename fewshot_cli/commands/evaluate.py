@@ -49,14 +49,13 @@ def evaluate(
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
     where, root = resolve(device), o.data_root(data_root)
+    path = None if dry_run else runs.choose(run_dir, "eval", loaded.name, resume)
     if classifier is not None:
-        if resume or check or dry_run or run_dir:
-            raise FslError("--classifier scores one folder at once; leave out --check, --resume, --run-dir and --dry-run")
         from fewshot_cli.training.sfc import score
 
-        return emit(render(score(loaded, classifier, query, weights, where), format))
-    path = None if dry_run else runs.choose(run_dir, "eval", loaded.name, resume)
-    summary = evaluate_episodes(loaded, root, path, resume, where, weights, batch, check)
+        summary = score(loaded, classifier, query, path, resume, weights, root, where, check)
+    else:
+        summary = evaluate_episodes(loaded, root, path, resume, where, weights, batch, check)
     if summary is None:
         return say("dry run: recipe, data, weights and solver are in order")
     emit(render(summary, format), kept=str(path / runs.SUMMARY))

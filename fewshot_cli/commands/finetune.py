@@ -12,26 +12,31 @@ from fewshot_cli.console import emit, say
 
 def finetune_sfc(
     support: Annotated[Path, typer.Option("--support", help="Folder (or archive) <class>/<picture> of examples.")],
-    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Classifier file to write.")] = Path(
-        "classifier.safetensors"
-    ),
     recipe: o.Recipe = "glyphs_5w5s",
     weights: o.Weights = None,
     sets: o.Set = None,
     solver: o.Solver = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    run_dir: o.RunDir = None,
+    resume: o.Resume = False,
     print_config: o.PrintConfig = False,
+    dry_run: o.DryRun = False,
     debug: o.Debug = False,
 ) -> None:
-    """Learn a structured fully connected layer on your own support folder and write it as a classifier."""
+    """Learn a structured fully connected layer on your own support folder; the run directory gets the classifier."""
     from fewshot_cli import recipe as recipes
+    from fewshot_cli import runs
     from fewshot_cli.device import resolve
     from fewshot_cli.training.sfc import finetune
 
     loaded = recipes.load(recipe, sets, solver, seed)
     if print_config:
         return emit(o.printed(loaded))
-    summary = finetune(loaded, support, output, weights, resolve(device))
-    say(f"next: fsl eval --recipe {recipe} --classifier {output} --query FOLDER")
-    return emit(json.dumps(summary, indent=2), kept=f"{output}.json")
+    path = None if dry_run else runs.choose(run_dir, "finetune-sfc", loaded.name, resume)
+    summary = finetune(loaded, support, path, resume, weights, o.data_root(data_root), resolve(device))
+    if summary is None:
+        return say("dry run: recipe, weights, solver and support folder are in order")
+    say(f"next: fsl eval --recipe {recipe} --classifier {summary['classifier']} --query FOLDER")
+    return emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))

@@ -9,103 +9,115 @@ from torch import Tensor
 
 from fewshot_cli import build, checkpoint, transport
 from fewshot_cli.contracts import Head
-from fewshot_cli.data.archive import Source
-from fewshot_cli.data.common import by_class_folder
-from fewshot_cli.data.store import decode_picture
+from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluate import load_parts
-from fewshot_cli.features import embed
+from fewshot_cli.evaluate import judge, load_parts
+from fewshot_cli.features import cached
 from fewshot_cli.recipe import Recipe
-from fewshot_cli.runs import versions
+from fewshot_cli.runs import Run, versions
+from fewshot_cli.stats import INTERVAL_PICTURES, share_ci95
 
-LAYER = "sfc.layer"
+LAYER, FILE = "sfc.layer", "classifier.safetensors"
+QUERIES = 256  # pictures scored in one solver call
 
 
-def finetune(recipe: Recipe, support: Path, target: Path, given: Path | None, device: torch.device) -> dict[str, Any]:
-    """Learn the layer on `support/<class>/<picture>` and write it to `target` with a sidecar; returns a summary.
+class _Parts:
+    """What both verbs need: weights, backbone, head, and the features of a folder as nodes [N,h·w,d]."""
 
-    Classes may have different numbers of pictures. Raises `DataError` for fewer than two classes or undecodable
-    pictures, `RecipeError` when the recipe's head has no layer to learn.
+    def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
+        self.recipe, self.root, self.device = recipe, root, device
+        self.weights = build.weights(recipe, given)
+        self.backbone, self.head = load_parts(recipe, self.weights)
+        if not hasattr(self.head, "learn"):
+            raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
+                              "with head sfc, such as glyphs_5w5s, or --set head=sfc")  # fmt: skip
+        self.made_for = {"weights": self.weights.checkpoint.sha256,
+                         **{k: recipe.resolved()[k] for k in ("backbone", "image")}}  # fmt: skip
+
+    def nodes(self, folder: Folder) -> Tensor:
+        maps, self.embedding = cached(self.recipe, folder, self.backbone, self.made_for["weights"], self.root, self.device)
+        return maps.to(build.matching_device(self.head, self.device)).flatten(-2).mT
+
+    def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
+        made = self.made_for | {"head": self.recipe.resolved()["head"], **inputs}
+        return Run(path, verb, self.recipe, made, resume)
+
+
+def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, given: Path | None, root: Path,
+             device: torch.device) -> dict[str, Any] | None:  # fmt: skip
+    """Learn the layer on `support/<class>/<picture>` and write it into the run directory; returns the summary.
+
+    Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
+    Raises `DataError` for fewer than two classes or undecodable pictures, `RecipeError` for a head without a layer.
     """
-    weights = build.weights(recipe, given)
-    backbone, head = load_parts(recipe, weights)
-    _needs_sfc(recipe, head)
-    classes, labels, images = read_folder(support, recipe.image.decoded)
-    if len(classes) < 2:
-        raise DataError(f"{support}: holds one class ({classes[0]}); a classifier needs at least two class folders")
-    nodes = _nodes(recipe, backbone, head, images, device)
-    start = torch.stack([nodes[labels == c].mean(0) for c in range(len(classes))])
+    parts, folder = _Parts(recipe, given, root, device), Folder(support)
+    if len(folder.classes) < 2:
+        raise DataError(f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders")
+    if run_dir is None:
+        return None
+    run = parts.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
+    if run.summary is not None:
+        return run.summary
+    nodes = parts.nodes(folder)
+    start = torch.stack([nodes[folder.labels == c].mean(0) for c in range(len(folder.classes))])
     with transport.ledger() as book:
-        layer = head.learn(start[None], nodes[None], labels)[0]
-        fitted = head.score(layer[None], nodes[None])[0].argmax(1).cpu()
+        layer = parts.head.learn(start[None], nodes[None], folder.labels)[0]
+        fitted = _guess(parts.head, layer, nodes)
     summary = {
-        "classes": classes, "pictures": len(labels),
-        "support_accuracy": 100 * float((fitted == labels).float().mean()),
-        "not_converged": sum(book.failures(1)),
+        "classes": folder.classes, "pictures": len(folder),
+        "support_accuracy": 100 * float((fitted == folder.labels).float().mean()), "not_converged": sum(book.failures(1)),
+        "classifier": str(run_dir / FILE),
     }  # fmt: skip
-    resolved = recipe.resolved()
-    digest = checkpoint.save_tensors(target, {LAYER: layer.cpu().contiguous()}, {
-        "stage": "finetune-sfc", **summary, "weights": weights.checkpoint.sha256, "versions": versions(),
-        **{k: resolved[k] for k in ("backbone", "head", "image")}})  # fmt: skip
-    return {**summary, "classifier": str(target), "sha256": digest}
+    sidecar = {"stage": "finetune-sfc", "classes": folder.classes, "pictures": len(folder), **parts.made_for,
+               "head": recipe.resolved()["head"], "versions": versions()}  # fmt: skip
+    summary["sha256"] = checkpoint.save_tensors(run_dir / FILE, {LAYER: layer.cpu().contiguous()}, sidecar)
+    run.finish(summary)
+    return summary
 
 
-def score(recipe: Recipe, classifier: Path, query: Path, given: Path | None, device: torch.device) -> dict[str, Any]:
+def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, resume: bool, given: Path | None, root: Path,
+          device: torch.device, check: bool) -> dict[str, Any] | None:  # fmt: skip
     """Accuracy of a fine-tuned classifier on `query/<class>/<picture>`, in the fields of an evaluation's summary.
 
-    The interval is over pictures. Raises `DataError` when the classifier was learned on other weights, or a folder
-    names a class it does not know.
+    Without a run directory everything is checked and nothing scored. Raises `DataError` when the classifier was learned
+    on other weights, or a folder names a class it does not know.
     """
     begin = perf_counter()
     made = checkpoint.load(classifier)
     if LAYER not in made.tensors:
         raise DataError(f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first")
-    weights = build.weights(recipe, given)
-    resolved = recipe.resolved()
-    for what, ours in (("weights", weights.checkpoint.sha256), *((k, resolved[k]) for k in ("backbone", "image"))):
+    parts, folder = _Parts(recipe, given, root, device), Folder(query)
+    for what, ours in parts.made_for.items():
         if made.sidecar.get(what) != ours:
             raise DataError(f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
                             "--recipe and --weights as to `fsl finetune-sfc`")  # fmt: skip
-    backbone, head = load_parts(recipe, weights)
-    _needs_sfc(recipe, head)
     names = made.sidecar["classes"]
-    classes, labels, images = read_folder(query, recipe.image.decoded)
-    unknown = [c for c in classes if c not in names]
+    unknown = [c for c in folder.classes if c not in names]
     if unknown:
         raise DataError(f"{query}: class {unknown[0]} is none of the classifier's ({', '.join(names[:5])}…)")
-    nodes = _nodes(recipe, backbone, head, images, device)
-    with torch.no_grad(), transport.ledger() as book:
-        layer = made.tensors[LAYER].to(nodes.device)
-        guess = torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in nodes.split(256)])
-    truth = torch.tensor([names.index(classes[i]) for i in labels.tolist()])
-    share, count = float((guess == truth).float().mean()), len(truth)
-    return {
-        "recipe": recipe.name, "dataset": str(query), "head": recipe.head.name, "solver": recipe.solver.name,
-        "way": len(names), "shot": made.sidecar["pictures"] // len(names), "episodes": 1, "pictures": count,
-        "accuracy": 100 * share, "ci95": 196 * (share * (1 - share) / count) ** 0.5,
-        "interval": "normal approximation over pictures", "not_converged": sum(book.failures(1)),
-        "seconds": {"total": perf_counter() - begin}, "seed": recipe.seed, "weights": weights.label,
-        "hashes": {"weights": weights.checkpoint.sha256, "classifier": made.sha256}, "versions": versions(),
+    if run_dir is None:
+        return None
+    run = parts.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
+    nodes = parts.nodes(folder)
+    with transport.ledger() as book:
+        guess = _guess(parts.head, made.tensors[LAYER].to(nodes.device), nodes)
+    truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
+    correct = int((guess == truth).sum())
+    mean, ci95 = share_ci95(correct, len(truth))
+    summary = {
+        "format": 1, "recipe": recipe.name, "dataset": str(query), "head": recipe.head.name, "solver": recipe.solver.name,
+        "way": len(names), "shot": round(made.sidecar["pictures"] / len(names)), "episodes": 1, "pictures": len(truth),
+        "accuracy": mean, "ci95": ci95, "interval": INTERVAL_PICTURES, "not_converged": sum(book.failures(1)),
+        "seconds": {"embedding": parts.embedding, "matching": book.seconds, "total": perf_counter() - begin},
+        "seed": recipe.seed, "weights": parts.weights.label,
+        "hashes": {"weights": parts.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
+        "versions": versions(), "device": str(device), "run_dir": str(run_dir),
     }  # fmt: skip
+    run.finish(judge(summary, recipe) if check else summary)
+    return summary
 
 
-def read_folder(path: Path, side: int) -> tuple[list[str], Tensor, Tensor]:
-    """Class names, labels [N] and pictures uint8 [N,3,side,side] of a folder (or archive) of class folders."""
-    with Source(path, path.parent) as files:
-        groups = by_class_folder(files.names)
-        if not groups:
-            raise DataError(f"{path}: holds no pictures in class folders; put them in {path}/<class>/<picture>")
-        pictures = [decode_picture(files.read(n), f"{path}/{n}", side) for names in groups.values() for n in names]
-    labels = torch.tensor([i for i, names in enumerate(groups.values()) for _ in names])
-    return list(groups), labels, torch.stack(pictures)
-
-
-def _needs_sfc(recipe: Recipe, head: Head) -> None:
-    if not hasattr(head, "learn"):
-        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
-                          "with head sfc, such as glyphs_5w5s, or --set head=sfc")  # fmt: skip
-
-
-def _nodes(recipe: Recipe, backbone: torch.nn.Module, head: Head, images: Tensor, device: torch.device) -> Tensor:
-    maps = embed(backbone.to(device), images, recipe.image, device)
-    return maps.to(build.matching_device(head, device)).flatten(-2).mT
+@torch.no_grad()
+def _guess(head: Head, layer: Tensor, nodes: Tensor) -> Tensor:
+    """Class of each picture [N] under a layer [way,n,d]."""
+    return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in nodes.split(QUERIES)])

@@ -159,7 +159,7 @@ def test_other_bytes_than_published_are_refused_and_removed(serve, tmp_path, whe
 def test_without_a_published_hash_the_one_found_is_said(serve, tmp_path, capsys):
     url, _ = serve(Plain)
     fetch(url, tmp_path / "f.bin", None)
-    assert f"f.bin: sha256 {DIGEST}" in capsys.readouterr().err
+    assert f"sha256 {DIGEST} (none published" in capsys.readouterr().err
 
 
 def test_a_missing_file_names_the_way_out(serve, tmp_path):
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_made_is_named(serve, tmp_path):
     url, asked = serve(Plain)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="a part of this path is a file"):
-        fetch(url, tmp_path / "file" / "f.bin", DIGEST)
+        fetch(url, tmp_path / "file" / "folder" / "f.bin", DIGEST)
     assert asked == []
 
 

@@ -1,0 +1,46 @@
+"""A user's folder of class folders, read at once: what a split of a store is, without the store."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli.data.archive import Source
+from fewshot_cli.data.common import by_class_folder
+from fewshot_cli.data.store import decode_picture
+from fewshot_cli.errors import DataError
+
+
+class Folder:
+    """`<path>/<class>/<picture>`, or an archive of that: `classes`, `labels` [N], `sha256`, and pictures on demand.
+
+    Raises `DataError` when there are no class folders with pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.store, self.split = path.name, "pictures"
+        with Source(path, path.parent) as files:
+            groups = by_class_folder(files.names)
+            self._pictures = [(f"{path}/{n}", files.read(n)) for names in groups.values() for n in names]
+        if not groups:
+            raise DataError(f"{path}: holds no pictures in class folders; put them in {path}/<class>/<picture>")
+        self.classes = list(groups)
+        self.labels = torch.tensor([i for i, names in enumerate(groups.values()) for _ in names])
+        digest = hashlib.sha256(repr(list(zip(self.classes, map(len, groups.values()), strict=True))).encode())
+        for _, data in self._pictures:
+            digest.update(hashlib.sha256(data).digest())
+        self.sha256 = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None) -> tuple[Tensor, None]:
+        """All pictures squashed to uint8 [N,3,side,side]; a folder has no boxes, so `crop` changes nothing."""
+        out = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
+        for i, (name, data) in enumerate(self._pictures):
+            out[i] = decode_picture(data, name, side)
+            if tick:
+                tick(i + 1)
+        return out, None
