@@ -21,7 +21,7 @@ from platformdirs import user_cache_path
 if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so it must be set before those below
     numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / "numba")
 
-COST_BITS, MASS_BITS, INDEX_BITS, PERTURB_BITS = 38, 44, 11, 12
+COST_BITS, MASS_BITS, INDEX_BITS, PERTURB_BITS = 38, 48, 11, 12
 MAX_NODES = 1 << INDEX_BITS  # of one side; n + m stays below 2^PERTURB_BITS
 BLOCK = 32  # rows priced together
 FAR = np.int64(1 << 62)
@@ -274,6 +274,24 @@ def _exact_prices(cost, swap, n, root, parent, price, stack, done):
 
 
 @njit(cache=True, nogil=True)
+def _violated(cost, swap, n, price, tolerance):
+    """The cell whose reduced cost is furthest below −tolerance, as (row, column); (−1, −1) when there is none."""
+    first, second = (price[n:], price[:n]) if swap else (price[:n], price[n:])
+    bad = 0
+    for i in range(len(first)):
+        for j in range(len(second)):
+            bad += cost[i, j] - first[i] - second[j] < -tolerance
+    row, column = -1, -1
+    if bad:
+        low = -tolerance
+        for i in range(len(first)):
+            for j in range(len(second)):
+                if cost[i, j] - first[i] - second[j] < low:
+                    low, row, column = cost[i, j] - first[i] - second[j], i, j
+    return (column, row) if swap and row >= 0 else (row, column)
+
+
+@njit(cache=True, nogil=True)
 def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
@@ -321,7 +339,15 @@ def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iter
                 break
             _pivot(n, row, column, reduced, parent, flow, price, sub)
             iterations[b] += 1
-        _exact_prices(cost[b], swap, n, root, parent, exact, stack, done)
+        # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word
+        tolerance = nodes * 2.3e-16 * np.abs(cost[b]).max()
+        while True:
+            _exact_prices(cost[b], swap, n, root, parent, exact, stack, done)
+            row, column = _violated(cost[b], swap, n, exact, tolerance)
+            if row < 0 or iterations[b] >= limit:
+                break
+            _pivot(n, row, column, np.int64(0), parent, flow, price, sub)
+            iterations[b] += 1
         for x in range(nodes):
             if x != root:
                 i, j = (x, parent[x] - n) if x < n else (parent[x], x - n)

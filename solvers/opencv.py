@@ -33,13 +33,14 @@ class OpenCV(Solver):
         c = np.ascontiguousarray(cost.detach().numpy(), np.float32)
         s = np.ascontiguousarray(supply.detach().numpy(), np.float32)[:, :, None]
         d = np.ascontiguousarray(demand.detach().numpy(), np.float32)[:, :, None]
+        c = c - np.minimum(c.min((1, 2), initial=0), 0)[:, None, None]  # cv2.EMD wants distances, not negative costs
         flow = np.zeros(c.shape, np.float32)
         converged = np.ones(len(c), bool)
 
         def run(start: int, stop: int) -> None:
             for b in range(start, stop):
                 try:
-                    flow[b] = cv2.EMD(s[b], d[b], cv2.DIST_USER, c[b])[2]
+                    flow[b] = np.maximum(cv2.EMD(s[b], d[b], cv2.DIST_USER, c[b])[2], 0)  # rounding can go below zero
                 except cv2.error:
                     converged[b] = False
 

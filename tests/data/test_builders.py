@@ -1,4 +1,4 @@
-"""Every dataset builder, on small archives and folders in the public layouts and, where they are at hand, the real ones."""
+"""Every dataset builder on small archives and folders in the public layouts, and on real data where it is at hand."""
 
 import csv
 import io
@@ -130,12 +130,14 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(("dataset", "counts"), [("cifar_fs", (64, 16, 20)), ("fc100", (60, 20, 20))])
-def test_cifar_archive_its_folder_and_class_folders_give_the_same_store(prepare, tmp_path, cifar_pictures, dataset, counts):
+def test_cifar_archive_its_folder_and_class_folders_give_the_same_store(
+    prepare, tmp_path, cifar_pictures, dataset, counts
+):
     archive = tar(tmp_path / "cifar-100-python.tar.gz", cifar_files(cifar_pictures), "w:gz")
     newer = tar(tmp_path / "newer.tar.gz", cifar_files(cifar_pictures, python3_pickle), "w:gz")
     unpacked = write(tmp_path / "unpacked", cifar_files(cifar_pictures))
-    folders = write(tmp_path / "folders", {f"{c}/{'z' if k else 'a'}.png": png(p)
-                                           for c, ps in cifar_pictures.items() for k, p in enumerate(reversed(ps))})  # fmt: skip
+    other_order = {c: list(enumerate(reversed(pictures))) for c, pictures in cifar_pictures.items()}
+    folders = write(tmp_path / "folders", {f"{c}/{k}.png": png(p) for c, ps in other_order.items() for k, p in ps})
     sources = [archive, newer, unpacked, unpacked / "cifar-100-python", folders]
     stores = [prepare(dataset, source) for source in sources]
     assert len({store.index["sha256"] for store in stores}) == 1
@@ -171,7 +173,7 @@ def test_a_malicious_pickle_in_a_cifar_archive_is_refused_and_not_run(refused, t
 @pytest.mark.parametrize("train", [b"", b"\x80", b"no pickle", pickle.dumps([]), pickle.dumps({b"data": 3}),
                                    pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [0, 1]}),
                                    pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [100]}),
-                                   pickle.dumps({b"data": np.zeros((1, 99), np.uint8), b"fine_labels": [1]})])  # fmt: skip
+                                   pickle.dumps({b"data": np.ones(9), b"fine_labels": [1]})])  # fmt: skip
 def test_damaged_cifar_batches_are_refused(refused, tmp_path, cifar_pictures, train):
     archive = tar(tmp_path / "bad.tar", cifar_files(cifar_pictures, train=train))
     assert "download" in refused("cifar_fs", archive)
@@ -336,7 +338,10 @@ def test_images_in_class_folders_are_split_by_the_seed_and_nothing_else(prepare,
 
 def test_images_shares_decide_how_many_classes(prepare, refused, tmp_path, encoded):
     folder = write(tmp_path / "zoo", zoo(encoded))
-    assert {s: len(c) for s, c in table(prepare("images", folder, val_share=0, test_share=0.5)).items()} == {"train": 5, "test": 5}
+    assert {s: len(c) for s, c in table(prepare("images", folder, val_share=0, test_share=0.5)).items()} == {
+        "train": 5,
+        "test": 5,
+    }
     assert {s: len(c) for s, c in table(prepare("images", folder, val_share=0, test_share=1)).items()} == {"test": 10}
     assert "together exceed 1" in refused("images", folder, val_share=0.6, test_share=0.6)
 
@@ -364,7 +369,9 @@ def test_images_refuse_a_class_in_two_split_folders(refused, tmp_path, encoded):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_images_from_a_csv_with_splits(prepare, tmp_path, encoded, encoding):
-    write(tmp_path / "x", {"deep/er/1.png": encoded(1), "2.png": encoded(2), "3.png": encoded(3), "unlisted.png": b"junk"})
+    write(
+        tmp_path / "x", {"deep/er/1.png": encoded(1), "2.png": encoded(2), "3.png": encoded(3), "unlisted.png": b"junk"}
+    )
     text = 'split,file,label,note\ntrain,deep/er/1.png,"café, noir",x\ntest,2.png,b,\ntest,3.png,b,\n'
     (tmp_path / "x" / "list.csv").write_text(text, encoding)
     assert table(prepare("images", tmp_path / "x" / "list.csv")) == {"train": {"café, noir": 1}, "test": {"b": 2}}
@@ -383,10 +390,10 @@ def test_images_from_a_csv_without_splits_are_split_by_the_seed(prepare, tmp_pat
     ([["file", "label"], ["1.png", "a"], ["gone.png", "a"]], r"gone\.png: No such file"),
     ([["file", "label"], ["1.png", ""]], r"list\.csv:2: file or label is empty"),
     ([["file", "label"], ["1.png"]], r"list\.csv:2: file or label is empty"),
-    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "a", "test"]], r"list\.csv:3: class a is in two splits"),
+    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "a", "test"]], r"csv:3: class a is in two splits"),
     ([["file", "label", "split"], ["1.png", "a", "dev"]], r"list\.csv:2: split 'dev' is none of train, val, test"),
-    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "b", ""]], "class b has no split while others have"),
-    ([["file", "label"], ["1.png", "a"], ["../secret.png", "a"]], r"list\.csv:3: \.\./secret\.png leaves the CSV's folder"),
+    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "b", ""]], "class b has no split while others"),
+    ([["file", "label"], ["1.png", "a"], ["../secret.png", "a"]], r"csv:3: \.\./secret\.png leaves the CSV's folder"),
     ([["file", "label"], ["/etc/passwd", "a"]], r"list\.csv:2: /etc/passwd leaves the CSV's folder"),
     ([["file", "label"], ["list.csv", "a"]], r"list\.csv: does not decode as a picture"),
 ])  # fmt: skip
@@ -428,7 +435,9 @@ def test_images_refuse_a_bad_splits_file(refused, tmp_path, encoded, text, sente
 
 
 def test_images_refuse_a_source_without_pictures(refused, tmp_path):
-    assert "holds no pictures; --from takes a folder" in refused("images", write(tmp_path / "x", {"a/readme.txt": b"hello"}))
+    assert "holds no pictures; --from takes a folder" in refused(
+        "images", write(tmp_path / "x", {"a/readme.txt": b"hello"})
+    )
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refused("images", tmp_path / "empty")
 

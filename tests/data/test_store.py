@@ -48,8 +48,8 @@ def flip(path: Path, at: int) -> None:
 def test_raw_pictures_come_back_bit_for_bit(tmp_path, pixels):
     sides = [(8, 8), (8, 8), (5, 9), (8, 8)]
     pictures = [pixels(i, *side) for i, side in enumerate(sides)]
-    write(tmp_path, [("train", "a", pictures[0], "0"), ("train", "a", pictures[1], "1"), ("train", "b", pictures[2], "2"),
-                     ("test", "c", pictures[3], "3")])  # fmt: skip
+    write(tmp_path, [("train", "a", pictures[0], "0"), ("train", "a", pictures[1], "1"),
+                     ("train", "b", pictures[2], "2"), ("test", "c", pictures[3], "3")])  # fmt: skip
     opened = open_store(tmp_path, "tiny")
     train, test = opened.split("train"), opened.split("test")
     assert train.classes == ["a", "b"] and train.labels.tolist() == [0, 0, 1] and len(test) == 1
@@ -80,7 +80,10 @@ def test_encoded_pictures_come_back_as_pillow_decodes_them(tmp_path, encoded, fo
 
 
 def test_a_box_is_cropped_to_and_can_be_left_alone(tmp_path, encoded, pixels):
-    write(tmp_path, [("train", "a", encoded(0, 10, 12), "boxed", (2, 3, 8, 9)), ("train", "a", encoded(1, 10, 12), "whole")])
+    write(
+        tmp_path,
+        [("train", "a", encoded(0, 10, 12), "boxed", (2, 3, 8, 9)), ("train", "a", encoded(1, 10, 12), "whole")],
+    )
     split = open_store(tmp_path, "tiny").split("train")
     images, sizes = split.decode(6, "box")
     assert sizes.tolist() == [[6, 6], [10, 12]]
@@ -132,10 +135,12 @@ def test_the_hash_depends_on_pictures_labels_and_boxes_but_not_on_names(tmp_path
 
     base = digest("base", ("train", "a", encoded(0), "x"), ("train", "b", encoded(1), "y"))
     assert base == digest("names", ("train", "a", encoded(0), "p"), ("train", "b", encoded(1), "q"))
-    others = {digest("picture", ("train", "a", encoded(2), "x"), ("train", "b", encoded(1), "y")),
-              digest("label", ("train", "a", encoded(0), "x"), ("train", "a", encoded(1), "y")),
-              digest("class", ("train", "a", encoded(0), "x"), ("train", "c", encoded(1), "y")),
-              digest("box", ("train", "a", encoded(0), "x"), ("train", "b", encoded(1), "y", (0, 0, 4, 4)))}  # fmt: skip
+    others = {
+        digest("picture", ("train", "a", encoded(2), "x"), ("train", "b", encoded(1), "y")),
+        digest("label", ("train", "a", encoded(0), "x"), ("train", "a", encoded(1), "y")),
+        digest("class", ("train", "a", encoded(0), "x"), ("train", "c", encoded(1), "y")),
+        digest("box", ("train", "a", encoded(0), "x"), ("train", "b", encoded(1), "y", (0, 0, 4, 4))),
+    }
     assert len(others) == 4 and base not in others
 
 
