@@ -259,7 +259,6 @@ OPTIONS = {
     "check without expect": (["--check"], r"recipe good has no expect block; leave out --check or add expect"),
     "classifier without query": (["--classifier", "x.safetensors"], r"--classifier and --query go together"),
     "query without classifier": (["--query", "."], r"--classifier and --query go together"),
-    "classifier with resume": (["--classifier", "x", "--query", ".", "--resume"], r"leave out --check, --resume"),
 }
 
 

@@ -1,0 +1,57 @@
+"""Real CIFAR-FS through the command line: the public archive's layout, the shipped weights, the accuracy gate."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def archive(shared, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cifar") / "cifar-100-python.tar.gz"
+    subprocess.run([sys.executable, shared / "cifar100" / "expand.py", "archive", path], check=True, capture_output=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(archive):
+    return archive.parent / "data"
+
+
+@pytest.fixture
+def prepared(archive, root, fsl):
+    if not (root / "cifar_fs").exists():
+        code, out, err = fsl("prepare", "cifar_fs", "--from", archive, "--data-root", root, "--format", "json")
+        assert code == 0, err
+        assert json.loads(out)["complete_public_data"] is True
+        assert [split["images"] for split in json.loads(out)["splits"].values()] == [38400, 9600, 12000]
+    return root
+
+
+@pytest.mark.parametrize("recipe", ["cifar_fs_5w1s_conv64", "cifar_fs_5w1s_conv64_prototype", "cifar_fs_5w5s_conv64_prototype"])
+def test_shipped_weights_reproduce_the_recipes_accuracy(prepared, fsl, recipe):
+    code, out, err = fsl("eval", "--recipe", recipe, "--check", "--format", "json", "--data-root", prepared)
+    assert code == 0, err
+    got = json.loads(out)
+    assert got["episodes"] == 2000 and got["passed"] and got["not_converged"] == 0
+    published = {1: 55.5, 5: 72.0}  # a prototypical network with four such layers (Bertinetto et al. 2019, Table 1)
+    assert got["accuracy"] > published[got["shot"]]
+
+
+def test_exact_solvers_make_the_same_predictions_on_real_features(prepared, fsl, tmp_path):
+    records = {}
+    for solver in ("network_simplex", "pot", "opencv"):
+        code, _, err = fsl("eval", "--recipe", "cifar_fs_5w1s_conv64", "--solver", solver, "--episodes", "100",
+                           "--data-root", prepared, "--run-dir", tmp_path / solver)  # fmt: skip
+        assert code == 0, err
+        records[solver] = [json.loads(line)["correct"] for line in (tmp_path / solver / "episodes.jsonl").read_text().splitlines()]
+    assert records["network_simplex"] == records["pot"] == records["opencv"]
+
+
+def test_a_truncated_public_archive_is_refused(archive, fsl, tmp_path):
+    broken = tmp_path / "cifar-100-python.tar.gz"
+    broken.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    code, _, err = fsl("prepare", "cifar_fs", "--from", broken, "--data-root", tmp_path / "data")
+    assert code == 3 and "truncated or damaged" in err
+    assert not (tmp_path / "data" / "cifar_fs").exists()
