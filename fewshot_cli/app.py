@@ -50,7 +50,12 @@ def main() -> None:
     """Run the command line; every fault becomes one sentence and an exit code, a traceback only with --debug."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
+        try:
+            code = app(standalone_mode=False)
+        except SystemExit as stop:  # Typer's own answer to a closed pipe is 1, which here means a missed gate
+            code = Exit.DATA if stop.code == 1 else stop.code
+        if code == Exit.INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
+            raise KeyboardInterrupt
         _leave(int(code) if isinstance(code, int) else Exit.OK)
     except FslError as fault:
         if debug:

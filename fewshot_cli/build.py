@@ -62,7 +62,7 @@ def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("meta
     if name in shipped and "metatrain" in stages:
         return Weights(f"shipped:{name}", checkpoint.load(shipped[name]))
     for stage in stages:
-        done = [p.parent for p in Path("runs", stage).glob(f"{name}*/{SUMMARY}") if _is_run_of(p.parent.name, name)]
+        done = [p.parent for p in Path("runs", stage).glob(f"*/{SUMMARY}") if _is_run_of(p.parent.name, name)]
         if done:
             path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
             say(f"weights: {path}")

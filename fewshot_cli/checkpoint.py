@@ -107,7 +107,7 @@ def _foreign(path: Path) -> Checkpoint:
         raise DataError(f"{path}: is not a readable PyTorch file ({fault}); copy it again") from fault
     for key in ("params", "state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise DataError(f"{path}: is not a mapping of names to tensors; give a state_dict or a .safetensors file")
     named = {k if k.startswith(("backbone.", "head.", "classifier.")) else f"backbone.{k}": v for k, v in content.items()}
     return _finite(Checkpoint(named, {}, sha256(path), path))

@@ -11,6 +11,8 @@ from fewshot_cli.errors import DataError
 
 def say(text: str) -> None:
     """A line of talk on stderr."""
+    if sys.stderr is None:  # print(file=None) would write to stdout
+        return
     try:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):

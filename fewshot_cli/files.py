@@ -21,6 +21,7 @@ def explain(fault: OSError, path: Path | str) -> str:
         errno.EROFS: "the file system is read-only; choose another folder (--data-root, --run-dir)",
         errno.EACCES: "permission denied; choose another folder (--data-root, --run-dir) or change its permissions",
         errno.EPERM: "permission denied; choose another folder (--data-root, --run-dir) or change its permissions",
+        errno.EEXIST: "a file of this name is in the way of a folder; remove it or choose another folder",
         errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     }

@@ -192,6 +192,9 @@ class _Source:
         self.where = where
 
     def fault(self, path: tuple, reason: str) -> RecipeError:
+        given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
+        if given and path not in self.places:  # a key inside this one was given by --set
+            return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
         for cut in range(len(path), 0, -1):
             if path[:cut] in self.places:
                 return RecipeError(f"{self.places[path[:cut]]}: {'.'.join(map(str, path))}: {reason}")
@@ -227,8 +230,11 @@ def find(name_or_path: str) -> Path:
     """The file of a recipe: a path, or a bare name among the installed ones. Raises `RecipeError`."""
     path = Path(name_or_path)
     known = installed()
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as fault:
+        raise RecipeError(f"{name_or_path[:80]}: no such recipe ({fault.strerror})") from fault
     if path.name == name_or_path and path.name.removesuffix(".yaml") in known:
         return known[path.name.removesuffix(".yaml")]
     hint = registry.did_you_mean(path.name.removesuffix(".yaml"), known)
@@ -269,6 +275,8 @@ def _override(source: _Source, text: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"--set {text}: write it as key=value, for example --set episode.shot=5")
     path = tuple(key.strip().split("."))
+    if path == ("name",):
+        raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
     spot = source.data
     for i, word in enumerate(path[:-1]):
         inner = spot.get(word)
@@ -296,6 +304,10 @@ def validate(source: _Source) -> Recipe:
             parts[path] = _part(source, kind, path, spot[path[-1]])
             spot[path[-1]] = {"name": parts[path].name}
     recipe = check(Recipe, data, source)
+    try:
+        registry.part("datasets", recipe.dataset.name)
+    except RecipeError as fault:
+        raise source.fault(("dataset", "name"), str(fault)) from fault
     return _with_parts(recipe, parts)
 
 

@@ -1,5 +1,6 @@
 """A run's directory: what was asked, with what, and one line for each episode or epoch."""
 
+import glob
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -101,7 +102,7 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     if given is not None:
         return given
     base = Path("runs") / verb
-    taken = [p for p in (base / name, *sorted(base.glob(f"{name}-*"), key=_ordinal)) if (p / CONFIG).exists()]
+    taken = [p for p in (base / name, *sorted(base.glob(f"{glob.escape(name)}-*"), key=_ordinal)) if (p / CONFIG).exists()]
     taken = [p for p in taken if p.name == name or p.name[len(name) + 1 :].isdigit()]
     if resume:
         if not taken:
@@ -118,7 +119,10 @@ def _ordinal(path: Path) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("not a mapping")
+        return data
     except OSError as fault:
         raise DataError(explain(fault, path)) from fault
     except ValueError as fault:

@@ -71,6 +71,8 @@ def _compose(text: str, where: str) -> yaml.Node:
 
 def _build(node: yaml.Node, path: Path_, where: str, lines: dict[Path_, int]) -> Any:
     line = node.start_mark.line + 1
+    if isinstance(node, yaml.CollectionNode) and node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+        raise RecipeError(f"{where}:{line}: the tag {node.tag} is not allowed in a recipe")
     if isinstance(node, yaml.SequenceNode):
         return [_build(child, (*path, i), where, lines) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):

@@ -489,7 +489,7 @@ def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, worl
     (["images", "--from", "good", "--set", "splits=gone.json"], Exit.DATA, r"gone\.json"),
     (["images", "--from", "good", "--name", "../x"], Exit.USAGE, r"--name"),
     (["images", "--from", "good", "--name", ".hidden"], Exit.USAGE, r"--name"),
-    (["images", "--from", "good/a/0.png"], Exit.DATA, r"0\.png: is neither a folder nor a zip or tar"),
+    (["images", "--from", "good/a/0.png"], Exit.DATA, r"0\.png: is neither a folder nor a whole zip or tar"),
     (["glyphs", "--set", "x=1"], Exit.USAGE, r"x: unknown key"),
 ])  # fmt: skip
 def test_a_preparation_that_cannot_be_leaves_nothing(refused, tmp_path, words, code, sentence):

@@ -1,6 +1,8 @@
 """Reading folders and archives that may be hostile: members are read by name, never extracted to a path they choose."""
 
+import lzma
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -16,7 +18,19 @@ MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together
 MAX_RATIO = 1100  # unpacked over packed: DEFLATE cannot exceed 1032
 MAX_MEMBERS = 5_000_000
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError)
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError,
+           NotImplementedError, RuntimeError)  # fmt: skip
+
+
+class _Whole(tarfile.TarInfo):
+    """A header that may not be missing or damaged: tarfile takes either for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as fault:
+            raise tarfile.ReadError(f"{fault} at byte {tar.offset:,}") from fault
 
 
 class Source:
@@ -35,15 +49,15 @@ class Source:
             raise DataError(f"{path}: does not exist; give --from an archive or a folder")
         if path.is_dir():
             found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
-            self.names = sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
+            self.names = sorted(p.as_posix() for p in found if not _hidden(p.as_posix()))
             return
         try:
-            if zipfile.is_zipfile(path):
-                self._open_zip()
-            elif tarfile.is_tarfile(path):
+            if tarfile.is_tarfile(path):  # first: a tar that ends in a zip would pass for a zip
                 self._open_tar(scratch)
+            elif zipfile.is_zipfile(path):
+                self._open_zip()
             else:
-                raise DataError(f"{path}: is neither a folder nor a zip or tar archive, or its beginning is damaged")
+                raise DataError(f"{path}: is neither a folder nor a whole zip or tar archive; if it was downloaded, do it again")
         except _BROKEN as fault:
             self._stack.close()
             raise DataError(f"{path}: is truncated or damaged ({fault}); download it again") from fault
@@ -80,7 +94,9 @@ class Source:
         for info in self._zip.infolist():
             name = self._safe(info.filename)
             total = self._within(name, info.file_size, total, len(self._members))
-            if not info.is_dir():
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
+            if not info.is_dir() and not _hidden(name):
                 self._members[name] = info
         self.names = sorted(self._members)
 
@@ -95,7 +111,7 @@ class Source:
         else:
             self._file = self._stack.enter_context(self.path.open("rb"))
         total = at = 0
-        with tarfile.open(self.path, "r|*" if compressed else "r:") as tar:
+        with tarfile.open(self.path, tarinfo=_Whole) as tar:
             for member in tar:
                 name = self._safe(member.name)
                 total = self._within(name, member.size, total, len(self._spans))
@@ -103,6 +119,8 @@ class Source:
                     continue
                 if not member.isreg():
                     raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
+                if _hidden(name):
+                    continue
                 if compressed:
                     with guarded(scratch):
                         shutil.copyfileobj(tar.extractfile(member), self._file)
@@ -110,6 +128,8 @@ class Source:
                         raise DataError(f"{self.path}: ends inside {name}; download it again")
                 self._spans[name] = (at if compressed else member.offset_data, member.size)
                 at += member.size
+            while tar.fileobj.read(1 << 20):  # to the end, where the compressor's checksum is
+                pass
         self.names = sorted(self._spans)
 
     def _safe(self, name: str) -> str:
@@ -123,3 +143,8 @@ class Source:
         if size > MAX_MEMBER or total > MAX_TOTAL or total > MAX_RATIO * packed + (1 << 20) or count > MAX_MEMBERS:
             raise DataError(f"{self.path}: member {name} would unpack to {total:,} bytes from {packed:,}: a bomb; not read")
         return total
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file or a folder above it begins with a dot, as what macOS adds to archives does."""
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)

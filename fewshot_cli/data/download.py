@@ -1,8 +1,12 @@
 """Downloads that resume, show progress and are checked by SHA-256 before anything reads them."""
 
+import http.client
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from fewshot_cli.console import progress, say
 from fewshot_cli.errors import DataError
@@ -21,33 +25,47 @@ def fetch(url: str, target: Path, digest: str | None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    by_hand = f"download {target.name} yourself and give it by --from"
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             resumed = response.status == 206
-            length = int(response.headers.get("Content-Length") or 0)
             have = have if resumed else 0
-            with guarded(part), part.open("ab" if resumed else "wb") as file, progress(
-                f"download {target.name}", have + length or None
-            ) as bar:
-                bar.update(have)
+            length = int(response.headers.get("Content-Length") or 0)
+            whole = have + length
+            with progress(f"download {target.name}", whole or None) as bar, _opened(part, "ab" if resumed else "wb") as file:
                 while block := response.read(1 << 20):
-                    file.write(block)
+                    with guarded(part):
+                        file.write(block)
                     have += len(block)
                     bar.update(have)
-            if length and part.stat().st_size < have or (length and not resumed and have != length):
+            if length and have != whole:
                 raise DataError(f"{url}: the connection ended early; run the same command again, it continues")
     except urllib.error.HTTPError as fault:
-        if fault.code == 416:  # the partial file is already whole, or not a part of this file
-            pass
+        if fault.code == 416:  # the server has nothing beyond the part: without a digest nobody can say it is whole
+            if digest is None:
+                part.unlink(missing_ok=True)
+                raise DataError(f"{url}: the partial {part.name} does not belong to it and was removed; "
+                                "run the same command again") from fault  # fmt: skip
         else:
-            raise DataError(f"{url}: the server answers {fault.code}; download {target.name} yourself and give it by --from") from fault
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as fault:
-        reason = getattr(fault, "reason", fault)
-        raise DataError(f"{url}: cannot be reached ({reason}); download {target.name} yourself and give it by --from") from fault
+            raise DataError(f"{url}: the server answers {fault.code}; {by_hand}") from fault
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as fault:
+        raise DataError(f"{url}: cannot be reached ({getattr(fault, 'reason', fault)}); {by_hand}") from fault
     _checked(part, digest)
     with guarded(target):
         part.replace(target)
     return target
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[BinaryIO]:
+    """An open file; only opening and closing it count as faults of the disk."""
+    with guarded(path):
+        file = path.open(mode)
+    try:
+        yield file
+    finally:
+        with guarded(path):
+            file.close()
 
 
 def _checked(path: Path, digest: str | None) -> Path:

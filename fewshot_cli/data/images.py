@@ -67,12 +67,16 @@ class Images(DatasetBuilder):
 
 
 def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
-    tops = {n.split("/")[0] for n in files.names if n.count("/") >= 2}
+    names = files.names
+    while len({n.split("/")[0] for n in names}) == 1 and all(n.count("/") >= 3 for n in names):
+        names = [n.partition("/")[2] for n in names]  # one folder around everything
+    skip = len(files.names[0]) - len(names[0]) if names else 0
+    tops = {n.split("/")[0] for n in names if n.count("/") >= 2}
     split_of = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
     if tops and tops <= set(split_of):
         table: dict[str, tuple[list[str], str | None]] = {}
         for top in sorted(tops):
-            for cls, names in by_class_folder(n for n in files.names if n.startswith(f"{top}/")).items():
+            for cls, names in by_class_folder(n for n in files.names if n[skip:].startswith(f"{top}/")).items():
                 if cls in table:
                     raise DataError(f"{files.path}: class {cls} is in two splits ({table[cls][1]}, {top}); "
                                     "in few-shot learning a class belongs to one")  # fmt: skip
@@ -108,7 +112,12 @@ def _from_csv(path: Path) -> dict[str, tuple[list[str], str | None]]:
 def _from_file(path: Path, table: dict[str, tuple[list[str], str | None]]) -> dict[str, str]:
     try:
         wanted = json.loads(path.read_text("utf-8"))
-        out = {cls: split for split in SPLITS for cls in wanted.get(split, [])}
+        if unknown := sorted(set(wanted.keys()) - set(SPLITS)):
+            raise DataError(f"{path}: has a split {unknown[0]!r}; splits are train, val and test")
+        pairs = [(cls, split) for split in SPLITS for cls in wanted.get(split, [])]
+        out = dict(pairs)
+        if twice := sorted({cls for cls, split in pairs if out[cls] != split}):
+            raise DataError(f"{path}: class {twice[0]} is in two splits; in few-shot learning a class belongs to one")
     except (OSError, ValueError, AttributeError, TypeError) as fault:
         raise DataError(f'{path}: is not a JSON file like {{"train": [class, …], "val": […], "test": […]}} ({fault})') from fault
     absent = sorted(set(out) - set(table))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class _Part:
 
     classes: list[str] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
-    offset: list[int] = field(default_factory=list)
+    offset: int = 0  # of the first picture; the others follow without gaps
     size: list[int] = field(default_factory=list)
     shape: list[list[int]] = field(default_factory=list)
     box: list[list[int] | None] = field(default_factory=list)
@@ -69,7 +70,10 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        try:
+            self._file.close()  # writes what is still buffered, which a full disk refuses once more
+        except OSError:
+            pass
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, split: str, cls: str, picture: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None,
@@ -79,7 +83,7 @@ class StoreWriter:
         `box` is (left, top, right, bottom) in pixels; `name` identifies the picture in messages.
         """
         if split not in self.parts:
-            self.parts[split], self._digests[split] = _Part(), hashlib.sha256()
+            self.parts[split], self._digests[split] = _Part(offset=self._at), hashlib.sha256()
         elif split != next(reversed(self.parts)):
             raise ValueError(f"split {split} was already closed")
         part = self.parts[split]
@@ -98,7 +102,6 @@ class StoreWriter:
         with guarded(self.target):
             self._file.write(data)
         part.label.append(len(part.classes) - 1)
-        part.offset.append(self._at)
         part.size.append(len(data))
         part.shape.append(shape)
         part.box.append(list(box) if box else None)
@@ -115,8 +118,7 @@ class StoreWriter:
         if not self.parts:
             raise DataError(f"{self.target.name}: no pictures were found; check --from")
         for split, part in self.parts.items():
-            head = {"classes": part.classes, "label": part.label, "size": part.size, "shape": part.shape, "box": part.box}
-            self._digests[split].update(json.dumps(head, sort_keys=True).encode())
+            self._digests[split].update(_columns(vars(part)))
             part.sha256 = self._digests[split].hexdigest()
         report = self._report()
         report["complete_public_data"] = None if known is None else report["sha256"] == known
@@ -131,7 +133,13 @@ class StoreWriter:
             if self.target.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.old.", dir=self.target.parent))
                 self.target.rename(old / "store")
-            self._folder.rename(self.target)
+            try:
+                self._folder.rename(self.target)
+            except OSError:
+                if old:
+                    (old / "store").rename(self.target)
+                    old.rmdir()
+                raise
             if old:
                 shutil.rmtree(old, ignore_errors=True)
         return report
@@ -157,6 +165,11 @@ class StoreWriter:
             "megabytes": round(self._at / 1e6, 1),
             "sha256": hashlib.sha256("".join(p.sha256 for p in self.parts.values()).encode()).hexdigest(),
         }
+
+
+def _columns(part: dict[str, Any]) -> bytes:
+    """What of a split's index decides its pictures; offsets follow from the sizes, and names are for messages."""
+    return json.dumps({k: part[k] for k in ("classes", "label", "size", "shape", "box")}, sort_keys=True).encode()
 
 
 def write_json_compact(path: Path, data: Any) -> None:
@@ -220,17 +233,16 @@ class Split:
 
         `crop` is `box` (to the bounding box where there is one) or `raw`. Raises `DataError` for a damaged store.
         """
-        start, total = (self._index["offset"][0], sum(self._index["size"])) if len(self) else (0, 0)
+        start, ends = self._index["offset"], list(accumulate(self._index["size"]))
         with guarded(self._file), self._file.open("rb") as file:
             file.seek(start)
-            blob = file.read(total)
+            blob = file.read(ends[-1])
         self._verify(blob)
         out = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
         sizes = torch.empty(len(self), 2)
 
         def one(i: int) -> None:
-            at = self._index["offset"][i] - start
-            data, name = blob[at : at + self._index["size"][i]], self._index["name"][i]
+            data, name = blob[ends[i] - self._index["size"][i] : ends[i]], self._index["name"][i]
             if self._encoding == RAW:
                 h, w = self._index["shape"][i]
                 image = Image.frombuffer("RGB", (w, h), data)
@@ -247,8 +259,7 @@ class Split:
 
     def _verify(self, blob: bytes) -> None:
         digest = hashlib.sha256(blob)
-        head = {k: self._index[k] for k in ("classes", "label", "size", "shape", "box")}
-        digest.update(json.dumps(head, sort_keys=True).encode())
+        digest.update(_columns(self._index))
         if digest.hexdigest() != self.sha256:
             raise DataError(f"{self._file}: the {self.split} pictures do not match the index's SHA-256, so the store is "
                             f"damaged; run `fsl prepare {self.store} --force` again")  # fmt: skip
@@ -283,6 +294,8 @@ def open_store(root: Path, name: str) -> Store:
         if not isinstance(index, dict) or index.get("format") != FORMAT:
             found = index.get("format") if isinstance(index, dict) else None
             raise DataError(f"{path}: store format {found}, this version reads {FORMAT}; {again}")
+        if not isinstance(index.get("splits"), dict):
+            raise ValueError("its index has no splits")
         size = (path / "images.bin").stat().st_size
     except (OSError, ValueError) as fault:
         raise DataError(f"{path}: is not a whole store ({fault}); {again}") from fault
