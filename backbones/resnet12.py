@@ -49,7 +49,10 @@ class _Block(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i in range(3):
-            layers += [nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)]
+            layers += [
+                nn.Conv2d(inputs if i == 0 else outputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+            ]
             if i < 2:
                 layers.append(nn.LeakyReLU(0.1, inplace=True))
         self.body = nn.Sequential(*layers)

@@ -12,8 +12,8 @@ from fewshot_cli.contracts import Backbone, DatasetBuilder, Head, Solver
 from fewshot_cli.data.store import Store, StoreWriter, open_store
 from fewshot_cli.device import home_of
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.recipe import PartSpec, Recipe
 from fewshot_cli.runs import SUMMARY
+from fewshot_cli.schema import PartSpec, Recipe
 
 
 def solver(spec: PartSpec) -> Solver:

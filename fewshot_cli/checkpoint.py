@@ -38,7 +38,9 @@ class Checkpoint:
         of = f" (these are weights of {made})" if made else ""
         for name, tensor in target.items():
             if name not in own:
-                raise DataError(f"{self.path}: has no {prefix}.{name}, which {what} needs{of}; use weights of this {prefix}")
+                raise DataError(
+                    f"{self.path}: has no {prefix}.{name}, which {what} needs{of}; use weights of this {prefix}"
+                )
             if own[name].shape != tensor.shape:
                 raise DataError(f"{self.path}: {prefix}.{name} is {list(own[name].shape)}, {what} needs "
                                 f"{list(tensor.shape)}{of}; use weights of this {prefix}")  # fmt: skip
@@ -107,9 +109,15 @@ def _foreign(path: Path) -> Checkpoint:
         raise DataError(f"{path}: is not a readable PyTorch file ({fault}); copy it again") from fault
     for key in ("params", "state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    ):
         raise DataError(f"{path}: is not a mapping of names to tensors; give a state_dict or a .safetensors file")
-    named = {k if k.startswith(("backbone.", "head.", "classifier.")) else f"backbone.{k}": v for k, v in content.items()}
+    named = {
+        k if k.startswith(("backbone.", "head.", "classifier.")) else f"backbone.{k}": v for k, v in content.items()
+    }
     return _finite(Checkpoint(named, {}, sha256(path), path))
 
 

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from fewshot_cli.errors import DataError
 
@@ -13,10 +13,8 @@ def say(text: str) -> None:
     """A line of talk on stderr."""
     if sys.stderr is None:  # print(file=None) would write to stdout
         return
-    try:
+    with suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
         print(text, file=sys.stderr, flush=True)
-    except (OSError, ValueError, AttributeError):
-        pass  # a closed stderr must not stop the work
 
 
 def emit(text: str, kept: str = "") -> None:
@@ -27,10 +25,8 @@ def emit(text: str, kept: str = "") -> None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
     except (OSError, ValueError) as fault:
-        try:  # keep the interpreter from complaining about the same pipe at exit
+        with suppress(OSError):  # keep the interpreter from complaining about the same pipe at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        except OSError:
-            pass
         where = f"; the result is kept in {kept}" if kept else "; run the command again with stdout open"
         raise DataError(f"stdout is closed, so nothing could be printed{where}") from fault
 

@@ -25,7 +25,9 @@ class Sampler:
         need = shot + query
         where = f"{split.store}, {split.split} split"
         if len(self.members) < way:
-            raise DataError(f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way")
+            raise DataError(
+                f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way"
+            )
         for name, own in zip(split.classes, self.members, strict=True):
             if len(own) < need:
                 raise DataError(f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "

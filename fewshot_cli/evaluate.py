@@ -14,8 +14,8 @@ from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.features import cached
-from fewshot_cli.recipe import EpisodeSpec, Recipe
 from fewshot_cli.runs import Run, versions
+from fewshot_cli.schema import EpisodeSpec, Recipe
 from fewshot_cli.stats import INTERVAL, mean_ci95
 
 BUDGET = 64 << 20  # elements of cost in one solver call, so that a batch of episodes fits the memory

@@ -15,7 +15,7 @@ from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic
-from fewshot_cli.recipe import ImageSpec, Recipe
+from fewshot_cli.schema import ImageSpec, Recipe
 
 BATCH = 250  # fixed, so that features do not depend on how many are wanted
 

@@ -3,180 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import BaseModel, ValidationError
 
 from fewshot_cli import registry, strictyaml
 from fewshot_cli.errors import RecipeError
-
-Count = Annotated[int, Field(ge=1, le=10_000_000)]
-Rate = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PartSpec(BaseModel):
-    """A part by name with its validated options; written `name` alone or a mapping with `name` and the options."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-    name: str
-    options: Any = None
-
-    @field_serializer("options")
-    def _plain(self, options: Any) -> Any:
-        return json.loads(options.model_dump_json()) if options is not None else {}
-
-
-class DatasetSpec(_Section):
-    """Which prepared dataset, and whether pictures that have a bounding box are cropped to it."""
-
-    name: str = Field(description="a dataset of `fsl list datasets`")
-    store: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-                              description="name it was prepared under (default: name)")
-    crop: Literal["box", "raw"] = Field("box", description="crop to the box where the dataset has boxes, or not")
-
-
-class ImageSpec(_Section):
-    """The fixed part of preprocessing: squash to resize×resize, centre-crop size×size, normalise."""
-
-    size: int = Field(84, ge=8, le=1024, description="side of the network's input")
-    resize: int | None = Field(None, ge=8, le=1024, description="side after squashing, before the centre crop")
-    mean: tuple[float, float, float] = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
-        63.0 / 255, 62.1 / 255, 66.7 / 255)  # fmt: skip
-
-    @property
-    def decoded(self) -> int:
-        """Side of a decoded picture before the centre crop."""
-        return max(self.size, self.resize or self.size)
-
-
-class EpisodeSpec(_Section):
-    """The shape of an evaluation episode."""
-
-    way: int = Field(5, ge=2, le=1000)
-    shot: int = Field(1, ge=1, le=1000)
-    query: int = Field(15, ge=1, le=1000, description="queries a class")
-
-
-class EvalSpec(_Section):
-    """Which split, and how many episodes."""
-
-    split: Literal["train", "val", "test"] = "test"
-    episodes: Count = 600
-
-
-class AugmentSpec(_Section):
-    """Training augmentation, drawn on the device for a whole batch."""
-
-    crop: Literal["none", "pad", "random_resized"] = "random_resized"
-    scale: tuple[Rate, Rate] = Field((0.08, 1.0), description="area share of a random resized crop")
-    flip: bool = True
-    jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
-
-
-class OptimizerSpec(_Section):
-    """The optimiser of a training verb."""
-
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0, le=1000)
-    momentum: Rate = 0.9
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-
-
-class ScheduleSpec(_Section):
-    """Learning rate over epochs; `step` multiplies by gamma every `every` epochs."""
-
-    name: Literal["constant", "step", "cosine"] = "step"
-    every: Count = 30
-    gamma: Rate = 0.2
-
-
-class ValidateSpec(_Section):
-    """Few-shot episodes on the validation split, on which the best checkpoint is chosen."""
-
-    every: Count = Field(1, description="epochs between validations")
-    episodes: Count = 100
-    shot: int = Field(1, ge=1, le=1000)
-    head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
-
-
-class PretrainSpec(_Section):
-    """Cross-entropy over all base classes (DeepEMD's first stage)."""
-
-    epochs: Count = 120
-    batch: int = Field(128, ge=2, le=65536)
-    classifier: PartSpec = PartSpec(name="linear")
-    optimizer: OptimizerSpec = OptimizerSpec()
-    schedule: ScheduleSpec = ScheduleSpec()
-    augment: AugmentSpec = AugmentSpec()
-    label_smoothing: Rate = 0.0
-    precision: Literal["32", "bf16"] = "32"
-    validation: ValidateSpec = ValidateSpec()
-
-
-class MetatrainSpec(_Section):
-    """Episodes, end to end through the head (DeepEMD's second stage)."""
-
-    epochs: Count = 100
-    steps: Count = Field(50, description="optimiser steps an epoch")
-    episodes_per_step: Count = 1
-    way: int = Field(5, ge=2, le=1000)
-    shot: int = Field(1, ge=1, le=1000)
-    query: int = Field(15, ge=1, le=1000)
-    optimizer: OptimizerSpec = OptimizerSpec(lr=5e-4)
-    schedule: ScheduleSpec = ScheduleSpec(every=10, gamma=0.5)
-    augment: AugmentSpec = AugmentSpec()
-    precision: Literal["32", "bf16"] = "32"
-    validation: ValidateSpec = ValidateSpec(episodes=1000)
-
-
-class ExpectSpec(_Section):
-    """What `eval --check` compares with: per cent, and how far off is still a pass."""
-
-    accuracy: float = Field(ge=0, le=100)
-    tolerance: float = Field(gt=0, le=100)
-    source: str
-
-
-class Recipe(_Section):
-    """Everything a run depends on."""
-
-    name: str
-    description: str = ""
-    dataset: DatasetSpec
-    image: ImageSpec = ImageSpec()
-    backbone: PartSpec
-    head: PartSpec
-    solver: PartSpec = PartSpec(name="network_simplex")
-    weights: str | None = Field(None, description="shipped or trained weights by name")
-    seed: int = Field(1, ge=0, lt=2**63)
-    episode: EpisodeSpec = EpisodeSpec()
-    eval: EvalSpec = EvalSpec()
-    pretrain: PretrainSpec = PretrainSpec()
-    metatrain: MetatrainSpec = MetatrainSpec()
-    expect: ExpectSpec | None = None
-
-    @property
-    def store(self) -> str:
-        """Name of the packed store the recipe reads."""
-        return self.dataset.store or self.dataset.name
-
-    def resolved(self) -> dict[str, Any]:
-        """Plain data with every default filled in."""
-        return json.loads(self.model_dump_json())
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the result: `resolved` without words, expectations and options that only change speed."""
-        data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
-        fast = [k for k, f in type(self.solver.options).model_fields.items() if (f.json_schema_extra or {}).get("speed")]
-        data["solver"]["options"] = {k: v for k, v in data["solver"]["options"].items() if k not in fast}
-        return data
-
+from fewshot_cli.schema import PartSpec, Recipe, Section
 
 _PARTS = {("backbone",): "backbones", ("head",): "heads", ("solver",): "solvers",
           ("pretrain", "classifier"): "classifiers", ("pretrain", "validation", "head"): "heads",
@@ -255,7 +88,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> _Source:
     return source.over(_read(parent, (*seen, path.resolve())))
 
 
-def load(name_or_path: str, sets: list[str] | None = None, solver: str | None = None, seed: int | None = None) -> Recipe:
+def load(
+    name_or_path: str, sets: list[str] | None = None, solver: str | None = None, seed: int | None = None
+) -> Recipe:
     """Read, override and validate a recipe. `sets` are `key.path=value` strings. Raises `RecipeError`."""
     path = find(name_or_path)
     source = _read(path)
@@ -333,7 +168,7 @@ def _with_parts(recipe: Recipe, parts: dict[tuple, PartSpec]) -> Recipe:
             value, here = getattr(section, key), (*path, key)
             if here in _PARTS and value is not None:
                 update[key] = parts.get(here) or default_part(_PARTS[here], value.name)
-            elif isinstance(value, _Section):
+            elif isinstance(value, Section):
                 update[key] = place(value, here)
         return section.model_copy(update=update)
 

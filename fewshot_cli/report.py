@@ -76,7 +76,9 @@ def _junit(s: dict[str, Any]) -> str:
     text = f"accuracy {s['accuracy']:.2f} ± {s['ci95']:.2f} % over {s['episodes']} episodes"
     if failed:
         e = s["expect"]
-        ET.SubElement(case, "failure", message=f"{text}; expected {e['accuracy']} ± {e['tolerance']}").text = e["source"]
+        ET.SubElement(case, "failure", message=f"{text}; expected {e['accuracy']} ± {e['tolerance']}").text = e[
+            "source"
+        ]
     ET.SubElement(case, "system-out").text = text
     ET.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode")

@@ -10,7 +10,8 @@ from typing import Any
 import fewshot_cli
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import explain, guarded, write_json
-from fewshot_cli.recipe import Recipe, fingerprint
+from fewshot_cli.recipe import fingerprint
+from fewshot_cli.schema import Recipe
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
@@ -102,7 +103,9 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     if given is not None:
         return given
     base = Path("runs") / verb
-    taken = [p for p in (base / name, *sorted(base.glob(f"{glob.escape(name)}-*"), key=_ordinal)) if (p / CONFIG).exists()]
+    taken = [
+        p for p in (base / name, *sorted(base.glob(f"{glob.escape(name)}-*"), key=_ordinal)) if (p / CONFIG).exists()
+    ]
     taken = [p for p in taken if p.name == name or p.name[len(name) + 1 :].isdigit()]
     if resume:
         if not taken:
@@ -134,5 +137,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
     return [] if old == new else [path]
-
-

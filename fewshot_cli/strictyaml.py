@@ -30,7 +30,9 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     except UnicodeDecodeError as fault:
         raise RecipeError(f"{path}: is not UTF-8 text, so not a recipe") from fault
     except OSError as fault:
-        raise RecipeError(f"{path}: cannot be read ({fault.strerror}); `fsl list recipes` shows those installed") from fault
+        raise RecipeError(
+            f"{path}: cannot be read ({fault.strerror}); `fsl list recipes` shows those installed"
+        ) from fault
     return loads(text, str(path))
 
 
@@ -54,7 +56,9 @@ def _compose(text: str, where: str) -> yaml.Node:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             line = event.start_mark.line + 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise RecipeError(f"{where}:{line}: anchors and aliases are not allowed in a recipe; write the value out")
+                raise RecipeError(
+                    f"{where}:{line}: anchors and aliases are not allowed in a recipe; write the value out"
+                )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _MAX_DEPTH:
                 raise RecipeError(f"{where}:{line}: nested deeper than {_MAX_DEPTH} levels, which no recipe is")
@@ -89,9 +93,16 @@ def _build(node: yaml.Node, path: Path_, where: str, lines: dict[Path_, int]) ->
             out[key] = _build(value_node, (*path, key), where, lines)
         return out
     assert isinstance(node, yaml.ScalarNode)
-    if node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float",
-                        "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:timestamp",
-                        "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value"):
+    if node.tag not in (
+        "tag:yaml.org,2002:str",
+        "tag:yaml.org,2002:int",
+        "tag:yaml.org,2002:float",
+        "tag:yaml.org,2002:bool",
+        "tag:yaml.org,2002:null",
+        "tag:yaml.org,2002:timestamp",
+        "tag:yaml.org,2002:merge",
+        "tag:yaml.org,2002:value",
+    ):
         raise RecipeError(f"{where}:{line}: the tag {node.tag} is not allowed in a recipe")
     return node.value if node.style else _plain(node.value)
 

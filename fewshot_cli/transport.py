@@ -84,7 +84,9 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
     """Refuse what is no transport problem with a sentence. Raises `DataError`; wrong shapes raise `ValueError`."""
     batch, n, m = cost.shape if cost.ndim == 3 else (-1, -1, -1)
     if supply.shape != (batch, n) or demand.shape != (batch, m):
-        raise ValueError(f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}")
+        raise ValueError(
+            f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}"
+        )
     if cost.numel() == 0:
         return
     total_s, total_d = supply.detach().sum(1), demand.detach().sum(1)

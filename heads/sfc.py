@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fewshot_cli.heads.emd import EMDOptions, emd_logits, nodes
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Head
-from fewshot_cli.heads.emd import EMDOptions, emd_logits, nodes
 
 
 class SFCOptions(EMDOptions):

@@ -28,7 +28,6 @@ FAR = np.int64(1 << 62)
 GONE = np.int64(1 << 49)  # added to the cost of a crossed-out column
 
 
-
 def compiled_before() -> bool:
     """Whether an earlier process left compiled code of this kernel."""
     folder = Path(solve_range.stats.cache_path)

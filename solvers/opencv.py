@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 
 class OpenCV(Solver):

@@ -4,11 +4,11 @@ import warnings
 
 import numpy as np
 import torch
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 
 class POTOptions(ThreadedOptions):

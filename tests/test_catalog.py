@@ -93,7 +93,9 @@ def test_imports_point_one_way():
         names, folder = imports(path), path.relative_to(ROOT).parts[0]
         checked += 1
         if folder in PARTS:
-            allowed = ("fewshot_cli.contracts", "fewshot_cli.errors", f"fewshot_cli.{folder}") + (("fewshot_cli.transport",) if folder == "heads" else ())
+            allowed = ("fewshot_cli.contracts", "fewshot_cli.errors", f"fewshot_cli.{folder}") + (
+                ("fewshot_cli.transport",) if folder == "heads" else ()
+            )
             bad = {n for n in names if n != "fewshot_cli" and not n.startswith(allowed)}
         else:
             within = path.relative_to(ROOT).as_posix()

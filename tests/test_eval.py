@@ -68,7 +68,9 @@ def test_batch_and_workers_change_no_byte(evaluate, tmp_path, head):
         more += ["--set", "episode.shot=2", "--set", "head.passes=2"]
     seen = set()
     for i, (batch, workers) in enumerate([(1, 1), (4, 2), (9, 3), (0, 0)]):
-        code, _, err = evaluate(*more, "--batch", batch, "--set", f"solver.workers={workers}", "--run-dir", tmp_path / str(i))
+        code, _, err = evaluate(
+            *more, "--batch", batch, "--set", f"solver.workers={workers}", "--run-dir", tmp_path / str(i)
+        )
         assert code == 0, err
         seen.add(episodes(tmp_path / str(i)))
     assert len(seen) == 1
@@ -99,7 +101,9 @@ def test_killed_and_resumed_equals_unbroken(glyph_root, weights, tmp_path):
 def test_features_are_cached_and_solvers_agree_on_predictions(evaluate, tmp_path, glyph_root):
     runs = {}
     for solver in ("opencv", "pot"):
-        code, out, _ = evaluate("--episodes", "20", "--solver", solver, "--format", "json", "--run-dir", tmp_path / solver)
+        code, out, _ = evaluate(
+            "--episodes", "20", "--solver", solver, "--format", "json", "--run-dir", tmp_path / solver
+        )
         assert code == 0
         runs[solver] = json.loads(out)
     assert runs["opencv"]["accuracy"] == runs["pot"]["accuracy"]
@@ -179,7 +183,9 @@ def test_a_layer_learned_on_a_folder_scores_a_folder(fsl, glyph_root, weights, t
     assert code == 0, err
     made, classifier = json.loads(out), tmp_path / "c" / "classifier.safetensors"
     assert made["pictures"] == 12 and classifier.with_name("classifier.safetensors.json").exists()
-    code, out, _ = fsl("finetune-sfc", *common, "--support", tmp_path / "support", "--run-dir", tmp_path / "c", "--resume")
+    code, out, _ = fsl(
+        "finetune-sfc", *common, "--support", tmp_path / "support", "--run-dir", tmp_path / "c", "--resume"
+    )
     assert code == 0 and json.loads(out) == made
     code, out, err = fsl("eval", *common, "--classifier", classifier, "--query", tmp_path / "query",
                          "--format", "json")  # fmt: skip

@@ -11,7 +11,10 @@ from fewshot_cli.recipe import default_part
 
 def episode(seed: int, way=3, shot=2, queries=4, d=6, side=2):
     rng = torch.Generator().manual_seed(seed)
-    return (torch.rand(1, way, shot, d, side, side, generator=rng), torch.rand(1, queries, d, side, side, generator=rng))
+    return (
+        torch.rand(1, way, shot, d, side, side, generator=rng),
+        torch.rand(1, queries, d, side, side, generator=rng),
+    )
 
 
 def naive_emd(support, query, norm: str) -> np.ndarray:
@@ -53,7 +56,9 @@ def test_prototype_equals_the_naive_loop(pool):
     support, query = episode(3)
     shrink = (lambda x: x.flatten(1).mean(1)) if pool == "gap" else (lambda x: x.flatten())
     for distance in ("squared_euclidean", "cosine"):
-        head = build.head(default_part("heads", "prototype", pool=pool, distance=distance), 6, default_part("solvers", "pot"))
+        head = build.head(
+            default_part("heads", "prototype", pool=pool, distance=distance), 6, default_part("solvers", "pot")
+        )
         for q in range(4):
             for k in range(3):
                 p = torch.stack([shrink(m) for m in support[0, k]]).mean(0)

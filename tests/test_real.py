@@ -10,7 +10,9 @@ import pytest
 @pytest.fixture(scope="module")
 def archive(shared, tmp_path_factory):
     path = tmp_path_factory.mktemp("cifar") / "cifar-100-python.tar.gz"
-    subprocess.run([sys.executable, shared / "cifar100" / "expand.py", "archive", path], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, shared / "cifar100" / "expand.py", "archive", path], check=True, capture_output=True
+    )
     return path
 
 
@@ -29,7 +31,9 @@ def prepared(archive, root, fsl):
     return root
 
 
-@pytest.mark.parametrize("recipe", ["cifar_fs_5w1s_conv64", "cifar_fs_5w1s_conv64_prototype", "cifar_fs_5w5s_conv64_prototype"])
+@pytest.mark.parametrize(
+    "recipe", ["cifar_fs_5w1s_conv64", "cifar_fs_5w1s_conv64_prototype", "cifar_fs_5w5s_conv64_prototype"]
+)
 def test_shipped_weights_reproduce_the_recipes_accuracy(prepared, fsl, recipe):
     code, out, err = fsl("eval", "--recipe", recipe, "--check", "--format", "json", "--data-root", prepared)
     assert code == 0, err
@@ -45,7 +49,9 @@ def test_exact_solvers_make_the_same_predictions_on_real_features(prepared, fsl,
         code, _, err = fsl("eval", "--recipe", "cifar_fs_5w1s_conv64", "--solver", solver, "--episodes", "100",
                            "--data-root", prepared, "--run-dir", tmp_path / solver)  # fmt: skip
         assert code == 0, err
-        records[solver] = [json.loads(line)["correct"] for line in (tmp_path / solver / "episodes.jsonl").read_text().splitlines()]
+        records[solver] = [
+            json.loads(line)["correct"] for line in (tmp_path / solver / "episodes.jsonl").read_text().splitlines()
+        ]
     assert records["network_simplex"] == records["pot"] == records["opencv"]
 
 

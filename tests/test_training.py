@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fewshot_cli import checkpoint, recipe
-from fewshot_cli.recipe import AugmentSpec, ImageSpec, ScheduleSpec
+from fewshot_cli.schema import AugmentSpec, ImageSpec, ScheduleSpec
 from fewshot_cli.training.augment import augment, crop_boxes, jitter
 from fewshot_cli.training.loop import generator, rate
 
@@ -28,7 +28,18 @@ def digest(path: Path) -> str:
 
 
 def command(verb: str, root: Path, run_dir: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "fewshot_cli", verb, *SETS, "--data-root", str(root), "--run-dir", str(run_dir), *more]
+    return [
+        sys.executable,
+        "-m",
+        "fewshot_cli",
+        verb,
+        *SETS,
+        "--data-root",
+        str(root),
+        "--run-dir",
+        str(run_dir),
+        *more,
+    ]
 
 
 def kill_when(arguments: list[str], log: Path, lines: int) -> None:
@@ -75,7 +86,9 @@ def test_pretraining_learns_and_metatraining_trains_on_through_the_transport(gly
     assert not torch.equal(before.tensors[name], after.tensors[name])
     assert after.sidecar["start"] == before.sha256 and after.sidecar["stage"] == "metatrain"
     kill_when(command("metatrain", glyph_root, broken, "--weights", weights), broken / "log.jsonl", 1)
-    subprocess.run(command("metatrain", glyph_root, broken, "--weights", weights, "--resume"), check=True, capture_output=True)
+    subprocess.run(
+        command("metatrain", glyph_root, broken, "--weights", weights, "--resume"), check=True, capture_output=True
+    )
     assert digest(broken / "weights.safetensors") == digest(whole / "weights.safetensors")
 
 
@@ -143,7 +156,9 @@ def test_jitter_agrees_with_pillow():
     images, _ = pictures(1)
     factors = torch.tensor([1.2, 0.7, 1.3]).view(3, 1, 1, 1, 1)
     picture = Image.fromarray(images[0].permute(1, 2, 0).numpy())
-    for enhancer, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors.flatten(), strict=True):
+    for enhancer, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors.flatten(), strict=True
+    ):
         picture = enhancer(picture).enhance(float(factor))
     got = (jitter(images / 255, factors)[0] * 255).permute(1, 2, 0)
     want = torch.tensor(list(picture.get_flattened_data())).view(16, 16, 3)

@@ -130,7 +130,9 @@ def _options(model: type) -> list[str]:
     for key, field in schema.get("properties", {}).items():
         bounds = [f"{sign} {field[word]}" for word, sign in
                   (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")) if word in field]  # fmt: skip
-        kinds = field.get("enum") or [field["type"] if "type" in field else "/".join(k.get("type", "?") for k in field["anyOf"])]
+        kinds = field.get("enum") or [
+            field["type"] if "type" in field else "/".join(k.get("type", "?") for k in field["anyOf"])
+        ]
         text = f"  {key}: {' | '.join(map(str, kinds))}{' ' + ', '.join(bounds) if bounds else ''}, default {field.get('default')}"
         out.append(text + (f" — {field['description']}" if "description" in field else ""))
     return out or ["  none"]

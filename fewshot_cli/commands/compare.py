@@ -25,7 +25,9 @@ def compare(
         raise DataError(f"{first} and {second} have no episode in common")
     for number in shared:
         if a[number]["classes"] != b[number]["classes"] or a[number]["queries"] != b[number]["queries"]:
-            raise DataError(f"episode {number} differs between {first} and {second}: another dataset, split, seed or way")
+            raise DataError(
+                f"episode {number} differs between {first} and {second}: another dataset, split, seed or way"
+            )
     left, right = ([run[n]["accuracy"] for n in shared] for run in (a, b))
     (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(left), mean_ci95(right), paired(left, right)
     emit(json.dumps({"episodes": len(shared), "first": {"accuracy": mean_a, "ci95": ci_a},

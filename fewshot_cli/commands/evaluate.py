@@ -16,13 +16,25 @@ def evaluate(
     weights: o.Weights = None,
     solver: o.Solver = None,
     sets: o.Set = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Episodes in place of the recipe's.")] = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="Episodes in place of the recipe's.")
+    ] = None,
     format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.table,
-    check: Annotated[bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when missed.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when a solver did not converge on a problem.")] = False,
-    batch: Annotated[int, typer.Option("--batch", min=0, help="Episodes in one solver call; 0 chooses. Changes speed only.")] = 0,
-    classifier: Annotated[Path | None, typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc`, for --query.")] = None,
-    query: Annotated[Path | None, typer.Option("--query", help="Folder of class folders to score with --classifier.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when missed.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 4 when a solver did not converge on a problem.")
+    ] = False,
+    batch: Annotated[
+        int, typer.Option("--batch", min=0, help="Episodes in one solver call; 0 chooses. Changes speed only.")
+    ] = 0,
+    classifier: Annotated[
+        Path | None, typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc`, for --query.")
+    ] = None,
+    query: Annotated[
+        Path | None, typer.Option("--query", help="Folder of class folders to score with --classifier.")
+    ] = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
@@ -60,9 +72,10 @@ def evaluate(
         return say("dry run: recipe, data, weights and solver are in order")
     emit(render(summary, format), kept=str(path / runs.SUMMARY))
     if strict and summary["not_converged"]:
-        raise NotConverged(f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver")
+        raise NotConverged(
+            f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"
+        )
     if check and not summary["passed"]:
         say(f"fsl: accuracy {summary['accuracy']:.2f} is outside {loaded.expect.accuracy} ± {loaded.expect.tolerance}")
         raise typer.Exit(Exit.GATE)
     return None
-

@@ -28,17 +28,23 @@ Recipe = Annotated[str, typer.Option("--recipe", "-r", autocompletion=_recipes, 
                                      help="A recipe: bare name of an installed one, or a path.")]  # fmt: skip
 Solver = Annotated[str | None, typer.Option("--solver", autocompletion=names_of("solvers"),
                                             help="Solver in place of the recipe's.")]  # fmt: skip
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed in place of the recipe's.")]
 DataRoot = Annotated[Path | None, typer.Option("--data-root", envvar="FSL_DATA_ROOT", file_okay=False,
                                                help="Folder of the prepared datasets and cached features.")]  # fmt: skip
-RunDir = Annotated[Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest of this recipe.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-Weights = Annotated[Path | None, typer.Option("--weights", dir_okay=False, help="Weights file in place of the recipe's.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", dir_okay=False, help="Weights file in place of the recipe's.")
+]
 
 DEFAULT_RECIPE = "glyphs_5w1s"
 

@@ -19,8 +19,12 @@ class Format(StrEnum):
 
 
 def prepare(
-    name: Annotated[str, typer.Argument(autocompletion=o.names_of("datasets"), help="A dataset of `fsl list datasets`.")],
-    source: Annotated[Path | None, typer.Option("--from", help="Archive or folder; without it the public archive is downloaded.")] = None,
+    name: Annotated[
+        str, typer.Argument(autocompletion=o.names_of("datasets"), help="A dataset of `fsl list datasets`.")
+    ],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Archive or folder; without it the public archive is downloaded.")
+    ] = None,
     store: Annotated[str | None, typer.Option("--name", help="Name of the store (default: NAME).")] = None,
     sets: o.Set = None,
     data_root: o.DataRoot = None,
@@ -33,7 +37,8 @@ def prepare(
     from fewshot_cli.data.download import fetch
     from fewshot_cli.data.store import open_store
     from fewshot_cli.errors import DataError, FslError
-    from fewshot_cli.recipe import DatasetSpec, check
+    from fewshot_cli.recipe import check
+    from fewshot_cli.schema import DatasetSpec
 
     cls = registry.part("datasets", name)
     pairs = [text.partition("=") for text in sets or []]

@@ -57,7 +57,9 @@ class Source:
             elif zipfile.is_zipfile(path):
                 self._open_zip()
             else:
-                raise DataError(f"{path}: is neither a folder nor a whole zip or tar archive; if it was downloaded, do it again")
+                raise DataError(
+                    f"{path}: is neither a folder nor a whole zip or tar archive; if it was downloaded, do it again"
+                )
         except _BROKEN as fault:
             self._stack.close()
             raise DataError(f"{path}: is truncated or damaged ({fault}); download it again") from fault
@@ -141,7 +143,9 @@ class Source:
     def _within(self, name: str, size: int, total: int, count: int) -> int:
         total, packed = total + size, self.path.stat().st_size
         if size > MAX_MEMBER or total > MAX_TOTAL or total > MAX_RATIO * packed + (1 << 20) or count > MAX_MEMBERS:
-            raise DataError(f"{self.path}: member {name} would unpack to {total:,} bytes from {packed:,}: a bomb; not read")
+            raise DataError(
+                f"{self.path}: member {name} would unpack to {total:,} bytes from {packed:,}: a bomb; not read"
+            )
         return total
 
 

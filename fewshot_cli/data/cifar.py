@@ -60,7 +60,9 @@ def _from_pickles(files: Source) -> dict[str, list[np.ndarray]]:
             for pixels, label in zip(data, batch[b"fine_labels"], strict=True):
                 out[names[label]].append(np.ascontiguousarray(pixels))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
-        raise DataError(f"{files.path}: is not the python version of CIFAR-100 ({fault!r}); download it again") from fault
+        raise DataError(
+            f"{files.path}: is not the python version of CIFAR-100 ({fault!r}); download it again"
+        ) from fault
     return out
 
 

@@ -24,7 +24,11 @@ class CUB(DatasetBuilder):
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
         """Write the classes present, in the order of the published split."""
         path = sources[0]
-        if path.is_dir() and not any(p.is_dir() for p in path.iterdir()) and len(tars := sorted(path.glob("*.tar*"))) == 1:
+        if (
+            path.is_dir()
+            and not any(p.is_dir() for p in path.iterdir())
+            and len(tars := sorted(path.glob("*.tar*"))) == 1
+        ):
             path = tars[0]  # a folder that holds just the archive
         with Source(path, writer.target.parent) as files:
             boxes = _boxes(files)

@@ -32,7 +32,10 @@ def fetch(url: str, target: Path, digest: str | None) -> Path:
             have = have if resumed else 0
             length = int(response.headers.get("Content-Length") or 0)
             whole = have + length
-            with progress(f"download {target.name}", whole or None) as bar, _opened(part, "ab" if resumed else "wb") as file:
+            with (
+                progress(f"download {target.name}", whole or None) as bar,
+                _opened(part, "ab" if resumed else "wb") as file,
+            ):
                 while block := response.read(1 << 20):
                     with guarded(part):
                         file.write(block)
@@ -74,5 +77,7 @@ def _checked(path: Path, digest: str | None) -> Path:
         say(f"{path.name}: sha256 {found} (none published to compare with)")
     elif found != digest:
         path.unlink(missing_ok=True)
-        raise DataError(f"{path.name}: SHA-256 is {found}, expected {digest}; it was removed, run the same command again")
+        raise DataError(
+            f"{path.name}: SHA-256 is {found}, expected {digest}; it was removed, run the same command again"
+        )
     return path

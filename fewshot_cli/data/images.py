@@ -102,7 +102,9 @@ def _from_csv(path: Path) -> dict[str, tuple[list[str], str | None]]:
                     raise DataError(f"{path}:{line}: {name} leaves the CSV's folder; name files relative to it")
                 names, before = table.setdefault(cls, ([], split))
                 if before != split:
-                    raise DataError(f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one")
+                    raise DataError(
+                        f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one"
+                    )
                 names.append(name)
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         raise DataError(f"{path}: cannot be read as CSV ({fault})") from fault
@@ -119,7 +121,9 @@ def _from_file(path: Path, table: dict[str, tuple[list[str], str | None]]) -> di
         if twice := sorted({cls for cls, split in pairs if out[cls] != split}):
             raise DataError(f"{path}: class {twice[0]} is in two splits; in few-shot learning a class belongs to one")
     except (OSError, ValueError, AttributeError, TypeError) as fault:
-        raise DataError(f'{path}: is not a JSON file like {{"train": [class, …], "val": […], "test": […]}} ({fault})') from fault
+        raise DataError(
+            f'{path}: is not a JSON file like {{"train": [class, …], "val": […], "test": […]}} ({fault})'
+        ) from fault
     absent = sorted(set(out) - set(table))
     if absent:
         raise DataError(f"{path}: names class {absent[0]!r}, of which the source has no pictures")

@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -70,10 +71,8 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._file.close()  # writes what is still buffered, which a full disk refuses once more
-        except OSError:
-            pass
+        with suppress(OSError):  # closing writes what is still buffered, which a full disk refuses once more
+            self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, split: str, cls: str, picture: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None,
@@ -202,7 +201,9 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         if image.width * image.height > MAX_PIXELS:
-            raise DataError(f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it")
+            raise DataError(
+                f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
+            )
         return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
         raise DataError(f"{name}: does not decode as a picture ({fault}); remove or replace it") from fault
@@ -288,7 +289,9 @@ def open_store(root: Path, name: str) -> Store:
     path = root / name
     again = f"run `fsl prepare {name} --force` again"
     if not path.exists():
-        raise DataError(f"{path}: dataset {name} is not prepared; run `fsl prepare {name}` (see `fsl show dataset {name}`)")
+        raise DataError(
+            f"{path}: dataset {name} is not prepared; run `fsl prepare {name}` (see `fsl show dataset {name}`)"
+        )
     try:
         index = json.loads((path / "index.json").read_text("utf-8"))
         if not isinstance(index, dict) or index.get("format") != FORMAT:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from fewshot_cli.recipe import AugmentSpec, ImageSpec
+from fewshot_cli.schema import AugmentSpec, ImageSpec
 
 _TRIES = 10
 _LUMA = (0.299, 0.587, 0.114)

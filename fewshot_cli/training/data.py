@@ -12,8 +12,8 @@ from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.features import embed
-from fewshot_cli.recipe import PartSpec, Recipe, ValidateSpec
 from fewshot_cli.runs import versions
+from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
 from fewshot_cli.stats import mean_ci95
 
 

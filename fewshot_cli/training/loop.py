@@ -18,8 +18,8 @@ from fewshot_cli import checkpoint
 from fewshot_cli.console import progress, say
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic, guarded
-from fewshot_cli.recipe import MetatrainSpec, OptimizerSpec, PretrainSpec, ScheduleSpec
 from fewshot_cli.runs import Run
+from fewshot_cli.schema import MetatrainSpec, OptimizerSpec, PretrainSpec, ScheduleSpec
 
 LOG, STATE, WEIGHTS = "log.jsonl", "state.pt", "weights.safetensors"
 

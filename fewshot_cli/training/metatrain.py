@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 from fewshot_cli import build
 from fewshot_cli.contracts import Head
 from fewshot_cli.episodes import Sampler
-from fewshot_cli.recipe import MetatrainSpec, Recipe
 from fewshot_cli.runs import Run
+from fewshot_cli.schema import MetatrainSpec, Recipe
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import augment
 from fewshot_cli.training.loop import fit

@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 
 from fewshot_cli import build, registry
 from fewshot_cli.errors import DataError
-from fewshot_cli.recipe import Recipe
 from fewshot_cli.runs import Run
+from fewshot_cli.schema import Recipe
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import augment
 from fewshot_cli.training.loop import fit

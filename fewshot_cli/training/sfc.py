@@ -13,8 +13,8 @@ from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluate import judge, load_parts
 from fewshot_cli.features import cached
-from fewshot_cli.recipe import Recipe
 from fewshot_cli.runs import Run, versions
+from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL_PICTURES, share_ci95
 
 LAYER, FILE = "sfc.layer", "classifier.safetensors"
@@ -35,7 +35,9 @@ class _Parts:
                          **{k: recipe.resolved()[k] for k in ("backbone", "image")}}  # fmt: skip
 
     def nodes(self, folder: Folder) -> Tensor:
-        maps, self.embedding = cached(self.recipe, folder, self.backbone, self.made_for["weights"], self.root, self.device)
+        maps, self.embedding = cached(
+            self.recipe, folder, self.backbone, self.made_for["weights"], self.root, self.device
+        )
         return maps.to(build.matching_device(self.head, self.device)).flatten(-2).mT
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
@@ -52,7 +54,9 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
     """
     parts, folder = _Parts(recipe, given, root, device), Folder(support)
     if len(folder.classes) < 2:
-        raise DataError(f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders")
+        raise DataError(
+            f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders"
+        )
     if run_dir is None:
         return None
     run = parts.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
@@ -85,7 +89,9 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
     begin = perf_counter()
     made = checkpoint.load(classifier)
     if LAYER not in made.tensors:
-        raise DataError(f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first")
+        raise DataError(
+            f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
+        )
     parts, folder = _Parts(recipe, given, root, device), Folder(query)
     for what, ours in parts.made_for.items():
         if made.sidecar.get(what) != ours:

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from fewshot_cli import registry
+from fewshot_cli import build, registry
 from fewshot_cli.recipe import default_part
-from fewshot_cli import build
 
 
 @pytest.mark.parametrize("name", sorted(registry.entries("backbones")))
@@ -22,7 +21,9 @@ def test_backbone_gives_maps_of_its_channels_for_any_size(name):
 @pytest.mark.parametrize("name", sorted(registry.entries("heads")))
 @pytest.mark.parametrize("shot", [1, 3])
 def test_head_is_batched_over_episodes_and_equivariant(name, shot):
-    head = build.head(default_part("heads", name, **({"passes": 2} if name == "sfc" else {})), 8, default_part("solvers", "pot"))
+    head = build.head(
+        default_part("heads", name, **({"passes": 2} if name == "sfc" else {})), 8, default_part("solvers", "pot")
+    )
     rng = torch.Generator().manual_seed(1)
     support, query = (torch.rand(2, 4, shot, 8, 3, 3, generator=rng), torch.rand(2, 7, 8, 3, 3, generator=rng))
     logits = head(support, query)

@@ -58,7 +58,9 @@ def highs(cost, supply, demand) -> float:
     rows = np.kron(np.eye(n), np.ones(m))
     columns = np.kron(np.ones(n), np.eye(m))
     s, d = supply.numpy(), demand.numpy()
-    result = linprog(cost.numpy().ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([s, d * s.sum() / d.sum()]))
+    result = linprog(
+        cost.numpy().ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([s, d * s.sum() / d.sum()])
+    )
     assert result.status == 0, result.message
     return result.fun
 
@@ -139,7 +141,9 @@ def test_cost_gradient_is_the_flow_and_matches_finite_differences(solver):
         up, down = cost.detach().clone(), cost.detach().clone()
         up[index] += step
         down[index] -= step
-        slope = (transport.value(solver, up, supply, demand) - transport.value(solver, down, supply, demand)).sum() / (2 * step)
+        slope = (transport.value(solver, up, supply, demand) - transport.value(solver, down, supply, demand)).sum() / (
+            2 * step
+        )
         assert abs(slope - grad[index]) < 5e-3
 
 
@@ -175,7 +179,9 @@ def test_opencv_leaves_weights_without_gradient_and_says_so_once(capsys):
     supply.requires_grad_()
     cost.requires_grad_()
     for _ in range(2):
-        assert torch.autograd.grad(transport.value(opencv, cost, supply, demand).sum(), supply, allow_unused=True) == (None,)
+        assert torch.autograd.grad(transport.value(opencv, cost, supply, demand).sum(), supply, allow_unused=True) == (
+            None,
+        )
     assert capsys.readouterr().err.count("no dual prices") == 1
 
 
