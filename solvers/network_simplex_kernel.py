@@ -25,6 +25,7 @@ COST_BITS, MASS_BITS, INDEX_BITS, PERTURB_BITS = 38, 48, 11, 12
 MAX_NODES = 1 << INDEX_BITS  # of one side; n + m stays below 2^PERTURB_BITS
 BLOCK = 32  # rows priced together
 FAR = np.int64(1 << 62)
+MASK32, MASK64 = np.int32(0x7FFFFFFF), np.int64(0x7FFFFFFFFFFFFFFF)  # all but the sign
 GONE = np.int64(1 << 49)  # added to the cost of a crossed-out column
 
 
@@ -35,14 +36,17 @@ def compiled_before() -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _scale(values, bits):
-    """Power of two that brings the largest magnitude of `values` below 2^bits."""
-    top = 0.0
-    for x in values.ravel():
-        top = max(top, abs(x))
-    if top == 0.0:
-        return 1.0
-    return 2.0 ** (bits - np.ceil(np.log2(top)) - 1)
+def _magnitude(bits):
+    """A power of two above the largest |value| of floats given as their bits; 0 when all are zero.
+
+    On integers a maximum runs along the SIMD lanes, which it does not on floats.
+    """
+    top = bits[0, 0] & 0
+    for i in range(bits.shape[0]):
+        for j in range(bits.shape[1]):
+            top = max(top, bits[i, j] & MASK64 if bits.itemsize == 8 else bits[i, j] & MASK32)
+    exponent = (top >> 52) - 1022 if bits.itemsize == 8 else (top >> 23) - 126
+    return 2.0**exponent if top else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -192,8 +196,11 @@ def _entering(keyed, price, first, best):
 
 
 @njit(cache=True, nogil=True)
-def _pivot(n, row, column, reduced, parent, flow, price, sub):
-    """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices."""
+def _pivot(n, row, column, reduced, parent, flow, price, sub, moved, below):
+    """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices.
+
+    moved and below are scratch, one word of a mask each.
+    """
     words, tail, head = sub.shape[1], row, n + column
     word, bit = row >> 6, np.uint64(row & 63)
     # flow falls on arcs whose child is a column above the entering arc's head, and a row above its tail
@@ -208,48 +215,44 @@ def _pivot(n, row, column, reduced, parent, flow, price, sub):
         if x < n and flow[x] < push:
             push, leave, inner, outer = flow[x], x, tail, head
         x = parent[x]
-    x = head
-    while x != apex:
-        flow[x] += -push if x >= n else push
-        x = parent[x]
-    x = tail
-    while x != apex:
-        flow[x] += -push if x < n else push
-        x = parent[x]
-    # the subtree under the leaving arc: its prices shift, rows against columns, until the entering arc costs nothing
-    shift = reduced if inner == tail else -reduced
+    columns_fall = inner == head
     for w in range(words):
-        moved = sub[leave, w]
-        base = w << 6
-        for y in range(base, min(base + 64, n)):
-            price[y] += shift * np.int64((moved >> np.uint64(y - base)) & np.uint64(1))
-        for y in range(max(base, n), min(base + 64, len(price))):
-            price[y] -= shift * np.int64((moved >> np.uint64(y - base)) & np.uint64(1))
-        # … it moves from its old ancestors to the entering arc's other end
-        x = parent[leave]
-        while x != apex:
-            sub[x, w] &= ~moved
-            x = parent[x]
-        x = outer
-        while x != apex:
-            sub[x, w] |= moved
-            x = parent[x]
-        # … and the path inner … leave turns round: a node keeps all but what now hangs above it
-        x, below = inner, np.uint64(0)
-        while True:
-            own = sub[x, w]
-            sub[x, w] = moved & ~below
-            below = own
-            if x == leave:
-                break
-            x = parent[x]
+        moved[w] = sub[leave, w]
+        below[w] = 0
+    # the subtree under the leaving arc leaves its old ancestors for those of the entering arc's other end
+    x = parent[leave]
+    while x != apex:
+        flow[x] += -push if (x >= n) == columns_fall else push
+        for w in range(words):
+            sub[x, w] &= ~moved[w]
+        x = parent[x]
+    x = outer
+    while x != apex:
+        flow[x] += push if (x >= n) == columns_fall else -push
+        for w in range(words):
+            sub[x, w] |= moved[w]
+        x = parent[x]
+    # the path inner … leave turns round: a node keeps all of the subtree but what now hangs above it
     above, on_arc, x = outer, push, inner
     while True:
-        old_parent, old_flow = parent[x], flow[x]
+        next_arc = flow[x] + (-push if (x >= n) == columns_fall else push)
+        next_x = parent[x]
         parent[x], flow[x] = above, on_arc
+        for w in range(words):
+            own = sub[x, w]
+            sub[x, w] = moved[w] & ~below[w]
+            below[w] = own
         if x == leave:
             break
-        above, on_arc, x = x, old_flow, old_parent
+        above, on_arc, x = x, next_arc, next_x
+    # its prices shift, rows against columns, until the entering arc costs nothing
+    shift = -reduced if columns_fall else reduced
+    for w in range(words):
+        mask, base = moved[w], w << 6
+        for y in range(base, min(base + 64, n)):
+            price[y] += shift * np.int64((mask >> np.uint64(y - base)) & np.uint64(1))
+        for y in range(max(base, n), min(base + 64, len(price))):
+            price[y] -= shift * np.int64((mask >> np.uint64(y - base)) & np.uint64(1))
 
 
 @njit(cache=True, nogil=True)
@@ -291,10 +294,10 @@ def _violated(cost, swap, n, price, tolerance):
 
 
 @njit(cache=True, nogil=True)
-def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
+def solve_range(cost, bits, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
-    flow_out must be zero on entry. Inputs are finite, masses non-negative, totals equal up to rounding.
+    bits is cost seen as integers; flow_out must be zero on entry. Inputs are finite, masses non-negative, totals equal up to rounding.
     """
     rows, columns = cost.shape[1], cost.shape[2]
     swap = rows > columns  # the longer side lies along the SIMD lanes
@@ -306,6 +309,7 @@ def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iter
     parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     flow, price, exact = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.float64)
     sub, done = np.empty((nodes, (nodes + 63) >> 6), np.uint64), np.empty(nodes, np.bool_)
+    moved, below = np.empty(sub.shape[1], np.uint64), np.empty(sub.shape[1], np.uint64)
     best, penalty, row_key = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(n, np.int64)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
@@ -320,9 +324,10 @@ def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iter
             for j in range(columns):
                 demand_price[b, j] = 0.0
             continue
-        unit = _scale(np.array([total]), MASS_BITS)
+        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(total)), 1000.0)
         _masses(left, right, unit, s, d)
-        _integers(cost[b], _scale(cost[b], COST_BITS), swap, c, keyed, row_mean, column_mean)
+        top = _magnitude(bits[b])
+        _integers(cost[b], 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0, swap, c, keyed, row_mean, column_mean)
         root = _start(c, s, d, parent, flow, sub, order, penalty, row_key)
         price[root] = 0
         for k in range(nodes - 2, -1, -1):
@@ -336,16 +341,16 @@ def solve_range(cost, supply, demand, flow_out, supply_price, demand_price, iter
             if iterations[b] == limit:
                 converged[b] = False
                 break
-            _pivot(n, row, column, reduced, parent, flow, price, sub)
+            _pivot(n, row, column, reduced, parent, flow, price, sub, moved, below)
             iterations[b] += 1
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word
-        tolerance = nodes * 2.3e-16 * np.abs(cost[b]).max()
+        tolerance = nodes * 2.3e-16 * top
         while True:
             _exact_prices(cost[b], swap, n, root, parent, exact, stack, done)
             row, column = _violated(cost[b], swap, n, exact, tolerance)
             if row < 0 or iterations[b] >= limit:
                 break
-            _pivot(n, row, column, np.int64(0), parent, flow, price, sub)
+            _pivot(n, row, column, np.int64(0), parent, flow, price, sub, moved, below)
             iterations[b] += 1
         for x in range(nodes):
             if x != root:

@@ -24,7 +24,9 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int) -> Non
         run(0, batch)
         return
     bounds = [batch * i // workers for i in range(workers + 1)]
-    for done in [_pool(workers).submit(run, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]:
+    others = [_pool(workers - 1).submit(run, a, b) for a, b in zip(bounds[1:], bounds[2:], strict=False)]
+    run(0, bounds[1])  # this thread takes its share instead of waiting
+    for done in others:
         done.result()
 
 
