@@ -10,7 +10,7 @@ from fewshot_cli.errors import DataError
 
 SOLVERS = sorted(registry.entries("solvers"))
 # value, marginal: relative to the total mass; cv2.EMD works in float32
-TOLERANCE = {"network_simplex": (1e-11, 1e-11), "opencv": (2e-5, 1e-4), "pot": (1e-10, 1e-10)}
+TOLERANCE = {"highs": (1e-8, 1e-8), "network_simplex": (1e-11, 1e-11), "opencv": (2e-5, 1e-4), "pot": (1e-10, 1e-10)}
 
 
 @pytest.fixture(params=SOLVERS)
