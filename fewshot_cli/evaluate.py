@@ -76,7 +76,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     if run_dir is None:
         return None
     home = build.matching_device(head, device)
-    identity = {"data": split.sha256, "weights": weights.checkpoint.sha256,
+    identity = {"device": device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
                 "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")}}  # fmt: skip
     run = Run(run_dir, "eval", recipe, identity, resume)
     done = run.lines("episodes.jsonl")

@@ -9,7 +9,7 @@ from typing import Any
 
 import fewshot_cli
 from fewshot_cli.errors import DataError
-from fewshot_cli.files import explain, guarded, write_json
+from fewshot_cli.files import explain, guarded, write_json, write_text
 from fewshot_cli.recipe import fingerprint
 from fewshot_cli.schema import Recipe
 
@@ -76,17 +76,14 @@ class Run:
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append records to a JSONL file. Raises `DataError` when the disk refuses."""
-        text = "".join(json.dumps(r, separators=(",", ":"), allow_nan=False) + "\n" for r in records)
+        text = "".join(map(_line, records))
         with guarded(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
 
     def truncate(self, name: str, count: int) -> None:
         """Keep the first `count` records of a JSONL file."""
-        records = self.lines(name)[:count]
         if (self.path / name).exists():
-            with guarded(self.path / name):
-                (self.path / name).unlink()
-            self.append(name, records)
+            write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary; a run is complete when it is there."""
@@ -96,6 +93,10 @@ class Run:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run."""
         return _read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:

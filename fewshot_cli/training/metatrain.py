@@ -51,7 +51,7 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: t
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     drop = ("pretrain", "eval", "weights")
     run = Run(run_dir, "metatrain", recipe, {
-        "data": store.index["sha256"], "start": start.checkpoint.sha256,
+        "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
     images, sizes = data.decode(split, recipe, device)
 

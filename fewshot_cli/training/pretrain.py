@@ -41,7 +41,7 @@ def pretrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: to
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
     classifier = registry.part("classifiers", spec.classifier.name)(
         spec.classifier.options, channels=backbone.channels, classes=len(split.classes)).to(device)  # fmt: skip
-    run = Run(run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"]), resume)
+    run = Run(run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
     images, sizes = data.decode(split, recipe, device)
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
@@ -61,7 +61,11 @@ def pretrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: to
     )  # fmt: skip
 
 
-def identity(recipe: Recipe, data_sha: str) -> dict[str, Any]:
+def identity(recipe: Recipe, data_sha: str, device: torch.device) -> dict[str, Any]:
     """What decides the result of pre-training."""
     drop = ("metatrain", "eval", "weights")
-    return {"data": data_sha, "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}
+    return {
+        "device": device.type,
+        "data": data_sha,
+        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
+    }
