@@ -37,11 +37,12 @@ class NetworkSimplex(Solver):
             print("compiling the network simplex, once for this machine …", file=sys.stderr, flush=True)
         c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))
         flow, u, v = np.zeros_like(c), np.empty_like(s), np.empty_like(d)
-        bits = c.view(np.int32 if c.itemsize == 4 else np.int64)
         iterations, converged = np.zeros(batch, np.int64), np.ones(batch, bool)
+        words = (n + m + 63) // 64
+        marker = (0,) if words == 1 else np.empty(words, np.int8)  # see network_simplex_tree
 
         def run(start: int, stop: int) -> None:
-            solve_range(c, bits, s, d, flow, u, v, iterations, converged, start, stop)
+            solve_range(marker, c, s, d, flow, u, v, iterations, converged, start, stop)
 
         over_batch(run, batch, self.options.workers)
         return Plan(*(torch.from_numpy(x) for x in (flow, u, v, iterations, converged)))

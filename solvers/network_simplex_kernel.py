@@ -1,16 +1,17 @@
-"""The primal network simplex for one dense transport problem, compiled by Numba.
+"""The primal network simplex for dense transport problems, compiled by Numba.
 
 Exact arithmetic, so that termination needs no tolerance: costs become integers of 2^-38 of the largest, masses integers
-of 2^-44 of the total. Every mass is then perturbed by one part in `PERTURB` (each node but one ships one extra unit), which
+of 2^-48 of the total. Every mass is then perturbed by one part in `PERTURB` (each node but one ships one extra unit), which
 makes every basic flow positive: no degenerate pivot exists, so the objective falls with each one and no basis returns
 (Orden 1956; the strongly feasible trees of Cunningham 1976 are its combinatorial form). The perturbation is rounded
 away at the end.
 
-The start is the matrix-minimum rule on double-centred costs. A basis is a spanning tree kept as parent, flow on the
-arc to the parent, and the subtree of each node as a bit mask over all nodes.
+The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and falls
+back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift together.
 """
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import numba
@@ -18,15 +19,31 @@ import numpy as np
 from numba import njit
 from platformdirs import user_cache_path
 
-if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so it must be set before those below
-    numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / "numba")
+SOURCES = [
+    Path(__file__).with_name(f"{name}.py") for name in ("simd", "network_simplex_tree", "network_simplex_kernel")
+]
+if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so it must be set before any is
+    # Numba notices changes of a function's own file only, hence a folder for every state of all three
+    state = sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+    numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / f"numba-{state}")
 
-COST_BITS, MASS_BITS, INDEX_BITS, PERTURB_BITS = 38, 48, 11, 12
-MAX_NODES = 1 << INDEX_BITS  # of one side; n + m stays below 2^PERTURB_BITS
-BLOCK = 32  # rows priced together
-FAR = np.int64(1 << 62)
-MASK32, MASK64 = np.int32(0x7FFFFFFF), np.int64(0x7FFFFFFFFFFFFFFF)  # all but the sign
-GONE = np.int64(1 << 49)  # added to the cost of a crossed-out column
+from fewshot_cli.solvers import simd  # noqa: E402
+from fewshot_cli.solvers.network_simplex_tree import (  # noqa: E402
+    BIG,
+    INDEX_BITS,
+    exact_prices,
+    first_prices,
+    pivot,
+    start,
+)
+
+COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12
+MAX_NODES = 1 << INDEX_BITS  # n + m stays below it and below 2^PERTURB_BITS
+ROW_BITS = np.int64(5)
+BLOCK = 32  # rows priced together, told apart by ROW_BITS
+NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
+ALL = ~np.uint64(0)
 
 
 def compiled_before() -> bool:
@@ -36,17 +53,16 @@ def compiled_before() -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _magnitude(bits):
-    """A power of two above the largest |value| of floats given as their bits; 0 when all are zero.
-
-    On integers a maximum runs along the SIMD lanes, which it does not on floats.
-    """
-    top = bits[0, 0] & 0
-    for i in range(bits.shape[0]):
-        for j in range(bits.shape[1]):
-            top = max(top, bits[i, j] & MASK64 if bits.itemsize == 8 else bits[i, j] & MASK32)
-    exponent = (top >> 52) - 1022 if bits.itemsize == 8 else (top >> 23) - 126
-    return 2.0**exponent if top else 0.0
+def _magnitude(source, base, count):
+    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero."""
+    top, positive = simd.splat(np.int64(0)), simd.splat(np.int64(0x7FFFFFFFFFFFFFFF))
+    for t in range(0, count, 8):
+        bits = simd.both(simd.as_bits(simd.load_wide(source, base + t)), positive)
+        if t + 8 > count:
+            bits = simd.where(ALL << np.uint64(count - t), np.int64(0), bits)
+        top = simd.smax(top, bits)
+    largest = simd.highest(top)
+    return 2.0 ** ((largest >> 52) - 1022) if largest else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -90,277 +106,218 @@ def _take(masses, gap, total, top):
 
 
 @njit(cache=True, nogil=True)
-def _integers(cost, scale, swap, c, keyed, row_mean, column_mean):
-    """Double-centred integer costs: c [n,m], and keyed [n,m] = c·2^INDEX_BITS + row; `swap` reads cost transposed."""
-    n, m = c.shape
+def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean):
+    """Double-centred integer costs c [n·stride], and near_c: their top bits, each with its row's number in the block.
+
+    Returns how many low bits near_c leaves out. row_mean and column_mean are scratch.
+    """
+    last, pad = (m - 1) & ~7, ALL << np.uint64(((m - 1) & 7) + 1)
+    for t in range(0, stride, 8):
+        simd.store(column_mean, t, simd.splat(np.int64(0)))
+    factor = simd.splat(scale)
     for i in range(n):
-        total = np.int64(0)
-        for j in range(m):
-            c[i, j] = np.int64(np.rint((cost[j, i] if swap else cost[i, j]) * scale))
-            total += c[i, j]
-        row_mean[i] = total // m
-    for j in range(m):
-        column_mean[j] = 0
-    for i in range(n):
-        for j in range(m):
-            c[i, j] -= row_mean[i]
-            column_mean[j] += c[i, j]
+        sums = simd.splat(np.int64(0))
+        for t in range(0, m, 8):
+            x = simd.rounded(simd.mul(simd.load_wide(source, base + i * m + t), factor))
+            if t == last:
+                x = simd.where(pad, np.int64(0), x)
+            sums = simd.add(sums, x)
+            simd.store(c, i * stride + t, x)
+            simd.store(column_mean, t, simd.add(simd.load(column_mean, t), x))
+        row_mean[i] = simd.total(sums) // m
+    grand = np.int64(0)
     for j in range(m):
         column_mean[j] //= n
+        grand += column_mean[j]
+    grand //= m
+    seen = simd.splat(np.int64(0))
     for i in range(n):
-        for j in range(m):
-            c[i, j] -= column_mean[j]
-            keyed[i, j] = (c[i, j] << INDEX_BITS) | i
-
-
-@njit(cache=True, nogil=True)
-def _row_minimum(row, penalty, row_key, i):
-    """Smallest cost of a row over the columns still there, with its column, packed as cost·2^INDEX_BITS + column."""
-    low = FAR
-    for j in range(len(row)):
-        low = min(low, ((row[j] + penalty[j]) << INDEX_BITS) | j)
-    row_key[i] = low
-
-
-@njit(cache=True, nogil=True)
-def _start(c, s, d, parent, flow, sub, order, penalty, row_key):
-    """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
-
-    Fills parent, flow, sub and the order in which nodes were crossed out; returns the root, the node never crossed out.
-    """
-    n, m = c.shape
-    one = np.uint64(1)
-    for x in range(n + m):
-        for w in range(sub.shape[1]):
-            sub[x, w] = 0
-        sub[x, x >> 6] = one << np.uint64(x & 63)
-    for j in range(m):
-        penalty[j] = 0
+        mean = simd.splat(row_mean[i] - grand)
+        for t in range(0, m, 8):
+            x = simd.sub(simd.sub(simd.load(c, i * stride + t), mean), simd.load(column_mean, t))
+            if t == last:
+                x = simd.where(pad, np.int64(0), x)
+            seen = simd.either(seen, simd.magnitude(x))
+            simd.store(c, i * stride + t, x)
+    top, drop = simd.union(seen), np.int64(0)
+    while (top >> drop) >> NEAR_BITS:
+        drop += 1
     for i in range(n):
-        _row_minimum(c[i], penalty, row_key, i)
-    rows, columns, root = n, m, 0
-    for step in range(n + m - 1):
-        while True:  # a cached minimum is a lower bound: it holds while its column is there
-            i = 0
-            for k in range(1, n):
-                if row_key[k] < row_key[i]:
-                    i = k
-            j = row_key[i] & (MAX_NODES - 1)
-            if penalty[j] == 0:
-                break
-            _row_minimum(c[i], penalty, row_key, i)
-        take = min(s[i], d[j])
-        s[i] -= take
-        d[j] -= take
-        if columns == 1 or (s[i] == 0 and rows > 1):
-            out, root = i, n + j
-            row_key[i] = FAR
-            rows -= 1
-        else:
-            out, root = n + j, i
-            penalty[j] = GONE
-            columns -= 1
-        parent[out], flow[out], order[step] = root, take, out
-        for w in range(sub.shape[1]):
-            sub[root, w] |= sub[out, w]
-    parent[root] = -1
-    return root
+        number = simd.splat(np.int64(i & (BLOCK - 1)))
+        for t in range(0, m, 8):
+            x = simd.load(c, i * stride + t)
+            near = simd.either(simd.shifted(x, drop, ROW_BITS), number)
+            if t == last:
+                near = simd.where(pad, np.int64(BIG), near)
+                simd.store(c, i * stride + t, simd.where(pad, PAD, x))
+            simd.store(near_c, i * stride + t, near)
+    return drop
 
 
 @njit(cache=True, nogil=True)
-def _entering(keyed, price, first, best):
-    """The most negative reduced cost in the first block of rows, from row `first` on, that has one.
+def _entering(near_c, stride, n, price, drop, near_price, first):
+    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has one.
 
-    Returns (reduced cost, row, column, first row to look at next time); column −1 when the basis is optimal.
+    Returns (row, column, first row to look at next time); column −1 when there is none.
     """
-    n, m = keyed.shape
-    for _ in range((n + BLOCK - 1) // BLOCK):
+    high = simd.splat(np.int64(1) << (PRICE_BITS + drop))
+    low = simd.splat(-(np.int64(1) << (PRICE_BITS + drop)))
+    for y in range(0, len(price), 8):
+        clipped = simd.smax(simd.smin(simd.load(price, y), high), low)
+        simd.store(near_price, y, simd.shifted(clipped, drop, ROW_BITS))
+    seen = 0
+    while seen < n:
         stop = min(first + BLOCK, n)
-        for j in range(m):
-            best[j] = FAR
-        for i in range(first, stop):
-            shift = price[i] << INDEX_BITS
-            row = keyed[i]
-            for j in range(m):
-                best[j] = min(best[j], row[j] - shift)
-        for j in range(m):
-            best[j] -= price[n + j] << INDEX_BITS
-        low, column = np.int64(0), -1
-        for j in range(m):
-            if best[j] < low:
-                low, column = best[j], j
-        start, first = first, stop if stop < n else 0
+        least, column = np.int32(-3 << 5), -1  # less than that is negative in all bits, whatever was cut off
+        for t in range(0, stride, 16):
+            best = simd.splat(np.int32(2147483647))
+            for i in range(first, stop):
+                best = simd.smin(best, simd.sub(simd.load(near_c, i * stride + t), simd.splat(near_price[i])))
+            best = simd.add(best, simd.load(near_price, n + t))
+            here = simd.lowest(best)
+            if here < least:
+                least, column = here, t + simd.find(best, simd.splat(here))
+        row, seen = first + (least & (BLOCK - 1)), seen + stop - first
+        first = stop if stop < n else 0
         if column >= 0:
-            return low >> INDEX_BITS, low & (MAX_NODES - 1), column, start if n <= BLOCK else first
-    return np.int64(0), -1, -1, first
+            return row, column, first
+    return -1, -1, first
 
 
 @njit(cache=True, nogil=True)
-def _pivot(n, row, column, reduced, parent, flow, price, sub, moved, below):
-    """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices.
-
-    moved and below are scratch, one word of a mask each.
-    """
-    words, tail, head = sub.shape[1], row, n + column
-    word, bit = row >> 6, np.uint64(row & 63)
-    # flow falls on arcs whose child is a column above the entering arc's head, and a row above its tail
-    push, leave, inner, outer = FAR, -1, head, tail
-    apex = head
-    while (sub[apex, word] >> bit) & np.uint64(1) == 0:
-        if apex >= n and flow[apex] < push:
-            push, leave = flow[apex], apex
-        apex = parent[apex]
-    x = tail
-    while x != apex:
-        if x < n and flow[x] < push:
-            push, leave, inner, outer = flow[x], x, tail, head
-        x = parent[x]
-    columns_fall = inner == head
-    for w in range(words):
-        moved[w] = sub[leave, w]
-        below[w] = 0
-    # the subtree under the leaving arc leaves its old ancestors for those of the entering arc's other end
-    x = parent[leave]
-    while x != apex:
-        flow[x] += -push if (x >= n) == columns_fall else push
-        for w in range(words):
-            sub[x, w] &= ~moved[w]
-        x = parent[x]
-    x = outer
-    while x != apex:
-        flow[x] += push if (x >= n) == columns_fall else -push
-        for w in range(words):
-            sub[x, w] |= moved[w]
-        x = parent[x]
-    # the path inner … leave turns round: a node keeps all of the subtree but what now hangs above it
-    above, on_arc, x = outer, push, inner
-    while True:
-        next_arc = flow[x] + (-push if (x >= n) == columns_fall else push)
-        next_x = parent[x]
-        parent[x], flow[x] = above, on_arc
-        for w in range(words):
-            own = sub[x, w]
-            sub[x, w] = moved[w] & ~below[w]
-            below[w] = own
-        if x == leave:
+def _entering_exactly(c, stride, n, price, first):
+    """The same in all bits: the most negative reduced cost of the first `BLOCK` rows after one that has any."""
+    least, row, seen = np.int64(0), -1, 0
+    for k in range(n):
+        i = first + k if first + k < n else first + k - n
+        best, own = simd.splat(np.int64(0)), simd.splat(price[i])
+        for t in range(0, stride, 8):
+            reduced = simd.sub(simd.add(simd.load(c, i * stride + t), simd.load(price, n + t)), own)
+            best = simd.smin(best, reduced)
+        here = simd.lowest(best)
+        if here < least:
+            least, row = here, i
+        seen += row >= 0
+        if seen == BLOCK:
             break
-        above, on_arc, x = x, next_arc, next_x
-    # its prices shift, rows against columns, until the entering arc costs nothing
-    shift = -reduced if columns_fall else reduced
-    for w in range(words):
-        mask, base = moved[w], w << 6
-        for y in range(base, min(base + 64, n)):
-            price[y] += shift * np.int64((mask >> np.uint64(y - base)) & np.uint64(1))
-        for y in range(max(base, n), min(base + 64, len(price))):
-            price[y] -= shift * np.int64((mask >> np.uint64(y - base)) & np.uint64(1))
+    if row >= 0:
+        for t in range(0, stride, 8):
+            reduced = simd.sub(
+                simd.add(simd.load(c, row * stride + t), simd.load(price, n + t)), simd.splat(price[row])
+            )
+            lane = simd.find(reduced, simd.splat(least))
+            if lane < 8:
+                return row, t + lane
+    return -1, -1
 
 
 @njit(cache=True, nogil=True)
-def _exact_prices(cost, swap, n, root, parent, price, stack, done):
-    """Prices of the tree from the caller's own costs: every tree arc's reduced cost is zero, the root's price is."""
-    for x in range(len(price)):
-        done[x] = False
-    price[root], done[root] = 0.0, True
-    for y in range(len(price)):
-        x, top = y, 0
-        while not done[x]:
-            stack[top] = x
-            top += 1
-            x = parent[x]
-        while top > 0:
-            top -= 1
-            x = stack[top]
-            i, j = (x, parent[x] - n) if x < n else (parent[x], x - n)
-            price[x] = (cost[j, i] if swap else cost[i, j]) - price[parent[x]]
-            done[x] = True
-
-
-@njit(cache=True, nogil=True)
-def _violated(cost, swap, n, price, tolerance):
+def _violated(source, base, n, m, price, tolerance):
     """The cell whose reduced cost is furthest below −tolerance, as (row, column); (−1, −1) when there is none."""
-    first, second = (price[n:], price[:n]) if swap else (price[:n], price[n:])
-    bad = 0
-    for i in range(len(first)):
-        for j in range(len(second)):
-            bad += cost[i, j] - first[i] - second[j] < -tolerance
-    row, column = -1, -1
-    if bad:
-        low = -tolerance
-        for i in range(len(first)):
-            for j in range(len(second)):
-                if cost[i, j] - first[i] - second[j] < low:
-                    low, row, column = cost[i, j] - first[i] - second[j], i, j
-    return (column, row) if swap and row >= 0 else (row, column)
+    pad = ALL << np.uint64(((m - 1) & 7) + 1)
+    signs = simd.splat(np.int64(0))
+    for i in range(n):
+        own = simd.splat(price[i] - tolerance)
+        for t in range(0, m, 8):
+            cell = simd.load_wide(source, base + i * m + t)
+            bits = simd.as_bits(simd.sub(simd.add(cell, simd.load(price, n + t)), own))
+            if t + 8 >= m:
+                bits = simd.where(pad, np.int64(0), bits)
+            signs = simd.either(signs, bits)
+    row, column, low = -1, -1, -tolerance
+    if simd.union(signs) < 0:
+        for i in range(n):
+            for j in range(m):
+                reduced = source[base + i * m + j] - price[i] + price[n + j]
+                if reduced < low:
+                    low, row, column = reduced, i, j
+    return row, column
 
 
 @njit(cache=True, nogil=True)
-def solve_range(cost, bits, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
+def solve_range(marker, cost, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
-    bits is cost seen as integers; flow_out must be zero on entry. Inputs are finite, masses non-negative, totals equal up to rounding.
+    The length of marker is the number of 64-bit words for a set of n + m nodes. flow_out must be zero on entry. Inputs
+    are contiguous and finite, masses non-negative, totals equal up to rounding.
     """
-    rows, columns = cost.shape[1], cost.shape[2]
+    batch, rows, columns = cost.shape
     swap = rows > columns  # the longer side lies along the SIMD lanes
     n, m = (columns, rows) if swap else (rows, columns)
-    nodes = n + m
-    c, keyed = np.empty((n, m), np.int64), np.empty((n, m), np.int64)
-    row_mean, column_mean = np.empty(n, np.int64), np.empty(m, np.int64)
+    nodes, words, stride = n + m, len(marker), (m + 15) & ~15
+    given, own = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
+    c, near_c = np.full(n * stride, PAD, np.int64), np.full(n * stride, BIG, np.int32)
+    row_mean, column_mean = np.empty(n, np.int64), np.empty(stride, np.int64)
     s, d = np.empty(n, np.int64), np.empty(m, np.int64)
     parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    flow, price, exact = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.float64)
-    sub, done = np.empty((nodes, (nodes + 63) >> 6), np.uint64), np.empty(nodes, np.bool_)
-    moved, below = np.empty(sub.shape[1], np.uint64), np.empty(sub.shape[1], np.uint64)
-    best, penalty, row_key = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(n, np.int64)
+    up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    wide = max(64 * words, n + stride)
+    flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
+    near_price = np.zeros(wide + 8, np.int32)
+    sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
+    gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        total = 0.0
+        mass = 0.0
         for i in range(n):
-            total += left[i]
+            mass += left[i]
         iterations[b], converged[b] = 0, True
-        if total <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
+        if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b].min()
             for i in range(rows):
                 supply_price[b, i] = low
             for j in range(columns):
                 demand_price[b, j] = 0.0
             continue
-        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(total)), 1000.0)
+        source, base = given, b * n * m
+        if swap or b == batch - 1:  # transposed, or with room for the vectors that read past the end
+            source, base = own, 0
+            for i in range(n):
+                for j in range(m):
+                    own[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
+        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
         _masses(left, right, unit, s, d)
-        top = _magnitude(bits[b])
-        _integers(cost[b], 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0, swap, c, keyed, row_mean, column_mean)
-        root = _start(c, s, d, parent, flow, sub, order, penalty, row_key)
-        price[root] = 0
-        for k in range(nodes - 2, -1, -1):
-            x, p = order[k], parent[order[k]]
-            price[x] = (c[x, p - n] if x < n else c[p, x - n]) - price[p]
+        top = _magnitude(source, base, n * m)
+        scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
+        drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+        root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
+        first_prices(c, stride, n, parent, order, root, price)
         first, limit = 0, 1000 * nodes
         while True:
-            reduced, row, column, first = _entering(keyed, price, first, best)
-            if column < 0:
-                break
+            row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
+            reduced = np.int64(0)
+            if column >= 0:
+                reduced = c[row * stride + column] - price[row] + price[n + column]
+            if reduced >= 0:
+                row, column = _entering_exactly(c, stride, n, price, first)
+                if column < 0:
+                    break
+                reduced = c[row * stride + column] - price[row] + price[n + column]
             if iterations[b] == limit:
                 converged[b] = False
                 break
-            _pivot(n, row, column, reduced, parent, flow, price, sub, moved, below)
+            pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
             iterations[b] += 1
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word
         tolerance = nodes * 2.3e-16 * top
         while True:
-            _exact_prices(cost[b], swap, n, root, parent, exact, stack, done)
-            row, column = _violated(cost[b], swap, n, exact, tolerance)
+            exact_prices(source, base, m, n, root, parent, exact, stack, done)
+            row, column = _violated(source, base, n, m, exact, tolerance)
             if row < 0 or iterations[b] >= limit:
                 break
-            _pivot(n, row, column, np.int64(0), parent, flow, price, sub, moved, below)
+            pivot(marker, n, row, column, np.int64(0), parent, flow, price, sub, moved, up, down)
             iterations[b] += 1
+        ounce = 1.0 / unit
         for x in range(nodes):
             if x != root:
-                i, j = (x, parent[x] - n) if x < n else (parent[x], x - n)
-                amount = ((flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS) / unit
+                is_row = x < n
+                i, j = x if is_row else parent[x], (parent[x] if is_row else x) - n
+                amount = ((flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS) * ounce
                 if swap:
                     flow_out[b, j, i] = amount
                 else:
                     flow_out[b, i, j] = amount
         for i in range(rows):
-            supply_price[b, i] = exact[n + i] if swap else exact[i]
+            supply_price[b, i] = -exact[n + i] if swap else exact[i]
         for j in range(columns):
-            demand_price[b, j] = exact[j] if swap else exact[n + j]
+            demand_price[b, j] = exact[j] if swap else -exact[n + j]
