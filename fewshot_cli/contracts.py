@@ -43,19 +43,24 @@ class Solver(ABC):
 
     `devices`: device types whose tensors it takes. `exact`: the flow is optimal up to rounding. `gradient`: `envelope`
     when `transport.value` differentiates from flow and prices, `autograd` when the flow itself carries the graph.
+    `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n where it is a power.
     """
 
     Options: ClassVar[type[Options]] = Options
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    devices: tuple[str, ...] = ("cpu",)
     exact: ClassVar[bool] = False
     gradient: ClassVar[Literal["envelope", "autograd"]] = "envelope"
+    complexity: ClassVar[tuple[str, float | None]] = ("", None)
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
 
     @abstractmethod
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
-        """Solve cost [B,n,m], supply [B,n], demand [B,m]; inputs are already checked and must not be modified."""
+        """Solve cost [B,n,m], supply [B,n], demand [B,m]; inputs are already checked and must not be modified.
+
+        A solver that is not made for a problem refuses it with a `DataError`.
+        """
 
     @classmethod
     def works(cls) -> str | None:

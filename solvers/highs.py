@@ -21,6 +21,7 @@ class Highs(Solver):
 
     Options = HighsOptions
     exact = True
+    complexity = ("O(2ⁿ) at worst for the dual simplex on n² variables", None)
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; float64 inside. Problems are scaled to unit mass and unit largest cost."""

@@ -1,21 +1,53 @@
 """The default solver: a batched network simplex of our own, exact, with dual prices."""
 
 import sys
+from typing import Literal
 
 import numpy as np
 import torch
+from fewshot_cli.solvers import network_simplex_cuda
 from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
+from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import DataError, RecipeError
+
+MAX_NODES = 2047  # of both sides together
+
+
+class NetworkSimplexOptions(ThreadedOptions):
+    """Options of `network_simplex`."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where problems given on a GPU are solved: there if CuPy is at hand, else on the CPU; on the CPU; "
+        "or there without an alternative", json_schema_extra={"speed": True})  # fmt: skip
 
 
 class NetworkSimplex(Solver):
-    """Batched primal network simplex, compiled for the CPU by Numba: exact optimum, flow and dual prices."""
+    """Batched primal network simplex, compiled for the CPU by Numba and for the GPU by NVRTC; flow and dual prices.
 
-    Options = ThreadedOptions
+    Both decide by the same integers, so the optimum is exact; the CPU rounds its prices in float64.
+    """
+
+    Options = NetworkSimplexOptions
+    devices = ("cpu", "cuda")
     exact = True
+    complexity = (
+        "O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for the pivots used here",
+        3,
+    )
+
+    def __init__(self, options: NetworkSimplexOptions | None = None) -> None:
+        super().__init__(options)
+        wish = self.options.device
+        reason = "" if wish == "cpu" else network_simplex_cuda.missing()
+        if wish == "cuda" and reason is not None:
+            raise RecipeError(f"solver network_simplex on cuda: {reason}")
+        if reason is not None:
+            self.devices = ("cpu",)
+            if wish == "auto" and torch.cuda.is_available():
+                print(f"note: network_simplex solves on the CPU: {reason}", file=sys.stderr, flush=True)
 
     @classmethod
     def works(cls) -> str | None:
@@ -27,12 +59,14 @@ class NetworkSimplex(Solver):
         return None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
-        """See `Solver.solve`; integer and float64 arithmetic inside. n + m is at most 2047."""
-        from fewshot_cli.solvers.network_simplex_kernel import MAX_NODES, compiled_before, solve_range
-
+        """See `Solver.solve`; integers and float64 inside. Raises `DataError` when n + m is above 2047."""
         batch, n, m = cost.shape
-        if n + m >= MAX_NODES:
-            raise DataError(f"{n}×{m} nodes are more than the {MAX_NODES - 1} network_simplex takes; use --solver pot")
+        if n + m > MAX_NODES:
+            raise DataError(f"{n}×{m} nodes are more than the {MAX_NODES} network_simplex takes; use --solver pot")
+        if cost.device.type == "cuda":
+            return network_simplex_cuda.solve(cost, supply, demand)
+        from fewshot_cli.solvers.network_simplex_kernel import compiled_before, solve_range
+
         if not solve_range.signatures and not compiled_before():
             print("compiling the network simplex, once for this machine …", file=sys.stderr, flush=True)
         c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))

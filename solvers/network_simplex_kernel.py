@@ -30,15 +30,13 @@ if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so 
 from fewshot_cli.solvers import simd  # noqa: E402
 from fewshot_cli.solvers.network_simplex_tree import (  # noqa: E402
     BIG,
-    INDEX_BITS,
     exact_prices,
     first_prices,
     pivot,
     start,
 )
 
-COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12
-MAX_NODES = 1 << INDEX_BITS  # n + m stays below it and below 2^PERTURB_BITS
+COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
 ROW_BITS = np.int64(5)
 BLOCK = 32  # rows priced together, told apart by ROW_BITS
 NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first

@@ -16,6 +16,7 @@ class OpenCV(Solver):
 
     Options = ThreadedOptions
     exact = True
+    complexity = ("O(n³) to O(n⁴) observed for the transportation simplex (Rubner 2000); exponential at worst", 3.5)
 
     @classmethod
     def works(cls) -> str | None:

@@ -22,6 +22,7 @@ class POT(Solver):
 
     Options = POTOptions
     exact = True
+    complexity = ("O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for LEMON's", 3)
 
     @classmethod
     def works(cls) -> str | None:

@@ -1,0 +1,135 @@
+"""qpth's batched interior point: the layer DeepEMD was published with, differentiated through its KKT conditions."""
+
+import sys
+import types
+from functools import cache
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fewshot_cli.contracts import Options, Plan, Solver
+
+
+class QPTHOptions(Options):
+    """Options of `qpth`."""
+
+    form: Literal["L2", "QP"] = Field(
+        "L2",
+        description="L2: min <c,x> + strength/2 |x|²; QP: min <c,x>²/2 + strength/2 |x|², with negative costs shifted to zero",
+    )
+    strength: float | None = Field(None, gt=0, description="the quadratic term; unset, 1e-6 for L2 and 1e-4 for QP as in "
+                                   "DeepEMD's code")  # fmt: skip
+    max_iterations: int = Field(20, ge=1, description="interior-point iterations")
+    tolerance: float = Field(1e-4, gt=0, description="error of the marginals, relative to the mass, beyond which a problem "
+                             "counts as not converged")  # fmt: skip
+    memory: float = Field(
+        2.0, gt=0, description="GB that one chunk of problems may take", json_schema_extra={"speed": True}
+    )
+
+
+class QPTH(Solver):
+    """DeepEMD's quadratic program in double precision by qpth (Amos and Kolter 2017): close to exact, slow, heavy.
+
+    Marginals are inequalities and the total mass is one equality, as DeepEMD's code poses it; totals are equal, so the
+    optimum is the same. The plan carries the KKT gradient. Chunks bound the memory; with several, the backward pass
+    solves each again instead of keeping its factors.
+    """
+
+    Options = QPTHOptions
+    devices = ("cpu", "cuda")
+    gradient = "autograd"
+    complexity = ("O(n⁶): dense factors of n² variables", 6)
+
+    @classmethod
+    def works(cls) -> str | None:
+        """Why it cannot run here, or None."""
+        try:
+            _layer()
+        except (ImportError, RuntimeError, OSError, AttributeError) as fault:
+            return f"qpth does not import ({fault}); pip install --no-deps qpth"
+        return None
+
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+        """See `Solver.solve`; float64 inside. Flows may be negative by the interior point's accuracy."""
+        batch, n, m = cost.shape
+        iterations = torch.zeros(batch, dtype=torch.int64, device=cost.device)
+        if not cost.numel():
+            return Plan(torch.zeros_like(cost), None, None, iterations, iterations == 0)
+        each = 8 * 7 * (n * m + n + m + 1) ** 2  # the factors of the KKT matrix and their copies
+        size = max(1, int(self.options.memory * 1e9 / each))
+        if cost.device.type == "cpu" and not _batched_factors_work():
+            size = 1
+        graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
+        parts = []
+        for chunk in zip(*(x.double().split(size) for x in (cost, supply, demand)), strict=True):
+            again = graph and size < batch
+            parts.append(checkpoint(self._plan, *chunk, use_reentrant=True) if again else self._plan(*chunk))
+        flow = torch.cat(parts)
+        mass = supply.detach().double().sum(1)
+        rows = (flow.detach().sum(2) - supply.detach()).abs().amax(1)
+        columns = (flow.detach().sum(1) - demand.detach()).abs().amax(1)
+        converged = torch.maximum(rows, columns) <= self.options.tolerance * mass  # false for NaN as well
+        return Plan(flow.to(cost.dtype), None, None, iterations, converged)
+
+    def _plan(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
+        batch, n, m = cost.shape
+        if min(n, m) == 1:  # one plan only, for which the interior point has no room
+            return supply[:, :, None] * demand[:, None, :] / supply.sum(1)[:, None, None] + 0 * cost
+        size = n * m
+        new = {"dtype": cost.dtype, "device": cost.device}
+        c, eye = cost.reshape(batch, size), torch.eye(size, **new)
+        rows = torch.eye(n, **new).repeat_interleave(m, 1)
+        columns = torch.eye(m, **new).repeat(1, n)
+        strength = self.options.strength or (1e-6 if self.options.form == "L2" else 1e-4)
+        if self.options.form == "L2":
+            quadratic, linear = strength * eye, c
+        else:
+            c = c - c.detach().amin(1, keepdim=True).clamp(max=0)  # the square of a negative total would be a maximum
+            quadratic, linear = c[:, :, None] * c[:, None, :] + strength * eye, torch.zeros_like(c)
+        limits = torch.cat([torch.zeros(batch, size, **new), supply, demand], 1)
+        total = torch.minimum(supply.sum(1), demand.sum(1))[:, None]
+        layer = _layer()(verbose=-1, maxIter=self.options.max_iterations, check_Q_spd=False)
+        try:
+            flow = layer(quadratic, linear, torch.cat([-eye, rows, columns]), limits, torch.ones(1, size, **new), total)
+        except (RuntimeError, TypeError, AttributeError):
+            flow = None
+        # qpth gives nothing when its first factorisation fails; that is told as not converged
+        return cost * torch.nan if flow is None else flow.reshape(batch, n, m)
+
+
+@cache
+def _layer():
+    """qpth's QPFunction. It imports cvxpy for a solver that is not used here; an empty module stands in if there is none."""
+    stand_in = "cvxpy" not in sys.modules and _absent("cvxpy")
+    if stand_in:
+        sys.modules["cvxpy"] = types.ModuleType("cvxpy")
+    try:
+        from qpth.qp import QPFunction
+    finally:
+        if stand_in:
+            del sys.modules["cvxpy"]
+    return QPFunction
+
+
+def _absent(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is None
+
+
+_TOLD = False
+
+
+def _batched_factors_work() -> bool:
+    """Whether this process's batched LU can be trusted: after `torch.set_num_threads` some builds return no pivots."""
+    global _TOLD
+    probe = torch.eye(256, dtype=torch.float64).expand(2, -1, -1).flip(2)
+    fine = bool((torch.linalg.lu_factor(probe)[1] > 0).all())
+    if not fine and not _TOLD:
+        _TOLD = True
+        print("note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
+              "set OMP_NUM_THREADS instead of torch.set_num_threads", file=sys.stderr, flush=True)  # fmt: skip
+    return fine
