@@ -2,67 +2,121 @@
 
     python benchmarks/solvers.py [--sizes 25x25,100x100,…] [--rounds 7] [--check 10000]
 
-Problems are cross-reference weights and centred cosine costs of 640-channel maps with class structure, 375 to an episode.
-One thread each (and two for network_simplex), rounds interleaved, medians compared. Prints a table and one JSON object.
+Cross-reference weights and centred cosine costs of 640-channel maps with class structure, 375 problems to an episode.
+Contenders take turns in every round, on one thread unless said, and medians are compared. Also measured: the gradient, an
+episode from features to logits, and batched Sinkhorn against POT's (and OTT's, where it is installed). Prints a table
+and one JSON object.
 """
 
 import argparse
 import json
 import statistics
+from contextlib import suppress
 from time import perf_counter
 
 import torch
 
 from fewshot_cli import build, registry, runs, transport
+from fewshot_cli.device import keep_freed_memory
+from fewshot_cli.problems import generated
 from fewshot_cli.recipe import default_part
 
 SIZES = "25x25,100x100,49x25,9x9,13x13,25x4,64x4"
 
 
-def problems(n: int, m: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """The problems of one five-way one-shot episode as the emd head poses them, n query and m class nodes."""
-    rng = torch.Generator().manual_seed(seed)
-    common, classes = torch.randn(1, 640, 1, 1, generator=rng), torch.randn(5, 640, 1, 1, generator=rng)
-
-    def maps(per_class: int, positions: int) -> torch.Tensor:
-        own = torch.randn(5, per_class, 640, 1, positions, generator=rng)
-        return (own + 0.5 * classes[:, None] + common).relu()
-
-    class Keep:
-        gradient = "envelope"
-
-        def solve(self, *problem):
-            self.problem = problem
-            return registry.part("solvers", "network_simplex")().solve(*problem)
-
-    head = build.head(default_part("heads", "emd"), 640, default_part("solvers", "network_simplex"))
-    head.solver = Keep()
-    head(maps(1, m)[None], maps(15, n).flatten(0, 1)[None])
-    cost, supply, demand = head.solver.problem
-    keep = 375 if n * m < 4000 else 60
-    return tuple(x[:keep].contiguous() for x in (cost, supply, demand))
-
-
-def solver(name: str, workers: int):
+def solver(name: str, workers: int | None = None, **options):
     cls = registry.part("solvers", name)
-    return cls(cls.Options(workers=workers))
+    return cls(cls.Options(**options, **({} if workers is None else {"workers": workers})))
+
+
+def in_turn(contenders: dict, rounds: int) -> dict[str, float]:
+    """Median seconds of each call; the first round is a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 1):
+        for name, call in contenders.items():
+            start = perf_counter()
+            call()
+            times[name].append(perf_counter() - start)
+    return {name: statistics.median(seen[1:]) for name, seen in times.items()}
 
 
 def speed(n: int, m: int, rounds: int) -> dict:
-    given = problems(n, m)
+    given = generated(n, m, 375 if n * m < 4000 else 60)
     contenders = {"cv2.EMD": solver("opencv", 1), "ot.emd": solver("pot", 1), "network_simplex": solver("network_simplex", 1),
                   "network_simplex, 2 threads": solver("network_simplex", 2)}  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, contender in contenders.items():
-            start = perf_counter()
-            contender.solve(*given)
-            times[name].append(perf_counter() - start)
-    rate = {name: len(given[0]) / statistics.median(seen[1:]) for name, seen in times.items()}  # the first is a warm-up
+    seconds = in_turn({name: lambda s=s: s.solve(*given) for name, s in contenders.items()}, rounds)
+    rate = {name: len(given[0]) / t for name, t in seconds.items()}
     return {"size": f"{n}x{m}", "problems_per_second": {k: round(v) for k, v in rate.items()},
             "one_thread_over_cv2": rate["network_simplex"] / rate["cv2.EMD"],
             "two_threads_over_cv2": rate["network_simplex, 2 threads"] / rate["cv2.EMD"],
             "one_thread_over_ot": rate["network_simplex"] / rate["ot.emd"]}  # fmt: skip
+
+
+def gradient(rounds: int) -> float:
+    """Forward plus full gradient over forward alone, 25×25, one thread."""
+    given, own = generated(25, 25), solver("network_simplex", 1)
+
+    def forward():
+        with torch.no_grad():
+            transport.value(own, *given)
+
+    def both():
+        leaves = [x.detach().requires_grad_() for x in given]
+        transport.value(own, *leaves).sum().backward()
+
+    seconds = in_turn({"forward": forward, "both": both}, 4 * rounds)
+    return seconds["both"] / seconds["forward"]
+
+
+def episode(rounds: int) -> dict[str, float]:
+    """Milliseconds of one 5-way 1-shot episode with 75 queries, 640 channels, 5×5 maps, from features to logits."""
+    rng = torch.Generator().manual_seed(0)
+    support, query = (torch.randn(1, *k, 640, 5, 5, generator=rng).relu() for k in ((5, 1), (75,)))
+    head = build.head(default_part("heads", "emd"), 640, default_part("solvers", "network_simplex"))
+    found = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        head.solver = solver("network_simplex", threads)
+        with torch.no_grad():
+            found[f"{threads} threads"] = 1e3 * in_turn({"": lambda: head(support, query)}, 8 * rounds)[""]
+    torch.set_num_threads(1)
+    return found
+
+
+def sinkhorn(rounds: int) -> list[dict]:
+    """Our batched Sinkhorn against others at the same regularisation and stopping rule, masses of one, 25×25."""
+    cost, supply, demand = generated(25, 25)
+    given = (cost, supply / supply.sum(1, keepdim=True), demand / demand.sum(1, keepdim=True))
+    rows = []
+    for epsilon in (0.1, 0.05, 0.01):
+        same = {"regularisation": epsilon, "tolerance": 1e-5, "max_iterations": 10_000}
+        own, pot = solver("sinkhorn", **same), solver("pot_sinkhorn", **same)
+        calls = {"sinkhorn": lambda own=own: own.solve(*given), "POT": lambda pot=pot: pot.solve(*given)}
+        with suppress(ImportError):
+            calls["OTT"] = _ott(given, epsilon)
+        seconds = in_turn(calls, rounds)
+        rows.append({"regularisation": epsilon, "milliseconds": {k: round(1e3 * v, 2) for k, v in seconds.items()},
+                     **{f"over_{k}": seconds[k] / seconds["sinkhorn"] for k in seconds if k != "sinkhorn"}})  # fmt: skip
+    return rows
+
+
+def _ott(given, epsilon):
+    """OTT's Sinkhorn under vmap and jit, stopping at the same error of the marginals (L1 in OTT: looser or equal)."""
+    import jax
+    from ott.geometry import geometry
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn as ott_sinkhorn
+
+    arrays = [jax.numpy.asarray(x.numpy()) for x in given]
+    own = ott_sinkhorn.Sinkhorn(threshold=1e-5, max_iterations=10_000, lse_mode=True)
+
+    @jax.jit
+    @jax.vmap
+    def run(cost, supply, demand):
+        problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=epsilon), a=supply, b=demand)
+        return own(problem).matrix
+
+    return lambda: run(*arrays).block_until_ready()
 
 
 def exactness(count: int) -> dict:
@@ -97,11 +151,15 @@ def main() -> None:
     parser.add_argument("--check", type=int, default=10_000)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every verb of fsl does
     rows = [speed(*map(int, size.split("x")), given.rounds) for size in given.sizes.split(",")]
     for row in rows:
         print(f"{row['size']:>8}  1 thread / cv2.EMD {row['one_thread_over_cv2']:5.1f}×  2 threads / cv2.EMD "
               f"{row['two_threads_over_cv2']:5.1f}×  1 thread / ot.emd {row['one_thread_over_ot']:5.1f}×")  # fmt: skip
-    print(json.dumps({"speed": rows, "exactness": exactness(given.check), "versions": runs.versions()}, indent=2))
+    result = {"speed": rows, "gradient_over_forward": gradient(given.rounds), "sinkhorn": sinkhorn(given.rounds),
+              "episode_milliseconds": episode(given.rounds), "exactness": exactness(given.check),
+              "versions": runs.versions()}  # fmt: skip
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

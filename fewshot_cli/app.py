@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.commands import catalog, compare, evaluate, finetune, prepare, recipes, train
+from fewshot_cli.commands import catalog, compare, doctor, evaluate, finetune, prepare, profile, recipes, train
 from fewshot_cli.console import say
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.version import __version__
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out.",
-    epilog="Exit codes: 0 fine, 1 an accuracy gate missed, 2 usage or recipe, 3 data or checkpoint, "
+    epilog="Exit codes: 0 fine, 1 a gate missed (accuracy, or a solver's contract), 2 usage or recipe, 3 data or checkpoint, "
     "4 a solver did not converge under --strict, 130 interrupted.",
 )
 
@@ -42,9 +42,11 @@ app.command("pretrain")(train.pretrain)
 app.command("metatrain")(train.metatrain)
 app.command("finetune-sfc")(finetune.finetune_sfc)
 app.command("eval")(evaluate.evaluate)
+app.command("profile")(profile.profile)
 app.command("compare")(compare.compare)
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show)
+app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipe")
 
 

@@ -7,7 +7,7 @@ class Exit(IntEnum):
     """The documented exit codes of `fsl`."""
 
     OK = 0
-    GATE = 1  # an accuracy gate was missed
+    GATE = 1  # an accuracy gate was missed, or a solver broke its contract
     USAGE = 2  # command line or recipe
     DATA = 3  # data, checkpoint or disk
     NOT_CONVERGED = 4  # a solver did not converge under --strict

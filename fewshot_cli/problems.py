@@ -47,33 +47,31 @@ def generated(n: int, m: int, batch: int = 375, seed: int = 0) -> Problems:
     return tuple(torch.cat(x)[:batch] for x in zip(*parts, strict=True))
 
 
-def from_features(features: Tensor, labels: Tensor, n: int, batch: int = 375, seed: int = 0) -> Problems:
-    """DeepEMD's problems on real features [N,d,h,w] with labels [N]: 5-way episodes of n×n nodes.
+def from_features(features: Tensor, labels: Tensor, n: int, m: int, batch: int = 375, seed: int = 0) -> Problems:
+    """DeepEMD's problems on real features [N,d,h,w] with labels [N]: 5-way episodes, n query and m class nodes.
 
-    A side's nodes are the first n positions of as many pictures of a class as that takes.
+    A side's nodes are the first positions of as many pictures of a class as that takes.
     """
     rng = torch.Generator().manual_seed(seed)
-    count, channels = features.shape[0], features.shape[1]
-    flat = features.float().flatten(2)
-    pictures = -(-n // flat.shape[2])
-    known, sizes = labels.unique(return_counts=True)
+    flat = features.cpu().float().flatten(2)
+    known = labels.unique()
     way = min(5, len(known))
 
-    def side(chosen: Tensor, sets: int) -> Tensor:
-        """[way·sets, d, 1, n]"""
-        rows = []
+    def side(chosen: Tensor, sets: int, nodes: int) -> Tensor:
+        """[way·sets, d, 1, nodes]"""
+        rows, pictures = [], -(-nodes // flat.shape[2])
         for c in chosen.tolist():
-            own = torch.arange(count)[labels == c]
+            own = torch.nonzero(labels == c).flatten()
             for _ in range(sets):
                 pick = own[torch.randint(len(own), (pictures,), generator=rng)]
-                rows.append(flat[pick].transpose(0, 1).reshape(channels, 1, -1)[..., :n])
+                rows.append(flat[pick].transpose(0, 1).reshape(flat.shape[1], 1, -1)[..., :nodes])
         return torch.stack(rows)
 
     parts, have = [], 0
     while have < batch:
         chosen = known[torch.randperm(len(known), generator=rng)[:way]]
         queries = min(15, -(-(batch - have) // way**2))
-        parts.append(posed(side(chosen, 1).unflatten(0, (1, way, 1)), side(chosen, queries)[None]))
+        parts.append(posed(side(chosen, 1, m).unflatten(0, (1, way, 1)), side(chosen, queries, n)[None]))
         have += queries * way * way
     return tuple(torch.cat(x)[:batch] for x in zip(*parts, strict=True))
 

@@ -27,9 +27,14 @@ def grid(header: list[str], rows: list[list[Any]]) -> str:
     table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console(file=io.StringIO(), width=max(80, 30 * len(header)), color_system=None)
+    console = Console(file=io.StringIO(), width=max(80, 40 * len(header)), color_system=None)
     console.print(table)
     return console.file.getvalue().strip("\n")
+
+
+def markdown(header: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def render(summary: dict[str, Any], form: Format) -> str:
@@ -44,7 +49,7 @@ def render(summary: dict[str, Any], form: Format) -> str:
         csv.writer(out, lineterminator="\n").writerows([header, row])
         return out.getvalue()
     if form is Format.md:
-        return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), row))
+        return markdown(header, [row])
     return "\n".join([grid(header, [row]), *_notes(summary)])
 
 

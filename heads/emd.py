@@ -57,10 +57,9 @@ def cross_reference(query: Tensor, proto: Tensor, floor: float) -> tuple[Tensor,
     query [E,q,n,d], proto [E,way,m,d] → supply [E,q,way,n] and demand [E,q,way,m].
     """
     n = query.shape[2]
-    to_class = query.flatten(1, 2) @ proto.mean(2).mT  # [E, q·n, way]
-    supply = to_class.reshape(*query.shape[:3], -1).mT
+    supply = _products(query, proto.mean(2))
     to_query = query.mean(2) @ proto.flatten(1, 2).mT  # [E, q, way·m]
-    demand = to_query.reshape(*to_query.shape[:2], *proto.shape[1:3])
+    demand = to_query.unflatten(2, proto.shape[1:3])
     return tuple(_to_total(F.relu(w) + floor, n) for w in (supply, demand))
 
 
@@ -72,12 +71,25 @@ def pairwise_cost(query: Tensor, proto: Tensor, norm: str) -> Tensor:
     """1 − cosine of every query node with every class node (eq. 4), [E,q,way,n,m]; `center` first removes each node's
     mean over channels.
     """
-    if norm == "center":
-        query, proto = query - query.mean(-1, keepdim=True), proto - proto.mean(-1, keepdim=True)
-    query, proto = F.normalize(query, dim=-1), F.normalize(proto, dim=-1)
-    # one product for all pairs of an episode: [E, q·n, way·m]
-    flat = torch.baddbmm(query.new_ones(()), query.flatten(1, 2), proto.flatten(1, 2).mT, alpha=-1)
-    return flat.reshape(*query.shape[:3], *proto.shape[1:3]).transpose(2, 3)
+    if norm == "center":  # with one side centred the product needs no centring of the other
+        proto = proto - proto.mean(-1, keepdim=True)
+        length = (query - query.mean(-1, keepdim=True)).square().sum(-1).sqrt()
+    else:
+        length = query.square().sum(-1).sqrt()
+    cosine = _products(query, F.normalize(proto, dim=-1).flatten(1, 2)) / length.clamp(min=1e-12)[:, :, None]
+    return (1 - cosine).unflatten(2, proto.shape[1:3]).mT
+
+
+def _products(query: Tensor, rows: Tensor) -> Tensor:
+    """rows [E,r,d] times every local feature of query [E,q,n,d] → [E,q,r,n].
+
+    On a CPU a convolution with kernels of one position takes half the time of a matrix product on maps as they lie in
+    memory; on a GPU it would be rounded to TF32.
+    """
+    maps = query.mT
+    if query.device.type != "cpu" or query.shape[1] * query.shape[2] < 512:
+        return torch.matmul(rows[:, None], maps)
+    return torch.stack([F.conv1d(one, r[:, :, None]) for one, r in zip(maps, rows, strict=True)])
 
 
 __all__ = ["EMD", "EMDOptions", "cross_reference", "emd_logits", "nodes", "pairwise_cost"]

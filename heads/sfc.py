@@ -38,7 +38,7 @@ class SFC(Head):
         start = nodes(support.mean(2))
         if shot == 1:  # the layer would only be fitted to the one picture it is: the paper's 1-shot model has no SFC
             return self.score(start, nodes(query))
-        pictures = nodes(support).transpose(1, 2).flatten(1, 2)  # [E, shot·way, n, d], classes alternating
+        pictures = nodes(support.transpose(1, 2).flatten(1, 2))  # [E, shot·way, n, d], classes alternating
         return self.score(self.learn(start, pictures, torch.arange(way).repeat(shot)), nodes(query))
 
     def score(self, layer: Tensor, query: Tensor) -> Tensor:

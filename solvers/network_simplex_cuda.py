@@ -11,6 +11,7 @@ from fewshot_cli.contracts import Plan
 SOURCE = Path(__file__).with_name("network_simplex.cu")
 WARP, LARGE = 32, 128  # lanes for up to 64 nodes, and for more
 PER_BLOCK = 4  # warps, each with a problem of its own
+REGISTERS = 80  # of a lane, so that enough warps are in flight to hide each other's waiting
 GROUPS = 4096  # problems in flight where their memory does not fit the chip
 
 
@@ -27,7 +28,7 @@ def memory(n: int, m: int) -> tuple[int, int]:
 
 def flags(wide: bool, group: int) -> tuple[str, ...]:
     """Compiler options for float64 (wide) or float32 costs and a group of so many lanes."""
-    return (f"-DCOST={'double' if wide else 'float'}", f"-DLANES={group}", "--std=c++17")
+    return (f"-DCOST={'double' if wide else 'float'}", f"-DLANES={group}", "--std=c++17", f"--maxrregcount={REGISTERS}")
 
 
 def missing() -> str | None:

@@ -21,7 +21,8 @@ def test_list_knows_every_part(fsl, kind, tmp_path):
     known = recipe.installed() if kind == "recipes" else registry.entries(kind)
     assert [row["name"] for row in rows] == list(known)
     if kind == "solvers":
-        assert all(row["works here"] == "yes" and row["package"] == "fewshot-cli" for row in rows)
+        assert all(row["package"] == "fewshot-cli" for row in rows)
+        assert all(row["works here"] == "yes" for row in rows if row["name"] != "qpth")  # its install is optional
     code, table, _ = fsl("list", kind, "--data-root", tmp_path)
     assert code == 0 and rows[0]["name"] in table
 
