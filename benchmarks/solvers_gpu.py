@@ -79,7 +79,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     device = torch.device(given.device)
-    sizes = [(4, 4), (6, 3)] if given.tiny else [(9, 9), (13, 13), (25, 25), (25, 4), (36, 36), (49, 25), (64, 64), (100, 100)]
+    sizes = (
+        [(4, 4), (6, 3)]
+        if given.tiny
+        else [(9, 9), (13, 13), (25, 25), (25, 4), (36, 36), (49, 25), (64, 64), (100, 100)]
+    )
     batches = [10] if given.tiny else [375, 10_000, 50_000]
     own = registry.part("solvers", "network_simplex")()
     kinds = {size: generated(*size, 10 if given.tiny else 375) for size in sizes}

@@ -28,7 +28,8 @@ class Plan:
     """What a solver returns for B transport problems.
 
     `flow` [B,n,m]; `supply_price` [B,n] and `demand_price` [B,m] are optimal dual prices, or None when the solver has
-    none; `iterations` [B] int64; `converged` [B] bool. All on the device of the cost.
+    none; `iterations` [B] int64; `converged` [B] bool; `basis` [B,n+m] int16, of a solver that can start from it, or None.
+    All on the device of the cost.
     """
 
     flow: Tensor
@@ -36,6 +37,7 @@ class Plan:
     demand_price: Tensor | None
     iterations: Tensor
     converged: Tensor
+    basis: Tensor | None = None
 
 
 class Solver(ABC):
@@ -43,6 +45,7 @@ class Solver(ABC):
 
     `devices`: device types whose tensors it takes. `exact`: the flow is optimal up to rounding. `gradient`: `envelope`
     when `transport.value` differentiates from flow and prices, `autograd` when the flow itself carries the graph.
+    `warm_start`: `solve` also takes `basis`, that of an earlier plan for nearly the same problems (see `transport.Basis`).
     `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n where it is a power.
     """
 
@@ -50,6 +53,7 @@ class Solver(ABC):
     devices: tuple[str, ...] = ("cpu",)
     exact: ClassVar[bool] = False
     gradient: ClassVar[Literal["envelope", "autograd"]] = "envelope"
+    warm_start: ClassVar[bool] = False
     complexity: ClassVar[tuple[str, float | None]] = ("", None)
 
     def __init__(self, options: Options | None = None) -> None:

@@ -5,95 +5,17 @@ All problems are float64, where not said otherwise. A solver may refuse what it 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from fewshot_cli import registry, transport
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Solver
 from fewshot_cli.errors import DataError
 from fewshot_cli.problems import FAMILIES, SHAPES, Problems, family
+from fewshot_cli.suite_case import EXACT, ORACLE_NOISE, Case, Failed, Tolerance, case, oracle, require, solved
 
-
-class Failed(AssertionError):
-    """A solver broke its contract."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass, `gradient`
-    relative to the largest component. `deterministic` means a problem's answer does not depend on its batch; problems
-    of more than `largest` cells would take it too long.
-    """
-
-    value: float
-    marginal: float
-    gradient: float
-    deterministic: bool = True
-    largest: int = 1 << 30
-
-
-EXACT, APPROXIMATE = Tolerance(1e-8, 1e-8, 1e-4), Tolerance(0.05, 1e-3, 0.05, False)
-TOLERANCES = {
-    "highs": Tolerance(1e-8, 1e-8, 1e-5),
-    "network_simplex": Tolerance(1e-11, 1e-11, 1e-6),
-    "opencv": Tolerance(2e-5, 1e-4, 0.05),
-    "pot": Tolerance(1e-10, 1e-10, 1e-6),
-    "pot_sinkhorn": Tolerance(0.02, 1e-4, 0.02, False),
-    "qpth": Tolerance(1e-4, 1e-5, 1e-2, False, largest=300),
-    "sinkhorn": Tolerance(0.02, 1e-4, 0.02, False),
-    "uniform": Tolerance(1e-11, 1e-11, 1e-6),
-}
-ORACLE_NOISE = 1e-8  # HiGHS stops at about this itself
-
-
-@dataclass(frozen=True)
-class Case:
-    """A solver with its tolerance."""
-
-    solver: Solver
-    tolerance: Tolerance
-
-    def value(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
-        """`transport.value` with this solver."""
-        return transport.value(self.solver, cost, supply, demand)
-
-    def near(self, given: Problems, factor: float = 1.0) -> Tensor:
-        """The value tolerance [B] in the units of the problems' values."""
-        return factor * self.tolerance.value * given[1].sum(1) * given[0].abs().amax((1, 2)).clamp(min=1e-5)
-
-
-def case(name: str, solver: Solver | None = None) -> Case:
-    """The registered solver `name`, or one of its kind with other options. Raises `RecipeError` when it cannot run."""
-    from fewshot_cli import build
-    from fewshot_cli.recipe import default_part
-
-    built = solver or build.solver(default_part("solvers", name))
-    return Case(built, TOLERANCES.get(name, EXACT if built.exact else APPROXIMATE))
-
-
-def require(fine: bool | Tensor, sentence: str) -> None:
-    """Raise `Failed` unless all is fine."""
-    if not bool(torch.as_tensor(fine).all()):
-        raise Failed(sentence)
-
-
-@cache
-def oracle(name: str, n: int, m: int, batch: int, seed: int = 0) -> Tensor:
-    """Optimal values [B] of a family, by HiGHS."""
-    return transport.value(registry.part("solvers", "highs")(), *family(name, n, m, batch, seed))
-
-
-def _solved(case: Case, given: Problems) -> Plan | None:
-    """The plan, or None when the solver refuses the problem or would take too long."""
-    if given[0][0].numel() > case.tolerance.largest:
-        return None
-    try:
-        return transport.solve(case.solver, *given)
-    except DataError:
-        return None
+__all__ = ["CHECKS", "EXACT", "Case", "Failed", "Tolerance", "case"]
 
 
 def optimal(case: Case) -> str | None:
@@ -102,7 +24,7 @@ def optimal(case: Case) -> str | None:
     for name in FAMILIES:
         for n, m in SHAPES:
             given = family(name, n, m, 2)
-            plan = _solved(case, given)
+            plan = solved(case, given)
             if plan is None:
                 continue
             answered += 1
@@ -128,7 +50,7 @@ def priced(case: Case) -> str | None:
     for name in FAMILIES:
         for n, m in SHAPES:
             cost, supply, demand = given = family(name, n, m, 2)
-            plan = _solved(case, given)
+            plan = solved(case, given)
             if plan is None or plan.supply_price is None:
                 continue
             answered += 1
@@ -148,7 +70,7 @@ def _samples(case: Case, *names: str) -> Iterator[tuple[str, Problems]]:
     """5 problems of 9×9 of each family that the solver answers; the default ones are random and with uniform weights."""
     for name in names or ("random", "uniform weights"):
         given = family(name, 9, 9, 5, seed=7)
-        if _solved(case, given) is not None:
+        if solved(case, given) is not None:
             yield name, given
 
 
@@ -244,7 +166,7 @@ def like_qpth(case: Case) -> str | None:
     if (reason := cls.works()) is not None:
         return reason
     given = family("random", 5, 6, 4, seed=11)
-    if _solved(case, given) is None:
+    if solved(case, given) is None:
         return "refuses these problems"
     raw = [x.clone().requires_grad_() for x in given]
 
@@ -313,7 +235,39 @@ def parallel(case: Case) -> str | None:
     return None
 
 
+def restartable(case: Case) -> str | None:
+    """From the basis of an earlier solve, or from nonsense, the optimum is the same; from its own it takes no pivot."""
+    if not case.solver.warm_start:
+        return "has no warm start"
+    for name in ("random", "uniform weights", "exact zeros", "coarse grid"):
+        for n, m in ((9, 9), (40, 30), (3, 40)):
+            cost, supply, demand = given = family(name, n, m, 4, seed=13)
+            plan = transport.solve(case.solver, *given)
+            again = case.solver.solve(*given, basis=plan.basis)
+            require(again.iterations == 0, f"{name}, {n}×{m}: needs pivots from its own basis")
+            wave = 1 + 0.05 * torch.arange(n * m, dtype=cost.dtype).reshape(n, m).cos()
+            moved = (cost * wave, supply.flip(1).clone(), demand)
+            best = case.value(*moved)
+            for basis in (plan.basis, plan.basis.roll(1, 0), torch.full_like(plan.basis, -2), plan.basis.flip(1)):
+                found = (moved[0] * case.solver.solve(*moved, basis=basis).flow).sum((1, 2))
+                require(
+                    (found - best).abs() <= 2 * case.near(moved), f"{name}, {n}×{m}: a warm start changes the value"
+                )
+    return None
+
+
 CHECKS: dict[str, Callable[[Case], str | None]] = {
     check.__name__: check
-    for check in (optimal, priced, consistent, careful, differentiable, like_qpth, between, strict, parallel)
+    for check in (
+        optimal,
+        priced,
+        consistent,
+        careful,
+        differentiable,
+        like_qpth,
+        between,
+        strict,
+        parallel,
+        restartable,
+    )
 }

@@ -41,6 +41,16 @@ class Ledger:
         return counts.tolist()
 
 
+@dataclass
+class Basis:
+    """Where problems that are solved again and again start: `trees` [B,n+m] of their last solve, None at first.
+
+    The caller owns it and gives it to `value`, which replaces the trees. A solver without warm starts leaves it empty.
+    """
+
+    trees: Tensor | None = None
+
+
 _LEDGERS: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
 _TOLD: set[type] = set()
 
@@ -56,8 +66,10 @@ def ledger() -> Iterator[Ledger]:
         _LEDGERS.reset(token)
 
 
-def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
+def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Tensor:
     """Optimal value [B] of each problem, differentiable in cost [B,n,m], supply [B,n] and demand [B,m].
+
+    `basis` holds the trees of the last solve of the same B problems, slightly changed, and receives the new ones.
 
     Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
     to supply and demand (OpenCV's), which is said once on stderr.
@@ -65,13 +77,18 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor) -> Tenso
     check(cost, supply, demand)
     if solver.gradient == "autograd":
         return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))
-    return _Envelope.apply(cost, supply, demand, solver)
+    return _Envelope.apply(cost, supply, demand, solver, basis)
 
 
-def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Plan:
     """The solver's plan for checked problems, noted in every open ledger."""
     start = perf_counter()
-    plan = solver.solve(cost, supply, demand)
+    if basis is None or basis.trees is None or not solver.warm_start:
+        plan = solver.solve(cost, supply, demand)
+    else:
+        plan = solver.solve(cost, supply, demand, basis=basis.trees)
+    if basis is not None:
+        basis.trees = plan.basis
     spent = perf_counter() - start
     for book in _LEDGERS.get():
         book.converged.append(plan.converged)
@@ -110,8 +127,8 @@ class _Envelope(torch.autograd.Function):
     """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices."""
 
     @staticmethod
-    def forward(ctx, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver) -> Tensor:
-        plan = solve(solver, cost.detach(), supply.detach(), demand.detach())
+    def forward(ctx, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> Tensor:
+        plan = solve(solver, cost.detach(), supply.detach(), demand.detach(), basis)
         ctx.priced = plan.supply_price is not None
         if ctx.priced:
             shift = (plan.demand_price.mean(1, keepdim=True) - plan.supply_price.mean(1, keepdim=True)) / 2
@@ -130,4 +147,4 @@ class _Envelope(torch.autograd.Function):
         d_cost = grad[:, None, None] * flow if ctx.needs_input_grad[0] else None
         d_supply = grad[:, None] * prices[0] if ctx.priced and ctx.needs_input_grad[1] else None
         d_demand = grad[:, None] * prices[1] if ctx.priced and ctx.needs_input_grad[2] else None
-        return d_cost, d_supply, d_demand, None
+        return d_cost, d_supply, d_demand, None, None

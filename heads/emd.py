@@ -40,13 +40,14 @@ def nodes(maps: Tensor) -> Tensor:
     return maps.flatten(-2).mT
 
 
-def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: EMDOptions) -> Tensor:
+def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: EMDOptions,
+               basis: transport.Basis | None = None) -> Tensor:  # fmt: skip
     """Logits [E,q,way] of query nodes [E,q,n,d] against class nodes [E,way,m,d]; problems run over (E, q, way)."""
     episodes, q, n, _ = query.shape
     way, m = proto.shape[1], proto.shape[2]
     supply, demand = cross_reference(query, proto, options.floor)
     cost = pairwise_cost(query, proto, options.norm)
-    best = transport.value(solver, cost.reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m))
+    best = transport.value(solver, cost.reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m), basis)
     # Σ(1−c)x = mass − Σcx, and the mass of either side is n
     return options.temperature * (1 - best.reshape(episodes, q, way) / n)
 

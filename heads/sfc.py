@@ -7,7 +7,10 @@ from fewshot_cli.heads.emd import EMDOptions, emd_logits, nodes
 from pydantic import Field
 from torch import Tensor
 
+from fewshot_cli import transport
 from fewshot_cli.contracts import Head
+
+NO_TREE = -2
 
 
 class SFCOptions(EMDOptions):
@@ -41,9 +44,9 @@ class SFC(Head):
         pictures = nodes(support.transpose(1, 2).flatten(1, 2))  # [E, shot·way, n, d], classes alternating
         return self.score(self.learn(start, pictures, torch.arange(way).repeat(shot)), nodes(query))
 
-    def score(self, layer: Tensor, query: Tensor) -> Tensor:
+    def score(self, layer: Tensor, query: Tensor, basis: transport.Basis | None = None) -> Tensor:
         """Logits [E,q,way] of query nodes [E,q,n,d] under the layer [E,way,n,d]."""
-        return emd_logits(self.solver, query, layer, self.options)
+        return emd_logits(self.solver, query, layer, self.options, basis)
 
     def learn(self, start: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
         """The layer [E,way,n,d] learned from `start` on pictures [E,P,n,d] with labels [P].
@@ -53,16 +56,24 @@ class SFC(Head):
         o = self.options
         layer = start.detach().clone().requires_grad_()
         pictures, labels = pictures.detach(), labels.to(start.device)
+        trees = None  # of the last solve of every picture against every class, [E,P,way,n+m]
         optimizer = torch.optim.SGD([layer], lr=o.lr, momentum=o.momentum, dampening=o.momentum)
         for sweep in range(o.passes):
             order = _order(sweep, len(labels)).to(start.device)
             for pick in order.split(o.batch):
                 with torch.enable_grad():
-                    logits = self.score(layer, pictures[:, pick])
+                    basis = transport.Basis(None if trees is None else trees[:, pick].flatten(0, 2))
+                    logits = self.score(layer, pictures[:, pick], basis)
                     target = labels[pick].expand(len(layer), -1)
                     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
                 (layer.grad,) = torch.autograd.grad(loss, layer)
                 optimizer.step()
+                if basis.trees is not None:
+                    if trees is None:
+                        trees = basis.trees.new_full(
+                            (*pictures.shape[:2], layer.shape[1], basis.trees.shape[1]), NO_TREE
+                        )
+                    trees[:, pick] = basis.trees.unflatten(0, (len(layer), len(pick), -1))
         return layer.detach()
 
 

@@ -4,8 +4,8 @@
 // degenerate. What a CPU walks along the tree, lanes read off the sets: node x is on the cycle where its set holds one
 // end of the entering arc and not the other. Compiled by NVRTC with -DLANES=32 (a warp a problem, PER_BLOCK of them to a
 // block) or a larger LANES (a block a problem), and -DCOST=float or double.
-//
-// Lanes may read what another lane wrote only after fence(). Every lane leaves argmin and sum with the same answer.
+
+#include "lanes.cuh"
 
 typedef long long wide;
 typedef unsigned long long set;
@@ -20,81 +20,6 @@ typedef unsigned long long set;
 #define BIG (1 << 30)
 #define FAR (1LL << 62)
 #define COLUMN 2047    // low bits of a row's cached minimum
-
-#ifdef __CUDACC__
-#define GROUP static __device__ __forceinline__
-#if LANES == 32
-#define lane() ((int)(threadIdx.x & 31))
-GROUP void fence() { __syncwarp(); }
-
-template <class T> GROUP T reduce_min(T x) {
-    for (int step = 16; step; step >>= 1) {
-        T other = __shfl_xor_sync(~0u, x, step);
-        x = other < x ? other : x;
-    }
-    return x;
-}
-template <> __device__ __forceinline__ int reduce_min<int>(int x) {
-#if __CUDA_ARCH__ >= 800
-    return __reduce_min_sync(~0u, x);
-#else
-    for (int step = 16; step; step >>= 1) x = min(x, __shfl_xor_sync(~0u, x, step));
-    return x;
-#endif
-}
-template <class T> GROUP T argmin(T value, int &payload) {
-    T least = reduce_min(value);
-    payload = __shfl_sync(~0u, payload, __ffs(__ballot_sync(~0u, value == least)) - 1);
-    return least;
-}
-template <class T> GROUP T sum(T x) {
-    for (int step = 16; step; step >>= 1) x += __shfl_xor_sync(~0u, x, step);
-    return x;
-}
-#else
-#define lane() ((int)threadIdx.x)
-GROUP void fence() { __syncthreads(); }
-
-template <class T> GROUP T argmin(T value, int &payload) {
-    __shared__ T values[LANES / 32];
-    __shared__ int payloads[LANES / 32];
-    for (int step = 16; step; step >>= 1) {
-        T other = __shfl_xor_sync(~0u, value, step);
-        int carried = __shfl_xor_sync(~0u, payload, step);
-        if (other < value || (other == value && carried < payload)) value = other, payload = carried;
-    }
-    if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value, payloads[threadIdx.x / 32] = payload;
-    __syncthreads();
-    for (int w = 0; w < LANES / 32; w++)
-        if (values[w] < value || (values[w] == value && payloads[w] < payload)) value = values[w], payload = payloads[w];
-    __syncthreads();
-    return value;
-}
-template <class T> GROUP T sum(T x) {
-    __shared__ T parts[LANES / 32];
-    for (int step = 16; step; step >>= 1) x += __shfl_xor_sync(~0u, x, step);
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
-    __syncthreads();
-    x = 0;
-    for (int w = 0; w < LANES / 32; w++) x += parts[w];
-    __syncthreads();
-    return x;
-}
-#endif
-#else
-#include <cmath>
-#include <cstdlib>
-#define GROUP static inline
-#ifndef LANES  // one lane; a program that includes this file may define lane, sync, argmin and sum for several
-#define LANES 1
-#define lane() 0
-GROUP void fence() {}
-template <class T> GROUP T argmin(T value, int &) { return value; }
-template <class T> GROUP T sum(T x) { return x; }
-#endif
-#endif
-
-#define EACH(k, count) for (int k = lane(); k < (count); k += LANES)
 
 // One problem with n <= m; (i, j) of the caller's arrays is at i * row_step + j * column_step.
 struct Problem {

@@ -33,6 +33,7 @@ class NetworkSimplex(Solver):
     Options = NetworkSimplexOptions
     devices = ("cpu", "cuda")
     exact = True
+    warm_start = True
     complexity = (
         "O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for the pivots used here",
         3,
@@ -58,8 +59,11 @@ class NetworkSimplex(Solver):
             return f"Numba does not import ({fault}); pip install numba"
         return None
 
-    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
-        """See `Solver.solve`; integers and float64 inside. Raises `DataError` when n + m is above 2047."""
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor, basis: Tensor | None = None) -> Plan:
+        """See `Solver.solve`; integers and float64 inside. Raises `DataError` when n + m is above 2047.
+
+        basis [B,n+m] of an earlier plan is where each problem starts, as long as it ships the new masses; CPU only.
+        """
         batch, n, m = cost.shape
         if n + m > MAX_NODES:
             raise DataError(f"{n}×{m} nodes are more than the {MAX_NODES} network_simplex takes; use --solver pot")
@@ -71,12 +75,19 @@ class NetworkSimplex(Solver):
             print("compiling the network simplex, once for this machine …", file=sys.stderr, flush=True)
         c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))
         flow, u, v = np.zeros_like(c), np.empty_like(s), np.empty_like(d)
-        iterations, converged = np.zeros(batch, np.int64), np.ones(batch, bool)
+        trees, iterations, converged = (
+            np.empty((batch, n + m), np.int16),
+            np.zeros(batch, np.int64),
+            np.ones(batch, bool),
+        )
+        warm = np.empty((0, 0), np.int16) if basis is None else np.ascontiguousarray(basis.numpy())
+        if basis is not None and warm.shape != trees.shape:
+            raise ValueError(f"basis {warm.shape} does not go with cost {tuple(cost.shape)}")
         words = (n + m + 63) // 64
         marker = (0,) if words == 1 else np.empty(words, np.int8)  # see network_simplex_tree
 
         def run(start: int, stop: int) -> None:
-            solve_range(marker, c, s, d, flow, u, v, iterations, converged, start, stop)
+            solve_range(marker, c, s, d, warm, flow, u, v, trees, iterations, converged, start, stop)
 
         over_batch(run, batch, self.options.workers)
-        return Plan(*(torch.from_numpy(x) for x in (flow, u, v, iterations, converged)))
+        return Plan(*(torch.from_numpy(x) for x in (flow, u, v, iterations, converged, trees)))

@@ -28,7 +28,13 @@ def memory(n: int, m: int) -> tuple[int, int]:
 
 def flags(wide: bool, group: int) -> tuple[str, ...]:
     """Compiler options for float64 (wide) or float32 costs and a group of so many lanes."""
-    return (f"-DCOST={'double' if wide else 'float'}", f"-DLANES={group}", "--std=c++17", f"--maxrregcount={REGISTERS}")
+    return (
+        f"-DCOST={'double' if wide else 'float'}",
+        f"-DLANES={group}",
+        "--std=c++17",
+        f"--maxrregcount={REGISTERS}",
+        f"-I{SOURCE.parent}",
+    )
 
 
 def missing() -> str | None:

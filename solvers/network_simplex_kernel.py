@@ -33,6 +33,7 @@ from fewshot_cli.solvers.network_simplex_tree import (  # noqa: E402
     exact_prices,
     first_prices,
     pivot,
+    restart,
     start,
 )
 
@@ -233,11 +234,13 @@ def _violated(source, base, n, m, price, tolerance):
 
 
 @njit(cache=True, nogil=True)
-def solve_range(marker, cost, supply, demand, flow_out, supply_price, demand_price, iterations, converged, begin, end):
+def solve_range(
+    marker, cost, supply, demand, warm, flow_out, supply_price, demand_price, basis, iterations, converged, begin, end
+):
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
-    The length of marker is the number of 64-bit words for a set of n + m nodes. flow_out must be zero on entry. Inputs
-    are contiguous and finite, masses non-negative, totals equal up to rounding.
+    The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees
+    of earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and finite, masses non-negative, totals equal up to rounding.
     """
     batch, rows, columns = cost.shape
     swap = rows > columns  # the longer side lies along the SIMD lanes
@@ -266,6 +269,7 @@ def solve_range(marker, cost, supply, demand, flow_out, supply_price, demand_pri
                 supply_price[b, i] = low
             for j in range(columns):
                 demand_price[b, j] = 0.0
+            basis[b, :] = -2  # no tree
             continue
         source, base = given, b * n * m
         if swap or b == batch - 1:  # transposed, or with room for the vectors that read past the end
@@ -278,7 +282,11 @@ def solve_range(marker, cost, supply, demand, flow_out, supply_price, demand_pri
         top = _magnitude(source, base, n * m)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
         drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
-        root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
+        root = -1
+        if len(warm):
+            root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
+        if root < 0:
+            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
         first_prices(c, stride, n, parent, order, root, price)
         first, limit = 0, 1000 * nodes
         while True:
@@ -307,6 +315,7 @@ def solve_range(marker, cost, supply, demand, flow_out, supply_price, demand_pri
             iterations[b] += 1
         ounce = 1.0 / unit
         for x in range(nodes):
+            basis[b, x] = parent[x]
             if x != root:
                 is_row = x < n
                 i, j = x if is_row else parent[x], (parent[x] if is_row else x) - n

@@ -1,4 +1,4 @@
-"""The spanning tree of the network simplex: its greedy start, its pivots and its prices, compiled by Numba.
+"""The spanning tree of the network simplex: its start, greedy or warm, its pivots and its prices, compiled by Numba.
 
 Nodes are rows 0 … n−1 and columns n … n+m−1. Each node but the root has a parent and a positive integer flow on the arc
 between; `sub` holds the set of nodes below it, itself included, as `words` words of 64 bits. `words` is the length of
@@ -76,6 +76,54 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
             sub[root * words + w] |= sub[out * words + w]
     parent[root] = -1
     return root
+
+
+@njit(cache=True, nogil=True)
+def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
+    """Take the tree of an earlier solve; fills what `start` fills and returns its root, or −1 when the new masses do not fit.
+
+    basis [n+m] holds parents. Each node ships what its children leave of its mass, which must be more than nothing.
+    """
+    n, words, nodes = len(s), len(marker), len(s) + len(d)
+    root = -1
+    for x in range(nodes):
+        mass[x] = s[x] if x < n else d[x - n]
+        children[x] = 0
+    for x in range(nodes):
+        p = np.int64(basis[x])
+        if p == -1:
+            root = x
+        elif p < 0 or p >= nodes or (p < n) == (x < n):
+            return -1
+        else:
+            children[p] += 1
+        parent[x] = p
+    last = 0
+    for x in range(nodes):
+        for w in range(words):
+            sub[x * words + w] = 0
+        sub[x * words + (x >> 6)] = ONE << np.uint64(x & 63)
+        if children[x] == 0:
+            order[last] = x
+            last += 1
+    step = 0
+    while step < last:
+        x = order[step]
+        step += 1
+        p = parent[x]
+        if p < 0:
+            break
+        if mass[x] <= 0:
+            return -1
+        flow[x] = mass[x]
+        mass[p] -= mass[x]
+        for w in range(words):
+            sub[p * words + w] |= sub[x * words + w]
+        children[p] -= 1
+        if children[p] == 0:
+            order[last] = p
+            last += 1
+    return root if last == nodes else -1
 
 
 @njit(cache=True, nogil=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from fewshot_cli import build
+from fewshot_cli import build, transport
 from fewshot_cli.recipe import default_part
 
 
@@ -103,3 +103,20 @@ def test_sfc_learning_equals_a_plain_sgd_loop_and_lowers_the_support_loss():
     assert loss_of(layer, torch.arange(9)) < before
     want = emd_logits(head.solver, query.flatten(3).mT, layer.detach()[None], head.options)
     assert torch.allclose(head(support, query), want, atol=1e-4)
+
+
+def test_warm_starts_do_not_change_what_sfc_learns(monkeypatch):
+    from fewshot_cli.heads.sfc import nodes
+
+    rng = torch.Generator().manual_seed(4)
+    support = torch.randn(2, 3, 3, 16, 3, 3, generator=rng).relu()
+    head = build.head(default_part("heads", "sfc", passes=5, lr=1.0), 16, default_part("solvers", "network_simplex"))
+    layers = []
+    for warm in (True, False):
+        monkeypatch.setattr(type(head.solver), "warm_start", warm)
+        with transport.ledger() as book:
+            pictures = nodes(support.transpose(1, 2).flatten(1, 2))
+            layers.append(head.learn(nodes(support.mean(2)), pictures, torch.arange(3).repeat(3)))
+        layers.append(sum(int(x.sum()) for x in book.iterations))
+    (first, pivots_warm, second, pivots_cold) = layers
+    assert torch.allclose(first, second, atol=1e-5) and pivots_warm < pivots_cold

@@ -97,7 +97,8 @@ def test_a_missing_fence_is_seen(compiler, tmp_path):
     )
     assert broken.count("fence();") == source.count("fence();") - 2
     (tmp_path / "network_simplex.cu").write_text(broken)
-    (tmp_path / "lanes.cpp").write_text(Path(__file__).with_name("lanes.cpp").read_text())
+    for path in (Path(__file__).with_name("lanes.cpp"), cuda.SOURCE.with_name("lanes.cuh")):
+        (tmp_path / path.name).write_text(path.read_text())
     build = [
         compiler,
         "-std=c++20",

@@ -125,3 +125,33 @@ def test_uniform_refuses_what_it_is_not_made_for():
         transport.value(uniform, *family("random", 5, 5, 2))
     with pytest.raises(Exception, match="one to one"):
         transport.value(uniform, *family("uniform weights", 5, 6, 2))
+
+
+def test_suite_catches_a_warm_start_that_is_believed(monkeypatch):
+    cls = registry.part("solvers", "network_simplex")
+    solve = cls.solve
+    assert suite.restartable(suite.case("network_simplex")) is None
+
+    def trusting(self, cost, supply, demand, basis=None):
+        plan = solve(self, cost, supply, demand)
+        if basis is None:
+            return plan
+        flow = supply[:, :, None] * demand[:, None] / supply.sum(1)[:, None, None]
+        return plan_with(plan, flow=flow, iterations=0 * plan.iterations)
+
+    monkeypatch.setattr(cls, "solve", trusting)
+    with pytest.raises(suite.Failed, match="changes the value"):
+        suite.restartable(suite.case("network_simplex"))
+
+
+def test_value_keeps_the_basis_for_the_caller():
+    given, basis = family("random", 8, 8, 3), transport.Basis()
+    solver = registry.part("solvers", "network_simplex")()
+    with transport.ledger() as book:
+        values = [transport.value(solver, *given, basis) for _ in range(2)]
+    assert torch.equal(*values) and basis.trees.shape == (3, 16)
+    assert (book.iterations[0] > 0).all() and (book.iterations[1] == 0).all()
+    with pytest.raises(ValueError, match="basis"):
+        transport.value(solver, *family("random", 8, 7, 3), basis)
+    transport.value(registry.part("solvers", "pot")(), *given, basis)
+    assert basis.trees is None
