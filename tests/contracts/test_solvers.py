@@ -155,3 +155,20 @@ def test_value_keeps_the_basis_for_the_caller():
         transport.value(solver, *family("random", 8, 7, 3), basis)
     transport.value(registry.part("solvers", "pot")(), *given, basis)
     assert basis.trees is None
+
+
+@pytest.mark.parametrize("kind", ["random", "uniform weights", "zero or one", "masses over eight decades"])
+@pytest.mark.parametrize("size", [(441, 441), (100, 441), (1000, 1000), (2046, 1)])
+def test_large_problems_close_their_gap(kind, size):
+    cost, supply, demand = given = family(kind, *size, 1)
+    plan = registry.part("solvers", "network_simplex")().solve(*given)
+    near = 1e-11 * float(supply.sum() * cost.abs().max())
+    primal, dual = (cost * plan.flow).sum(), (plan.supply_price * supply).sum() + (plan.demand_price * demand).sum()
+    assert plan.converged.all() and abs(primal - dual) <= near
+    assert (plan.flow.sum(2) - supply).abs().max() <= 1e-11 * supply.sum()
+    assert (cost - plan.supply_price[:, :, None] - plan.demand_price[:, None]).min() >= -1e-11
+
+
+def test_too_many_nodes_are_a_sentence():
+    with pytest.raises(Exception, match="2047 network_simplex takes; use --solver pot"):
+        transport.value(registry.part("solvers", "network_simplex")(), *family("random", 2047, 1, 1))
