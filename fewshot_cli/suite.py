@@ -126,6 +126,10 @@ def careful(case: Case) -> str | None:
             require(
                 (value - first).abs() <= case.near(given) + 1e-5 * supply.sum(1), f"{name}: wrong value for {dtype}"
             )
+    nothing = [torch.ones(2, 4, 4), torch.zeros(2, 4), torch.zeros(2, 4)]
+    require(case.value(*nothing) == 0, "problems without mass do not cost zero")
+    half = [x.bfloat16() for x in family("uniform weights", 4, 4, 2)]
+    require(case.value(*half).dtype == torch.float32, "half precision is not valued in float32")
     empty = [torch.zeros(0, 4, 4), torch.zeros(0, 4), torch.zeros(0, 4)]
     require(case.value(*empty).shape == (0,), "an empty batch is not answered with an empty value")
     return None

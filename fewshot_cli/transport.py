@@ -69,11 +69,14 @@ def ledger() -> Iterator[Ledger]:
 def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Tensor:
     """Optimal value [B] of each problem, differentiable in cost [B,n,m], supply [B,n] and demand [B,m].
 
-    `basis` holds the trees of the last solve of the same B problems, slightly changed, and receives the new ones.
+    Half precision is solved, and valued, in float32. `basis` holds the trees of the last solve of the same B problems,
+    slightly changed, and receives the new ones.
 
     Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
     to supply and demand (OpenCV's), which is said once on stderr.
     """
+    if cost.dtype in (torch.float16, torch.bfloat16):  # no solver takes them, and prices need more than their digits
+        cost, supply, demand = cost.float(), supply.float(), demand.float()
     check(cost, supply, demand)
     if solver.gradient == "autograd":
         return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))

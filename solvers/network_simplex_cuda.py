@@ -12,7 +12,7 @@ SOURCE = Path(__file__).with_name("network_simplex.cu")
 WARP, LARGE = 32, 128  # lanes for up to 64 nodes, and for more
 PER_BLOCK = 4  # warps, each with a problem of its own
 REGISTERS = 80  # of a lane, so that enough warps are in flight to hide each other's waiting
-GROUPS = 4096  # problems in flight where their memory does not fit the chip
+GROUPS = 1024  # problems in flight where their memory does not fit the chip
 
 
 def lanes(n: int, m: int) -> int:

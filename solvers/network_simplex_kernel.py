@@ -242,7 +242,7 @@ def solve_range(
     The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees
     of earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and finite, masses non-negative, totals equal up to rounding.
     """
-    batch, rows, columns = cost.shape
+    rows, columns = cost.shape[1], cost.shape[2]
     swap = rows > columns  # the longer side lies along the SIMD lanes
     n, m = (columns, rows) if swap else (rows, columns)
     nodes, words, stride = n + m, len(marker), (m + 15) & ~15
@@ -252,7 +252,7 @@ def solve_range(
     s, d = np.empty(n, np.int64), np.empty(m, np.int64)
     parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    wide = max(64 * words, n + stride)
+    wide = (max(64 * words, n + stride) + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price = np.zeros(wide + 8, np.int32)
     sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
@@ -272,7 +272,7 @@ def solve_range(
             basis[b, :] = -2  # no tree
             continue
         source, base = given, b * n * m
-        if swap or b == batch - 1:  # transposed, or with room for the vectors that read past the end
+        if swap or base + n * m + 8 > len(given):  # transposed, or with room for the vectors that read past the end
             source, base = own, 0
             for i in range(n):
                 for j in range(m):

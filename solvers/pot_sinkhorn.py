@@ -47,11 +47,12 @@ class POTSinkhorn(Solver):
         if not cost.numel():
             return Plan(torch.zeros_like(cost), None, None, iterations, iterations == 0)
         mass = supply.sum(1, keepdim=True)
-        unit = torch.where(mass > 0, mass, 1)
-        s, d = supply / unit, demand / torch.where(mass > 0, demand.sum(1, keepdim=True), 1)
+        some = mass > 0  # problems without mass get any marginals, and no flow
+        s = torch.where(some, supply, 1) / torch.where(some, mass, supply.shape[1])
+        d = torch.where(some, demand, 1) / torch.where(some, demand.sum(1, keepdim=True), demand.shape[1])
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
         grad = {"unrolled": "autodiff", "last_step": "last_step"}[self.options.gradient] if graph else "detach"
         found = solve_batch(cost, self.options.regularisation, a=s, b=d, max_iter=self.options.max_iterations,
                             tol=self.options.tolerance, method="log_sinkhorn", reg_type="entropy", grad=grad)  # fmt: skip
         error = (found.plan.detach().sum(2) - s.detach()).norm(dim=1)
-        return Plan(found.plan * unit[:, :, None], None, None, iterations, error <= self.options.tolerance)
+        return Plan(found.plan * mass[:, :, None], None, None, iterations, error <= self.options.tolerance)

@@ -59,11 +59,13 @@ def _plan(cost: Tensor, u: Tensor, v: Tensor, epsilon: float) -> Tensor:
 
 def _rows(cost: Tensor, log_supply: Tensor, v: Tensor, epsilon: float) -> Tensor:
     """The u that gives every row its supply; −∞ where there is none."""
-    return epsilon * (log_supply - torch.logsumexp((v[:, None, :] - cost) / epsilon, 2))
+    u = epsilon * (log_supply - torch.logsumexp((v[:, None, :] - cost) / epsilon, 2))
+    return u.masked_fill(log_supply == -torch.inf, -torch.inf)
 
 
 def _columns(cost: Tensor, log_demand: Tensor, u: Tensor, epsilon: float) -> Tensor:
-    return epsilon * (log_demand - torch.logsumexp((u[:, :, None] - cost) / epsilon, 1))
+    v = epsilon * (log_demand - torch.logsumexp((u[:, :, None] - cost) / epsilon, 1))
+    return v.masked_fill(log_demand == -torch.inf, -torch.inf)
 
 
 def _schedule(cost: Tensor, options: SinkhornOptions) -> list[float]:
