@@ -14,6 +14,8 @@ import statistics
 from contextlib import suppress
 from time import perf_counter
 
+import fewshot_cli  # noqa: F401  # isort: skip - before torch, whose threads it keeps from spinning
+
 import torch
 
 from fewshot_cli import build, registry, runs, transport

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewshot_cli import registry, transport
 from fewshot_cli.contracts import Solver
 from fewshot_cli.device import home_of
+from fewshot_cli.errors import DataError
 from fewshot_cli.problems import Problems
 
 INPUTS = 3  # different batches that take turns, so that none is answered from a cache
@@ -95,19 +96,33 @@ def measure(solvers: dict[str, Solver], sizes: list[tuple[int, int]], make: Call
             entrants.append((record, entrant))
             records.append(record)
         for turn in range(settings.rounds):
-            for _, e in entrants:
-                chosen = e.inputs[turn % INPUTS]
-                if not e.forward or e.forward[-1] < SHORT:
-                    _forward(e.solver, e.inputs[(turn + 2) % INPUTS])
-                e.forward.append(_clock(e.device, lambda e=e, chosen=chosen: _forward(e.solver, chosen)))
-                if settings.backward:
-                    other = e.inputs[(turn + 1) % INPUTS]
-                    e.both.append(_clock(e.device, lambda e=e, other=other: _backward(e.solver, other)))
+            for record, e in entrants:
+                if "skipped" not in record:
+                    _round(record, e, turn, settings)
         best = _oracle(given[0])
         for record, e in entrants:
-            record |= _figures(e, settings, best)
-            last[e.name] = (n * m, record["seconds"])
+            if "skipped" not in record:
+                record |= _figures(e, best)
+                last[e.name] = (n * m, record["seconds"])
     return records
+
+
+def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -> None:
+    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and is said to be."""
+    chosen, other = e.inputs[turn % INPUTS], e.inputs[(turn + 1) % INPUTS]
+    try:
+        if not e.forward or e.forward[-1] < SHORT:
+            _forward(e.solver, e.inputs[(turn + 2) % INPUTS])
+        e.forward.append(_clock(e.device, lambda: _forward(e.solver, chosen)))
+    except Exception as fault:
+        record["skipped"] = str(fault) or type(fault).__name__
+        return
+    if settings.backward and "gradient_failed" not in record:
+        try:
+            e.both.append(_clock(e.device, lambda: _backward(e.solver, other)))
+        except Exception as fault:
+            record["gradient_failed"] = str(fault) or type(fault).__name__
+            e.both.clear()
 
 
 def _enter(name: str, solver: Solver, home: torch.device, given: list[Problems], settings: Settings,
@@ -126,8 +141,6 @@ def _enter(name: str, solver: Solver, home: torch.device, given: list[Problems],
         once = _clock(home, lambda: _forward(solver, inputs[0]))  # whole batches are cheaper: choose again
         batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(once / batch, 1e-9))))
         inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
-    if settings.backward:
-        _backward(solver, tuple(x[:1] for x in inputs[0]))
     return _Entrant(name, solver, home, inputs, [], [])
 
 
@@ -145,12 +158,16 @@ def _answer(solver: Solver, given: Problems) -> tuple[Tensor, ...]:
     return (value.detach(), *centred)
 
 
-def _figures(e: _Entrant, settings: Settings, best: tuple[Tensor, ...]) -> dict[str, Any]:
+def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
     batch = len(e.inputs[0][0])
     seconds = statistics.median(e.forward) / batch
     few = tuple(x[:COMPARED] for x in e.inputs[0])
     compared = len(few[0])
-    value, *grads = (None if x is None else x.cpu().double() for x in _answer(e.solver, few))
+    try:
+        value, *grads = (None if x is None else x.cpu().double() for x in _answer(e.solver, few))
+    except DataError:  # the gradient failed, which the record says
+        with torch.no_grad():
+            value, grads = transport.value(e.solver, *few).cpu().double(), [None] * 3
     wanted, *exact = best
     gap = ((value - wanted[:compared]) / wanted[:compared].abs().clamp(min=1e-12)).abs().max()
     errors = [None if g is None else float((g - x[:compared]).abs().max() / x.abs().max().clamp(min=1e-12))
@@ -171,7 +188,7 @@ def _figures(e: _Entrant, settings: Settings, best: tuple[Tensor, ...]) -> dict[
         "iterations": float(plan.iterations.double().mean()) or None,
         "not_converged": int((~plan.converged).sum()),
     }  # fmt: skip
-    if settings.backward:
+    if e.both:
         both = statistics.median(e.both) / batch
         figures |= {"seconds_with_gradient": both, "gradient_over_forward": both / seconds}
     return figures

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.errors import DataError
 
 
 class QPTHOptions(Options):
@@ -62,11 +62,8 @@ class QPTH(Solver):
         size = max(1, int(self.options.memory * 1e9 / each))
         if cost.device.type == "cpu" and not _batched_factors_work():
             size = 1
-        graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
-        parts = []
-        for chunk in zip(*(x.double().split(size) for x in (cost, supply, demand)), strict=True):
-            again = graph and size < batch
-            parts.append(checkpoint(self._plan, *chunk, use_reentrant=True) if again else self._plan(*chunk))
+        chunks = zip(*(x.double().split(size) for x in (cost, supply, demand)), strict=True)
+        parts = [_Chunk.apply(*chunk, self._plan, size >= batch) for chunk in chunks]
         flow = torch.cat(parts)
         mass = supply.detach().double().sum(1)
         rows = (flow.detach().sum(2) - supply.detach()).abs().amax(1)
@@ -98,6 +95,36 @@ class QPTH(Solver):
             flow = None
         # qpth gives nothing when its first factorisation fails; that is told as not converged
         return cost * torch.nan if flow is None else flow.reshape(batch, n, m)
+
+
+class _Chunk(torch.autograd.Function):
+    """The plan of one chunk; with `keep` the backward pass uses the factors of the forward pass, else it solves again."""
+
+    @staticmethod
+    def forward(ctx, cost, supply, demand, plan, keep):
+        ctx.plan, ctx.graph = plan, None
+        ctx.save_for_backward(cost, supply, demand)
+        if not (keep and any(ctx.needs_input_grad)):
+            return plan(cost, supply, demand)
+        ctx.graph = _graph(plan, cost, supply, demand)
+        return ctx.graph[1].detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        try:
+            leaves, flow = ctx.graph or _graph(ctx.plan, *ctx.saved_tensors)
+            return (*torch.autograd.grad(flow, leaves, grad), None, None)
+        except RuntimeError as fault:  # as its users know it: singular U
+            raise DataError(f"qpth found no gradient, its KKT matrix is singular ({str(fault).partition('. If')[0]}); "
+                            "use --solver network_simplex") from fault  # fmt: skip
+        finally:
+            ctx.graph = None
+
+
+def _graph(plan, *given: Tensor) -> tuple[list[Tensor], Tensor]:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in given]
+        return leaves, plan(*leaves)
 
 
 @cache

@@ -12,6 +12,7 @@ import torch
 
 from fewshot_cli import profile, registry, suite
 from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.errors import DataError
 from fewshot_cli.problems import from_features, generated
 
 CPU = torch.device("cpu")
@@ -37,6 +38,10 @@ class Refusing(Solver):
 
     def solve(self, cost, supply, demand):
         raise RuntimeError("not today")
+
+    @staticmethod
+    def fine(*problem):
+        return registry.part("solvers", "network_simplex")().solve(*problem)
 
 
 def test_profile_prints_every_figure_for_every_solver(fsl, tmp_path):
@@ -100,6 +105,21 @@ def test_a_slow_or_refusing_solver_does_not_stop_the_others():
     assert "raise --budget" in later["skipped"]  # 20 ms · (400/9)² is predicted
     if sys.platform == "linux" and slow["peak_bytes"] is not None:
         assert 39e6 < slow["peak_bytes"] < 80e6
+
+
+def test_a_gradient_that_fails_leaves_the_forward_figures():
+    class NoGradient(Slow):
+        gradient = "autograd"
+
+        def solve(self, cost, supply, demand):
+            if torch.is_grad_enabled():
+                raise DataError("singular")
+            return Refusing.fine(cost, supply, demand)
+
+    settings = profile.Settings(batch=5, rounds=2, budget=1)
+    (record,) = profile.measure({"none": NoGradient()}, [(3, 3)], generated, CPU, settings)
+    assert record["gradient_failed"] == "singular" and record["seconds"] > 0 and "seconds_with_gradient" not in record
+    assert record["relative_gap"] < 1e-5 and record["cost_gradient_error"] is None
 
 
 def test_exponent_and_its_error_are_those_of_least_squares():

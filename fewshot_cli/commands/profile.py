@@ -174,6 +174,8 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
     from fewshot_cli.report import grid, markdown
 
     draw = markdown if form is Form.md else grid
-    left_out = {f"{r['solver']} left out: {r['skipped']}": None for r in result["records"] if "skipped" in r}
+    left_out = dict.fromkeys(
+        [f"{r['solver']} left out: {r['skipped']}" for r in result["records"] if "skipped" in r]
+        + [f"{r['solver']} without gradient: {r['gradient_failed']}" for r in result["records"] if "gradient_failed" in r])  # fmt: skip
     return "\n\n".join([draw(*_rows(result)), draw(*_fit_rows(result)), *left_out, f"features: {result['features']}; medians of "
                         f"{result['rounds']} rounds, solvers in turn; an episode is 375 problems"])  # fmt: skip

@@ -172,3 +172,30 @@ def test_large_problems_close_their_gap(kind, size):
 def test_too_many_nodes_are_a_sentence():
     with pytest.raises(Exception, match="2047 network_simplex takes; use --solver pot"):
         transport.value(registry.part("solvers", "network_simplex")(), *family("random", 2047, 1, 1))
+
+
+def test_qpth_in_chunks_gives_the_gradient_of_one_chunk_and_a_singular_one_is_a_sentence(monkeypatch):
+    cls = registry.part("solvers", "qpth")
+    if (reason := cls.works()) is not None:
+        pytest.skip(reason)
+    raw = [x.requires_grad_() for x in family("random", 5, 6, 4, seed=11)]
+
+    def gradient(memory):
+        scaled = [raw[0], *(6 * x / x.sum(1, keepdim=True) for x in raw[1:])]
+        return torch.autograd.grad(transport.value(cls(cls.Options(memory=memory)), *scaled).sum(), raw)
+
+    for one, many in zip(gradient(2.0), gradient(1e-9), strict=True):
+        assert torch.allclose(one, many, rtol=1e-4, atol=1e-6)
+    value = transport.value(cls(), *raw).sum()
+    grad = torch.autograd.grad
+
+    def singular(outputs, *rest, **more):
+        if outputs is not value:
+            raise RuntimeError("torch.linalg.lu_factor: U[9,9] is zero. If you still want to")
+        return grad(outputs, *rest, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", singular)
+    with pytest.raises(
+        Exception, match=r"KKT matrix is singular \(torch.linalg.lu_factor: U\[9,9\] is zero\); use --solver"
+    ):
+        torch.autograd.grad(value, raw)
