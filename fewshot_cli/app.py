@@ -77,6 +77,11 @@ def main() -> None:
         say(f"fsl: out of memory ({fault}); lower --batch, image.size or the size of the split")
         _leave(Exit.DATA)
     except Exception as fault:
+        if not debug and ("allocate memory" in str(fault) or type(fault).__name__ == "OutOfMemoryError"):  # PyTorch's
+            say(
+                f"fsl: out of memory ({str(fault).partition(chr(10))[0]}); lower --batch, image.size or the size of the split"
+            )
+            _leave(Exit.DATA)
         show = getattr(fault, "show", None)  # a usage error of the command-line parser prints itself
         if debug or show is None:
             if debug:

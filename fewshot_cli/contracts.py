@@ -121,7 +121,7 @@ class DatasetBuilder(ABC):
 
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
     maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
-    neither and are built on first use; `has_boxes` says that pictures carry a bounding box; `sha256` is the hash of the
+    neither and are built on first use; `sha256` is the hash of the
     store made from the complete public data, where it is known: the report says whether it was reached.
     """
 
@@ -129,7 +129,6 @@ class DatasetBuilder(ABC):
     source: ClassVar[str] = ""
     urls: ClassVar[dict[str, tuple[str, str | None]]] = {}
     embedded: ClassVar[bool] = False
-    has_boxes: ClassVar[bool] = False
     licence: ClassVar[str] = ""
     sha256: ClassVar[str | None] = None
 

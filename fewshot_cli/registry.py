@@ -5,7 +5,6 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -64,9 +63,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean X?)` with the nearest known name, or the empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def built_in(value: str) -> object:
-    """Import `module:attribute` of this package (used by the lazily loaded commands)."""
-    module, _, attribute = value.partition(":")
-    return getattr(import_module(module), attribute)

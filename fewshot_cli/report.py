@@ -27,7 +27,14 @@ def grid(header: list[str], rows: list[list[Any]]) -> str:
     table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console(file=io.StringIO(), width=max(80, 40 * len(header)), color_system=None)
+    console = Console(
+        file=io.StringIO(),
+        width=max(80, 40 * len(header)),
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )  # names and paths are not markup
     console.print(table)
     return console.file.getvalue().strip("\n")
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 INTERVAL = "normal approximation over episodes, 1.96·s/√n"
-INTERVAL_PICTURES = "Wilson's score interval over pictures, its half-width"
+INTERVAL_PICTURES = "Wilson's score interval over pictures, the distance to its farther end"
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
@@ -21,7 +21,11 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
 
 
 def share_ci95(correct: int, count: int) -> tuple[float, float]:
-    """Per cent correct and the half-width of Wilson's 95 % interval, which holds for few pictures and near 100 %."""
+    """Per cent correct and the distance to the farther end of Wilson's 95 % interval, which is not centred on it.
+
+    It holds for few pictures and near 100 %.
+    """
     share, z2 = correct / count, 1.96**2
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    return 100 * share, 100 * half
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    return 100 * share, 100 * (half + abs(centre - share))

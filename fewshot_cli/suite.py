@@ -126,8 +126,13 @@ def careful(case: Case) -> str | None:
             require(
                 (value - first).abs() <= case.near(given) + 1e-5 * supply.sum(1), f"{name}: wrong value for {dtype}"
             )
-    nothing = [torch.ones(2, 4, 4), torch.zeros(2, 4), torch.zeros(2, 4)]
-    require(case.value(*nothing) == 0, "problems without mass do not cost zero")
+    for n in (4, 1):
+        nothing = [x.requires_grad_() for x in (torch.ones(2, n, n), torch.zeros(2, n), torch.zeros(2, n))]
+        value = case.value(*nothing)
+        (grad,) = torch.autograd.grad(value.sum(), nothing[0])
+        require(
+            (value == 0) & torch.isfinite(grad).all(), "problems without mass do not cost zero, or have no gradient"
+        )
     half = [x.bfloat16() for x in family("uniform weights", 4, 4, 2)]
     require(case.value(*half).dtype == torch.float32, "half precision is not valued in float32")
     empty = [torch.zeros(0, 4, 4), torch.zeros(0, 4), torch.zeros(0, 4)]
@@ -252,7 +257,13 @@ def restartable(case: Case) -> str | None:
             wave = 1 + 0.05 * torch.arange(n * m, dtype=cost.dtype).reshape(n, m).cos()
             moved = (cost * wave, supply.flip(1).clone(), demand)
             best = case.value(*moved)
-            for basis in (plan.basis, plan.basis.roll(1, 0), torch.full_like(plan.basis, -2), plan.basis.flip(1)):
+            for basis in (
+                plan.basis,
+                plan.basis.roll(1, 0),
+                torch.full_like(plan.basis, -2),
+                torch.full_like(plan.basis, -1),
+                plan.basis.flip(1),
+            ):
                 found = (moved[0] * case.solver.solve(*moved, basis=basis).flow).sum((1, 2))
                 require(
                     (found - best).abs() <= 2 * case.near(moved), f"{name}, {n}×{m}: a warm start changes the value"

@@ -19,6 +19,7 @@ from fewshot_cli.console import say
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
 
+SMALLEST_TOTAL = 1e-250  # below it float64 has no room left for the units that masses are counted in
 TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave
 
 
@@ -75,7 +76,9 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
     to supply and demand (OpenCV's), which is said once on stderr.
     """
-    if cost.dtype in (torch.float16, torch.bfloat16):  # no solver takes them, and prices need more than their digits
+    if any(
+        x.dtype in (torch.float16, torch.bfloat16) for x in (cost, supply, demand)
+    ):  # no solver takes them, and prices need more than their digits
         cost, supply, demand = cost.float(), supply.float(), demand.float()
     check(cost, supply, demand)
     if solver.gradient == "autograd":
@@ -119,6 +122,8 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
                                 "check the weights and the features they give")  # fmt: skip
     if bool((supply.detach().amin() < 0) | (demand.detach().amin() < 0)):
         raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    if cost.dtype == torch.float64 and bool(((total_s > 0) & (total_s < SMALLEST_TOTAL)).any()):
+        raise DataError(f"a transport problem has a total mass below {SMALLEST_TOTAL:g}; scale its node weights up")
     unequal = (total_s - total_d).abs() > TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
     if unequal.any():
         i = int(unequal.nonzero()[0])

@@ -74,10 +74,10 @@ def pairwise_cost(query: Tensor, proto: Tensor, norm: str) -> Tensor:
     """
     if norm == "center":  # with one side centred the product needs no centring of the other
         proto = proto - proto.mean(-1, keepdim=True)
-        length = (query - query.mean(-1, keepdim=True)).square().sum(-1).sqrt()
+        squares = (query - query.mean(-1, keepdim=True)).square().sum(-1)
     else:
-        length = query.square().sum(-1).sqrt()
-    cosine = _products(query, F.normalize(proto, dim=-1).flatten(1, 2)) / length.clamp(min=1e-12)[:, :, None]
+        squares = query.square().sum(-1)
+    cosine = _products(query, F.normalize(proto, dim=-1).flatten(1, 2)) / squares.clamp(min=1e-24).sqrt()[:, :, None]
     return (1 - cosine).unflatten(2, proto.shape[1:3]).mT
 
 

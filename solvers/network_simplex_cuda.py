@@ -1,6 +1,7 @@
 """The GPU path of the network simplex: its CUDA source, compiled by NVRTC through CuPy and launched on torch's stream."""
 
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ SOURCE = Path(__file__).with_name("network_simplex.cu")
 WARP, LARGE = 32, 128  # lanes for up to 64 nodes, and for more
 PER_BLOCK = 4  # warps, each with a problem of its own
 REGISTERS = 80  # of a lane, so that enough warps are in flight to hide each other's waiting
+STATIC = 512  # bytes of shared memory that argmin and sum of a block may take themselves
 GROUPS = 1024  # problems in flight where their memory does not fit the chip
 
 
@@ -34,7 +36,14 @@ def flags(wide: bool, group: int) -> tuple[str, ...]:
         "--std=c++17",
         f"--maxrregcount={REGISTERS}",
         f"-I{SOURCE.parent}",
+        f"-DSTATE=0x{_state()}",
     )
+
+
+@cache
+def _state() -> str:
+    """A hash of all sources: CuPy's cache of compiled kernels does not look into included files."""
+    return sha256(SOURCE.read_bytes() + SOURCE.with_name("lanes.cuh").read_bytes()).hexdigest()[:8]
 
 
 def missing() -> str | None:
@@ -69,7 +78,8 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
     import numpy as np
 
     batch, n, m = cost.shape
-    given = [x.detach().to(cost.dtype).contiguous() for x in (cost, supply, demand)]
+    kind = torch.float64 if cost.dtype == torch.float64 else torch.float32
+    given = [x.detach().to(kind).contiguous() for x in (cost, supply, demand)]
     out = [torch.zeros_like(given[0]), torch.empty_like(given[1]), torch.empty_like(given[2])]
     iterations = torch.empty(batch, dtype=torch.int64, device=cost.device)
     converged = torch.empty(batch, dtype=torch.bool, device=cost.device)
@@ -77,14 +87,14 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         group = lanes(n, m)
         each = PER_BLOCK if group == WARP else 1
         tree, near = memory(n, m)
-        limit = cupy.cuda.Device(cost.device.index).attributes["MaxSharedMemoryPerBlockOptin"]
+        limit = cupy.cuda.Device(cost.device.index).attributes["MaxSharedMemoryPerBlockOptin"] - STATIC
         on_chip = (tree if tree * each <= limit else 0, near if (tree + near) * each <= limit else 0)
         slot = tree + near - sum(on_chip)
         blocks = -(-batch // each)
         if slot:
             blocks = min(blocks, GROUPS // each)
         workspace = torch.empty(max(1, slot * blocks * each), dtype=torch.uint8, device=cost.device)
-        kernel = _kernel(cost.dtype == torch.float64, group, cost.device.index)
+        kernel = _kernel(kind == torch.float64, group, cost.device.index)
         pointers = [np.uint64(x.data_ptr()) for x in (*given, *out, iterations, converged)]
         sizes = [np.int32(x) for x in (batch, n, m)]
         room = [np.uint64(workspace.data_ptr()), np.int64(slot), *(np.int32(x) for x in on_chip)]

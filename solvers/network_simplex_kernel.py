@@ -61,7 +61,7 @@ def _magnitude(source, base, count):
             bits = simd.where(ALL << np.uint64(count - t), np.int64(0), bits)
         top = simd.smax(top, bits)
     largest = simd.highest(top)
-    return 2.0 ** ((largest >> 52) - 1022) if largest else 0.0
+    return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
 
 
 @njit(cache=True, nogil=True)

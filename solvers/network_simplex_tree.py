@@ -92,6 +92,8 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
     for x in range(nodes):
         p = np.int64(basis[x])
         if p == -1:
+            if root >= 0:
+                return -1
             root = x
         elif p < 0 or p >= nodes or (p < n) == (x < n):
             return -1

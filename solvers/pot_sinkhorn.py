@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fewshot_cli.contracts import Options, Plan, Solver
 
+TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
+
 
 class POTSinkhornOptions(Options):
     """Options of `ot.batch.solve_batch`."""
@@ -50,6 +52,7 @@ class POTSinkhorn(Solver):
         some = mass > 0  # problems without mass get any marginals, and no flow
         s = torch.where(some, supply, 1) / torch.where(some, mass, supply.shape[1])
         d = torch.where(some, demand, 1) / torch.where(some, demand.sum(1, keepdim=True), demand.shape[1])
+        s, d = s.clamp(min=TINY), d.clamp(min=TINY)
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
         grad = {"unrolled": "autodiff", "last_step": "last_step"}[self.options.gradient] if graph else "detach"
         found = solve_batch(cost, self.options.regularisation, a=s, b=d, max_iter=self.options.max_iterations,

@@ -74,7 +74,7 @@ class QPTH(Solver):
     def _plan(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
         batch, n, m = cost.shape
         if min(n, m) == 1:  # one plan only, for which the interior point has no room
-            return supply[:, :, None] * demand[:, None, :] / supply.sum(1)[:, None, None] + 0 * cost
+            return supply[:, :, None] * demand[:, None, :] / supply.sum(1).clamp(min=1e-300)[:, None, None] + 0 * cost
         size = n * m
         new = {"dtype": cost.dtype, "device": cost.device}
         c, eye = cost.reshape(batch, size), torch.eye(size, **new)

@@ -71,7 +71,8 @@ def _columns(cost: Tensor, log_demand: Tensor, u: Tensor, epsilon: float) -> Ten
 def _schedule(cost: Tensor, options: SinkhornOptions) -> list[float]:
     """ε of each stage; the last is the one asked for."""
     stages, epsilon = [], float(cost.abs().amax()) if cost.numel() else 0.0
-    while options.scaling < 1 and epsilon > options.regularisation:
+    most = max(0, options.max_iterations - VISIT) // VISIT  # room for at least one look at the ε asked for
+    while options.scaling < 1 and epsilon > options.regularisation and len(stages) < most:
         stages.append(epsilon)
         epsilon *= options.scaling
     return [*stages, options.regularisation]
@@ -92,6 +93,7 @@ def _potentials(cost: Tensor, supply: Tensor, demand: Tensor, options: SinkhornO
             u = _rows(cost, log_s, v, stage)
             v = _columns(cost, log_d, u, stage)
     done = VISIT * len(stages)
+    iterations += done
     left = torch.arange(batch, device=cost.device)  # problems still at work
     c, s, d, f, g = cost, supply, demand, u, v
     last, fresh = None, True
@@ -154,12 +156,14 @@ def _log(scaling: Tensor) -> Tensor:
 def _unrolled(cost: Tensor, supply: Tensor, demand: Tensor, options: SinkhornOptions, iterations: int) -> Tensor:
     """The plan after so many iterations, all of them in the graph."""
     *stages, epsilon = _schedule(cost.detach(), options)
+    some = supply.detach().sum(1, keepdim=True) > 0  # problems without mass get any, and no flow
+    supply, demand = torch.where(some, supply, 1), torch.where(some, demand, 1)
     log_s, log_d = (torch.where(x > 0, x, 1).log().masked_fill(x == 0, -torch.inf) for x in (supply, demand))
     v = torch.zeros_like(demand)
     for stage in [x for x in stages for _ in range(VISIT)] + [epsilon] * (iterations - VISIT * len(stages)):
         u = _rows(cost, log_s, v, stage)
         v = _columns(cost, log_d, u, stage)
-    return _plan(cost, u, v, epsilon)
+    return torch.where(some[:, :, None], _plan(cost, u, v, epsilon), 0)
 
 
 class _Implicit(torch.autograd.Function):

@@ -751,4 +751,4 @@ def test_a_missed_gate_has_a_code_of_its_own(fsl, world, tmp_path, accuracy, cod
     (tmp_path / "gate.yaml").write_text(GOOD + f"expect: {{accuracy: {accuracy}, tolerance: 1, source: a test}}\n")
     got, out, err = fsl(*arguments(world, "--recipe", "gate.yaml", "--check"))
     assert got == code and "gate" in out and "Traceback" not in err
-    assert ("is outside 100" in err) == (code == Exit.GATE)
+    assert ("is below 100" in err) == (code == Exit.GATE)

@@ -133,3 +133,12 @@ def test_a_third_partys_part_is_found_through_its_entry_point(monkeypatch, tmp_p
             registry.part("solvers", "broken")
     finally:
         registry.entries.cache_clear()
+
+
+def test_tables_and_intervals_say_what_is():
+    from fewshot_cli.report import grid
+    from fewshot_cli.stats import share_ci95
+
+    assert "fewshot-cli[cuda] q[/x] :smile:" in grid(["a[b]"], [["fewshot-cli[cuda] q[/x] :smile:"]])
+    share, reach = share_ci95(19, 20)  # Wilson's interval is 76.4 … 99.1
+    assert share == 95 and abs(share - reach - 76.4) < 0.05

@@ -120,3 +120,13 @@ def test_warm_starts_do_not_change_what_sfc_learns(monkeypatch):
         layers.append(sum(int(x.sum()) for x in book.iterations))
     (first, pivots_warm, second, pivots_cold) = layers
     assert torch.allclose(first, second, atol=1e-5) and pivots_warm < pivots_cold
+
+
+@pytest.mark.parametrize("norm", ["center", "cosine"])
+def test_a_feature_of_length_zero_has_a_finite_gradient(norm):
+    support, query = episode(3)
+    query[0, 0, :, 0, 0] = 0
+    support, query = support.requires_grad_(), query.requires_grad_()
+    head = build.head(default_part("heads", "emd", norm=norm), 6, default_part("solvers", "network_simplex"))
+    grads = torch.autograd.grad(head(support, query).sum(), (support, query))
+    assert all(torch.isfinite(grad).all() for grad in grads)

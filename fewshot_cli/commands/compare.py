@@ -20,6 +20,10 @@ def compare(
     from fewshot_cli.stats import mean_ci95, paired
 
     a, b = (_episodes(path) for path in (first, second))
+    if len({_data(path) for path in (first, second)} - {None}) > 1:
+        raise DataError(
+            f"{first} and {second} were evaluated on different pictures; only the same episodes can be paired"
+        )
     shared = sorted(set(a) & set(b))
     if not shared:
         raise DataError(f"{first} and {second} have no episode in common")
@@ -33,6 +37,14 @@ def compare(
     emit(json.dumps({"episodes": len(shared), "first": {"accuracy": mean_a, "ci95": ci_a},
                      "second": {"accuracy": mean_b, "ci95": ci_b},
                      "difference": {"accuracy": difference, "ci95": ci95}}, indent=2))  # fmt: skip
+
+
+def _data(path: Path) -> str | None:
+    """Hash of the pictures a run was evaluated on, where its configuration says so."""
+    try:
+        return json.loads((path / "config.json").read_text("utf-8"))["identity"]["data"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _episodes(path: Path) -> dict[int, dict]:

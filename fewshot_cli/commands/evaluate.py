@@ -58,6 +58,10 @@ def evaluate(
     if check and loaded.expect is None:
         raise FslError(f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
                        f"(fsl recipe cp {loaded.name} .)")  # fmt: skip
+    if check and classifier is not None:
+        raise FslError(
+            "--check compares with the recipe's own episodes, not with a classifier on --query; leave one out"
+        )
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
     where, root = resolve(device), o.data_root(data_root)
@@ -65,7 +69,7 @@ def evaluate(
     if classifier is not None:
         from fewshot_cli.training.sfc import score
 
-        summary = score(loaded, classifier, query, path, resume, weights, root, where, check)
+        summary = score(loaded, classifier, query, path, resume, weights, root, where)
     else:
         summary = evaluate_episodes(loaded, root, path, resume, where, weights, batch, check)
     if summary is None:
@@ -76,6 +80,6 @@ def evaluate(
             f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"
         )
     if check and not summary["passed"]:
-        say(f"fsl: accuracy {summary['accuracy']:.2f} is outside {loaded.expect.accuracy} ± {loaded.expect.tolerance}")
+        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {loaded.expect.accuracy} ± {loaded.expect.tolerance}")
         raise typer.Exit(Exit.GATE)
     return None

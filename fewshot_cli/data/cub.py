@@ -18,7 +18,6 @@ class CUB(DatasetBuilder):
     source = "CUB_200_2011.tgz, its unpacked folder, or a folder (or tar) of class folders such as 001.Black_footed_Albatross"
     urls = {"CUB_200_2011.tgz": ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
                                  "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081")}  # fmt: skip
-    has_boxes = True
     licence = "CUB-200-2011 by Wah, Branson, Welinder, Perona and Belongie; for research"
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fewshot_cli.contracts import DatasetBuilder, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.common import by_class_folder
+from fewshot_cli.data.common import PICTURES, by_class_folder
 from fewshot_cli.data.store import SPLITS, StoreWriter
 from fewshot_cli.errors import DataError
 
@@ -67,12 +67,17 @@ class Images(DatasetBuilder):
 
 
 def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
-    names = files.names
+    names = [n for n in files.names if Path(n).suffix.lower() in PICTURES]
+    longest = len(names[0]) if names else 0
     while len({n.split("/")[0] for n in names}) == 1 and all(n.count("/") >= 3 for n in names):
         names = [n.partition("/")[2] for n in names]  # one folder around everything
-    skip = len(files.names[0]) - len(names[0]) if names else 0
+    skip = longest - len(names[0]) if names else 0
     tops = {n.split("/")[0] for n in names if n.count("/") >= 2}
     split_of = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+    if tops & set(split_of) and not tops <= set(split_of):
+        odd, split = min(tops - set(split_of)), min(tops & set(split_of))
+        raise DataError(f"{files.path}: has the split folder {split}, but {odd} beside it is none of {', '.join(split_of)}; "
+                        "put its classes into one of these, or the split folders' classes side by side")  # fmt: skip
     if tops and tops <= set(split_of):
         table: dict[str, tuple[list[str], str | None]] = {}
         for top in sorted(tops):

@@ -30,6 +30,15 @@ from fewshot_cli.files import guarded
 FORMAT = 1
 SPLITS = ("train", "val", "test")
 MAX_PIXELS = 64_000_000  # beyond this a picture is taken for a decompression bomb
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "PPM",
+)  # others of Pillow's run programs (EPS) or are never pictures
 RAW = "raw"  # uint8 RGB pixels, row by row
 ENCODED = "encoded"  # a picture file as its makers encoded it
 
@@ -48,6 +57,13 @@ class _Part:
     sha256: str = ""
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is a store, whole or damaged, or empty: what `--force` may replace."""
+    return path.is_dir() and (
+        (path / "index.json").exists() or (path / "images.bin").exists() or not any(path.iterdir())
+    )
+
+
 class StoreWriter:
     """Collects pictures, split by split, and turns them into a store in one rename.
 
@@ -61,6 +77,10 @@ class StoreWriter:
         self._digests: dict[str, Any] = {}
         self._seen: dict[bytes, list[tuple[str, str]]] = {}
         self._at = 0
+        if self.target.exists() and not _is_ours(self.target):
+            raise DataError(
+                f"{self.target}: is not a store and will not be replaced; choose another --name or --data-root"
+            )
         with guarded(root):
             root.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=root))
@@ -199,11 +219,13 @@ def _squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
 
 def _open(data: bytes, name: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
             )
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
         raise DataError(f"{name}: does not decode as a picture ({fault}); remove or replace it") from fault
@@ -292,6 +314,8 @@ def open_store(root: Path, name: str) -> Store:
         raise DataError(
             f"{path}: dataset {name} is not prepared; run `fsl prepare {name}` (see `fsl show dataset {name}`)"
         )
+    if not _is_ours(path):
+        raise DataError(f"{path}: is not a store; choose another --data-root, or another --name for `fsl prepare`")
     try:
         index = json.loads((path / "index.json").read_text("utf-8"))
         if not isinstance(index, dict) or index.get("format") != FORMAT:
@@ -299,6 +323,8 @@ def open_store(root: Path, name: str) -> Store:
             raise DataError(f"{path}: store format {found}, this version reads {FORMAT}; {again}")
         if not isinstance(index.get("splits"), dict):
             raise ValueError("its index has no splits")
+        if "encoding" not in index:
+            raise ValueError("its index has no encoding")
         size = (path / "images.bin").stat().st_size
     except (OSError, ValueError) as fault:
         raise DataError(f"{path}: is not a whole store ({fault}); {again}") from fault

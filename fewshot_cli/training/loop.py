@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
@@ -129,7 +130,7 @@ def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer) -
             state = torch.load(path, map_location="cpu", weights_only=True)
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as fault:
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as fault:
         raise DataError(f"{path}: is damaged ({fault}); start again in another --run-dir") from fault
     say(f"resuming after epoch {state['epoch']}")
     return state["epoch"], state["best"]

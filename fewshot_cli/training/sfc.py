@@ -11,7 +11,7 @@ from fewshot_cli import build, checkpoint, transport
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluate import judge, load_parts
+from fewshot_cli.evaluate import load_parts
 from fewshot_cli.features import cached
 from fewshot_cli.runs import Run, versions
 from fewshot_cli.schema import Recipe
@@ -41,7 +41,8 @@ class _Parts:
         return maps.to(build.matching_device(self.head, self.device)).flatten(-2).mT
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
-        made = self.made_for | {"head": self.recipe.resolved()["head"], **inputs}
+        made = self.made_for | {"head": self.recipe.resolved()["head"], "solver": self.recipe.identity()["solver"],
+                                "device": self.device.type, **inputs}  # fmt: skip
         return Run(path, verb, self.recipe, made, resume)
 
 
@@ -68,7 +69,7 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
         layer = parts.head.learn(start[None], nodes[None], folder.labels)[0]
         fitted = _guess(parts.head, layer, nodes)
     summary = {
-        "classes": folder.classes, "pictures": len(folder),
+        "classes": folder.classes, "pictures": len(folder), "solver": recipe.solver.name,
         "support_accuracy": 100 * float((fitted == folder.labels).float().mean()), "not_converged": sum(book.failures(1)),
         "classifier": str(run_dir / FILE),
     }  # fmt: skip
@@ -80,7 +81,7 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
 
 
 def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, resume: bool, given: Path | None, root: Path,
-          device: torch.device, check: bool) -> dict[str, Any] | None:  # fmt: skip
+          device: torch.device) -> dict[str, Any] | None:  # fmt: skip
     """Accuracy of a fine-tuned classifier on `query/<class>/<picture>`, in the fields of an evaluation's summary.
 
     Without a run directory everything is checked and nothing scored. Raises `DataError` when the classifier was learned
@@ -119,7 +120,7 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
         "hashes": {"weights": parts.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
         "versions": versions(), "device": str(device), "run_dir": str(run_dir),
     }  # fmt: skip
-    run.finish(judge(summary, recipe) if check else summary)
+    run.finish(summary)
     return summary
 
 

@@ -1,5 +1,8 @@
 """Every installed solver through the contract suite that ships with the package, and the suite through broken solvers."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from fewshot_cli.problems import family
 
 SOLVERS = sorted(registry.entries("solvers"))
 VARIANTS = {"sinkhorn": {"gradient": "unrolled"}, "qpth": {"form": "QP"}}
-REFUSED = {"uniform": {"like_qpth", "between", "priced", "differentiable"}}
+REASONS = ("is not exact", "returns no prices", "has no workers", "has no warm start", "qpth does not import")
 
 
 @pytest.mark.parametrize("check", suite.CHECKS)
@@ -19,7 +22,40 @@ def test_solver_keeps_its_contract(name, check):
     if (reason := cls.works()) is not None:
         pytest.skip(reason)
     if (reason := suite.CHECKS[check](suite.case(name))) is not None:
+        assert reason.startswith(REASONS) or name == "uniform", reason
         pytest.skip(reason)
+
+
+@pytest.mark.parametrize("name", ["network_simplex", "pot", "highs", "opencv", "sinkhorn", "pot_sinkhorn"])
+def test_solver_refuses_no_family(name):
+    for kind in suite.FAMILIES:
+        for size in suite.SHAPES:
+            assert suite.solved(suite.case(name), family(kind, *size, 1)) is not None, (kind, size)
+
+
+def test_extremes_of_float64_are_right_or_refused():
+    solver = registry.part("solvers", "network_simplex")()
+    cost, supply, demand = family("random", 20, 5, 2)
+    best = transport.value(solver, cost, supply, demand)
+    assert torch.allclose(transport.value(solver, cost * 8e307, supply / 100, demand / 100) / 8e307, best / 100)
+    assert torch.allclose(transport.value(solver, cost, supply * 1e-240, demand * 1e-240) * 1e240, best)
+    with pytest.raises(Exception, match="total mass below 1e-250"):
+        transport.value(solver, cost, supply * 1e-300, demand * 1e-300)
+
+
+def test_epsilon_scaling_keeps_to_its_iterations():
+    cls, given = registry.part("solvers", "sinkhorn"), family("random", 9, 9, 3)
+    slow = cls(cls.Options(scaling=0.999999, max_iterations=50)).solve(*given)
+    assert (slow.iterations <= 50).all() and (slow.iterations > 40).all() and not slow.converged.any()
+    quick = cls(cls.Options(scaling=0.5)).solve(*given)
+    assert quick.converged.all() and torch.allclose(quick.flow, cls().solve(*given).flow, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "pot_sinkhorn", "network_simplex", "pot"])
+def test_nodes_without_mass_have_finite_gradients(name):
+    given = [x.requires_grad_() for x in family("exact zeros", 7, 7, 3)]
+    value = transport.value(registry.part("solvers", name)(), *given).sum()
+    assert all(torch.isfinite(x).all() for x in torch.autograd.grad(value, given))
 
 
 @pytest.mark.parametrize(
@@ -199,3 +235,18 @@ def test_qpth_in_chunks_gives_the_gradient_of_one_chunk_and_a_singular_one_is_a_
         Exception, match=r"KKT matrix is singular \(torch.linalg.lu_factor: U\[9,9\] is zero\); use --solver"
     ):
         torch.autograd.grad(value, raw)
+
+
+def test_qpth_is_right_after_the_number_of_threads_was_set():
+    """Some builds of PyTorch then return batched LU factors without pivots."""
+    if (reason := registry.part("solvers", "qpth").works()) is not None:
+        pytest.skip(reason)
+    code = (
+        "import torch; torch.set_num_threads(2)\n"
+        "from fewshot_cli import suite\n"
+        "from fewshot_cli.problems import family\n"
+        "given = family('random', 16, 16, 3)\n"
+        "gap = suite.case('qpth').value(*given) - suite.case('network_simplex').value(*given)\n"
+        "assert gap.abs().max() < 1e-3, gap\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -362,6 +362,25 @@ def test_images_in_split_folders_inside_one_more_folder_keep_their_split(prepare
         "train": {"a": 2, "b": 2}, "val": {"c": 2}, "test": {"d": 2, "e": 2}}  # fmt: skip
 
 
+def test_images_in_split_folders_beside_a_readme_keep_their_split(prepare, tmp_path, encoded):
+    files = {
+        f"mine/{split}/{split}_a/{k}.png": encoded(10 * i + k)
+        for i, split in enumerate(("train", "val", "test"))
+        for k in range(2)
+    }
+    store = prepare("images", write(tmp_path / "src", {**files, "mine/README.txt": b"hello"}))
+    assert table(store) == {split: {f"{split}_a": 2} for split in ("train", "val", "test")}
+
+
+def test_images_refuse_a_folder_beside_the_split_folders(refused, tmp_path, encoded):
+    files = {
+        f"{top}/{top}_a/{k}.png": encoded(10 * i + k)
+        for i, top in enumerate(("train", "test", "extra"))
+        for k in range(2)
+    }
+    assert "extra beside it is none of train, val" in refused("images", write(tmp_path / "src", files))
+
+
 def test_images_refuse_a_class_in_two_split_folders(refused, tmp_path, encoded):
     files = {"train/a/0.png": encoded(0), "test/a/1.png": encoded(1)}
     assert "class a is in two splits" in refused("images", write(tmp_path / "x", files))

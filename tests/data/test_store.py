@@ -307,3 +307,37 @@ def test_splits_and_classes_that_come_back_and_mixed_encodings_are_programming_e
         with pytest.raises(ValueError, match=reason):
             write(tmp_path, rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_store_is_not_replaced(tmp_path, rows):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "holiday.png").write_bytes(b"a picture")
+    with pytest.raises(DataError, match="is not a store and will not be replaced"):
+        write(tmp_path, rows)
+    with pytest.raises(DataError, match="is not a store; choose another"):
+        open_store(tmp_path, "tiny")
+    assert (tmp_path / "tiny" / "holiday.png").read_bytes() == b"a picture"
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_sixteen_bit_pictures_keep_their_contrast(tmp_path):
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(file, "PNG")
+    got = np.asarray(_decoded(file.getvalue()))
+    assert got.min() == 0 and got.max() == 255 and len(np.unique(got)) > 50
+
+
+def test_programs_that_pillow_would_run_are_not(tmp_path):
+    with pytest.raises(DataError, match="does not decode"):
+        _decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+
+
+def _decoded(data: bytes):
+    from fewshot_cli.data.store import _open
+
+    return _open(data, "x.png")
