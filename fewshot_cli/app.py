@@ -71,16 +71,10 @@ def main() -> None:
         _leave(Exit.INTERRUPTED)
     except (typer.Abort, typer.Exit) as stop:
         _leave(getattr(stop, "exit_code", Exit.INTERRUPTED))
-    except MemoryError as fault:
-        if debug:
-            raise
-        say(f"fsl: out of memory ({fault}); lower --batch, image.size or the size of the split")
-        _leave(Exit.DATA)
     except Exception as fault:
-        if not debug and ("allocate memory" in str(fault) or type(fault).__name__ == "OutOfMemoryError"):  # PyTorch's
-            say(
-                f"fsl: out of memory ({str(fault).partition(chr(10))[0]}); lower --batch, image.size or the size of the split"
-            )
+        if not debug and _out_of_memory(fault):
+            said = str(fault).partition("\n")[0]
+            say(f"fsl: out of memory ({said}); lower --batch, image.size or the size of the split")
             _leave(Exit.DATA)
         show = getattr(fault, "show", None)  # a usage error of the command-line parser prints itself
         if debug or show is None:
@@ -90,6 +84,12 @@ def main() -> None:
             _leave(Exit.DATA)
         show()
         _leave(Exit.USAGE)
+
+
+def _out_of_memory(fault: Exception) -> bool:
+    """Whether Python's or PyTorch's allocator gave up; PyTorch is not imported for it."""
+    return (isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError"
+            or "allocate memory" in str(fault))  # fmt: skip
 
 
 def _leave(code: int) -> None:

@@ -59,6 +59,11 @@ def part(kind: str, name: str) -> type:
     return known[name].load()
 
 
+def working_solvers() -> list[str]:
+    """Names of the solvers that can run here. Raises `RecipeError` when one cannot even be imported."""
+    return [name for name in entries("solvers") if part("solvers", name).works() is None]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean X?)` with the nearest known name, or the empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

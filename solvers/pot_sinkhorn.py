@@ -3,22 +3,21 @@
 from typing import Literal
 
 import torch
+from fewshot_cli.solvers.sinkhorn import COMPLEXITY, EntropicOptions
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.contracts import Plan, Solver
 
 TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
 
 
-class POTSinkhornOptions(Options):
+class POTSinkhornOptions(EntropicOptions):
     """Options of `ot.batch.solve_batch`."""
 
-    regularisation: float = Field(0.05, gt=0, description="ε, in units of cost")
     tolerance: float = Field(
         1e-5, gt=0, description="L2 error of the marginals relative to the mass, over the whole batch"
     )
-    max_iterations: int = Field(2000, ge=1, description="iterations after which a problem counts as not converged")
     gradient: Literal["unrolled", "last_step"] = Field(
         "unrolled", description="differentiate through every iteration, or through the last one only")  # fmt: skip
 
@@ -29,7 +28,7 @@ class POTSinkhorn(Solver):
     Options = POTSinkhornOptions
     devices = ("cpu", "cuda")
     gradient = "autograd"
-    complexity = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2)
+    complexity = COMPLEXITY
 
     @classmethod
     def works(cls) -> str | None:

@@ -18,19 +18,27 @@ VISIT = 10  # iterations between two looks at the marginals
 SPREAD = 15.0  # logarithm of the largest scaling that is not yet absorbed into the potentials
 
 
-class SinkhornOptions(Options):
-    """Options of `sinkhorn`."""
+class EntropicOptions(Options):
+    """Options of every entropic solver."""
 
     regularisation: float = Field(0.05, gt=0, description="ε, in units of cost")
+    max_iterations: int = Field(2000, ge=1, description="iterations after which a problem counts as not converged")
+
+
+class SinkhornOptions(EntropicOptions):
+    """Options of `sinkhorn`."""
+
     stop: Literal["marginal", "value", "iterations"] = Field(
         "marginal", description="what `tolerance` is compared with: the L2 error of the marginals relative to the mass, or the "
         "relative change of <C,X> over 10 iterations; `iterations` runs all of max_iterations")  # fmt: skip
     tolerance: float = Field(1e-5, gt=0, description="see stop")
-    max_iterations: int = Field(2000, ge=1, description="iterations after which a problem counts as not converged")
     scaling: float = Field(1.0, gt=0, le=1, description="ε starts at the largest cost and shrinks by this factor every 10 "
                            "iterations; 1 starts at ε itself")  # fmt: skip
     gradient: Literal["implicit", "unrolled"] = Field(
         "implicit", description="differentiate the fixed point (Luise et al. 2018), or through every iteration")  # fmt: skip
+
+
+COMPLEXITY = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2.0)
 
 
 class Sinkhorn(Solver):
@@ -39,7 +47,7 @@ class Sinkhorn(Solver):
     Options = SinkhornOptions
     devices = ("cpu", "cuda")
     gradient = "autograd"
-    complexity = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2)
+    complexity = COMPLEXITY
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; in the tensors' own precision. Prices are the potentials, optimal up to ε."""

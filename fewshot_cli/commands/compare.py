@@ -41,8 +41,10 @@ def compare(
 
 def _data(path: Path) -> str | None:
     """Hash of the pictures a run was evaluated on, where its configuration says so."""
+    from fewshot_cli.runs import CONFIG
+
     try:
-        return json.loads((path / "config.json").read_text("utf-8"))["identity"]["data"]
+        return json.loads((path / CONFIG).read_text("utf-8"))["identity"]["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -64,14 +64,14 @@ def _machine(root) -> list[dict[str, str]]:  # noqa: ANN001
 
 def _contract(wanted: list[str]) -> list[dict[str, str]]:
     from fewshot_cli import suite
-    from fewshot_cli.registry import entries, part
+    from fewshot_cli.registry import working_solvers
 
     names: list[str] = []
     for word in wanted:
         kind, _, name = word.partition(":")
         if kind != "solver" or not name:
             raise FslError(f"--check {word}: is not of the form solver:NAME; try --check solver:network_simplex")
-        names += [n for n in entries("solvers") if part("solvers", n).works() is None] if name == "all" else [name]
+        names += working_solvers() if name == "all" else [name]
     rows = []
     for name in dict.fromkeys(names):
         case = suite.case(name)

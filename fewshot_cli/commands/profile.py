@@ -83,8 +83,7 @@ def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]
     from fewshot_cli import build, recipe, registry, strictyaml
     from fewshot_cli.schema import PartSpec
 
-    chosen = [name.strip() for name in names.split(",")] if names else [
-        name for name in registry.entries("solvers") if registry.part("solvers", name).works() is None]  # fmt: skip
+    chosen = [name.strip() for name in names.split(",")] if names else registry.working_solvers()
     own: dict[str, dict[str, Any]] = {name: {} for name in chosen}
     for word in sets:
         place, _, value = word.partition("=")
