@@ -46,7 +46,7 @@ def main() -> None:
     split = build.store(loaded, root).split("test")
     features, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, root, device)
     sampler = Sampler(split, 5, 1, 15, loaded.seed)
-    batch = evaluate.episodes_per_call(loaded.episode, features.shape[2] * features.shape[3])
+    batch = evaluate.episodes_per_call(head, sampler, features)
 
     def whole() -> float:
         start = perf_counter()

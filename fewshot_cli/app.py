@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from fewshot_cli.commands import catalog, compare, doctor, evaluate, finetune, prepare, profile, recipes, train
+from fewshot_cli.commands import (
+    catalog,
+    classify,
+    compare,
+    doctor,
+    evaluate,
+    finetune,
+    importing,
+    match,
+    prepare,
+    profile,
+    recipes,
+    retrieve,
+    table,
+    train,
+)
 from fewshot_cli.console import say
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.version import __version__
@@ -38,12 +53,17 @@ def root(
 
 
 app.command("prepare")(prepare.prepare)
+app.command("import")(importing.import_weights)
 app.command("pretrain")(train.pretrain)
 app.command("metatrain")(train.metatrain)
 app.command("finetune-sfc")(finetune.finetune_sfc)
 app.command("eval")(evaluate.evaluate)
 app.command("profile")(profile.profile)
 app.command("compare")(compare.compare)
+app.command("classify")(classify.classify)
+app.command("retrieve")(retrieve.retrieve)
+app.command("match")(match.match)
+app.command("table")(table.table)
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show)
 app.command("doctor")(doctor.doctor)

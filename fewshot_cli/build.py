@@ -8,7 +8,7 @@ import torch
 
 from fewshot_cli import checkpoint, registry
 from fewshot_cli.console import say
-from fewshot_cli.contracts import Backbone, DatasetBuilder, Head, Solver
+from fewshot_cli.contracts import Backbone, DatasetBuilder, Extractor, Head, Solver
 from fewshot_cli.data.store import Store, StoreWriter, open_store
 from fewshot_cli.device import home_of
 from fewshot_cli.errors import DataError, RecipeError
@@ -28,6 +28,11 @@ def backbone(recipe: Recipe) -> Backbone:
     """The backbone with fresh weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     return registry.part("backbones", recipe.backbone.name)(recipe.backbone.options)
+
+
+def extractor(recipe: Recipe) -> Extractor:
+    """The extractor."""
+    return registry.part("extractors", recipe.extractor.name)(recipe.extractor.options)
 
 
 def head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:

@@ -1,11 +1,12 @@
 """Weights as safetensors with a sidecar that says what they are and holds their SHA-256.
 
 Tensors are named `backbone.…`, `classifier.…` and `head.…`. A foreign `.pth` is read only by PyTorch's weights-only
-loader, which runs no code.
+loader, which runs no code; other people's names for a backbone's tensors are those of `foreign`.
 """
 
 import json
 import pickle
+import tarfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,8 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
-from fewshot_cli.errors import DataError
+from fewshot_cli import foreign, registry
+from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.files import atomic, guarded, sha256, write_json
 
 
@@ -35,6 +37,9 @@ class Checkpoint:
         own = {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
         target = module.state_dict()
         made = self.sidecar.get(prefix, {}).get("name")
+        if not self.sidecar and prefix == "backbone" and set(own) != set(target) and foreign.recognise(own):
+            found = foreign.translate(own, self.path)
+            own, made = found.tensors, found.backbone
         of = f" (these are weights of {made})" if made else ""
         for name, tensor in target.items():
             if name not in own:
@@ -48,7 +53,13 @@ class Checkpoint:
         if extra:
             raise DataError(f"{self.path}: holds {prefix}.{extra[0]}, which {what} does not have{of}; "
                             f"use weights of this {prefix}")  # fmt: skip
-        module.load_state_dict({k: own[k].to(target[k].dtype) for k in target})
+        fitted = {k: own[k].to(target[k].dtype) for k in target}
+        for name, tensor in fitted.items():
+            if tensor.dtype != own[name].dtype and not torch.isfinite(tensor).all():
+                raise DataError(
+                    f"{self.path}: {prefix}.{name} holds values beyond {tensor.dtype}; such weights are not used"
+                )
+        module.load_state_dict(fitted)
 
 
 def save(path: Path, modules: dict[str, nn.Module], sidecar: dict[str, Any]) -> str:
@@ -99,26 +110,77 @@ def load(path: Path) -> Checkpoint:
     return _finite(Checkpoint(tensors, sidecar, digest, path))
 
 
+def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str, Any]:
+    """Write a foreign state dict of a backbone as weights of ours, and report on it.
+
+    Raises `FslError` for an `out` that must not be written, `DataError` for a file that is not of a known backbone.
+    """
+    if out.suffix != ".safetensors":
+        raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
+    if there := next((p for p in (out, sidecar_of(out)) if p.exists() and not force), None):
+        raise FslError(f"{there}: already exists; give another name, or --force to replace it")
+    if wanted is not None:
+        registry.part("backbones", wanted)
+    raw = _read(path)
+    found = foreign.translate(raw.tensors, path)
+    if wanted not in (None, found.backbone):
+        raise DataError(f"{path}: these are weights of {found.backbone}, not of {wanted}; leave out --backbone")
+    cls = registry.part("backbones", found.backbone)
+    module = cls(cls.Options(**found.options))
+    spec = {"name": found.backbone, **found.options}
+    tensors = {f"backbone.{k}": v for k, v in found.tensors.items()}
+    Checkpoint(tensors, {"backbone": spec}, raw.sha256, path).fill(module, "backbone", f"backbone {found.backbone}")
+    digest = save(out, {"backbone": module}, {
+        "stage": "import", "backbone": spec, "source": {"name": path.name, "sha256": raw.sha256}, "left_out": found.left_out,
+        "licence": "the weights keep the terms of their authors; see where the source comes from",
+    })  # fmt: skip
+    count = sum(p.numel() for p in module.parameters())
+    return {"path": str(out), "sha256": digest, "backbone": spec, "parameters": count, "left_out": found.left_out}
+
+
 def _foreign(path: Path) -> Checkpoint:
+    """A `.pth` as it is: names that say nothing else are the backbone's, and `Checkpoint.fill` translates them."""
+    raw = _read(path)
+    own = ("backbone.", "head.", "classifier.")
+    tensors = {k if k.startswith(own) else f"backbone.{k}": v for k, v in raw.tensors.items()}
+    return Checkpoint(tensors, {}, raw.sha256, path)
+
+
+def _read(path: Path) -> Checkpoint:
+    """The tensors of a file that need not be ours, by the names in it; no code in it is run. Raises `DataError`."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such weights file; give a .pth (or .safetensors) that holds a state_dict")
+    with guarded(path):
+        digest = sha256(path)
+        with path.open("rb") as file:
+            start = file.read(2)
+        if tarfile.is_tarfile(path):
+            raise DataError(f"{path}: is a tar archive; unpack it and give the .pth inside")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = load_bytes(path.read_bytes())
+        elif not start.startswith((b"PK", b"\x80")):  # often the web page of a failed download
+            raise ValueError("it is neither an archive nor a pickle")
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         raise DataError(f"{path}: holds more than tensors, so loading it could run code; it was refused. "
-                        "Use the .safetensors of a training run") from fault  # fmt: skip
+                        "Use the .safetensors of a training run, or a file of the state_dict alone") from fault  # fmt: skip
     except Exception as fault:  # a damaged archive raises whatever its reader trips over
-        raise DataError(f"{path}: is not a readable PyTorch file ({fault}); copy it again") from fault
+        said = str(fault).partition("\n")[0]
+        raise DataError(f"{path}: is not a readable file of PyTorch tensors ({said}); copy it again") from fault
     for key in ("params", "state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
+    if not isinstance(content, dict) or not content or not all(_plain(k, v) for k, v in content.items()):
         raise DataError(f"{path}: is not a mapping of names to tensors; give a state_dict or a .safetensors file")
-    named = {
-        k if k.startswith(("backbone.", "head.", "classifier.")) else f"backbone.{k}": v for k, v in content.items()
-    }
-    return _finite(Checkpoint(named, {}, sha256(path), path))
+    return _finite(Checkpoint(content, {}, digest, path))
+
+
+def _plain(name: Any, tensor: Any) -> bool:
+    """Whether this is a printable name and an ordinary tensor: dense, real, with data, of 16 bits or more if a float."""
+    return (isinstance(name, str) and name.isprintable() and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+            and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+            and not (tensor.is_floating_point() and tensor.itemsize < 2))  # fmt: skip
 
 
 def _finite(checkpoint: Checkpoint) -> Checkpoint:

@@ -105,6 +105,26 @@ class Head(nn.Module, ABC):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way], the larger the likelier."""
 
+    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+        """Elements of the largest tensor an episode needs, which decides how many episodes go into one call.
+
+        `query` is a class's queries, `positions` h·w; here a cost matrix for each query and class.
+        """
+        return way * way * query * positions * positions
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How the nodes of two pictures match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and their
+    similarity Σ cosine·flow / mass.
+    """
+
+    flow: Tensor
+    supply: Tensor
+    demand: Tensor
+    cosine: Tensor
+    similarity: float
+
 
 class Classifier(nn.Module, ABC):
     """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training."""
@@ -114,6 +134,30 @@ class Classifier(nn.Module, ABC):
     def __init__(self, options: Options | None = None, *, channels: int, classes: int) -> None:
         super().__init__()
         self.options = options or self.Options()
+
+
+class Extractor:
+    """How a picture becomes local features: the positions of its map, or the pooled features of several patches of it.
+
+    `patches` is the number of patches, 0 for the map; `random` says that evaluation draws them too.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    patches: int = 0
+    random: ClassVar[bool] = False
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or self.Options()
+
+    def boxes(self, sizes: Tensor, rng: torch.Generator, training: bool) -> tuple[Tensor, Tensor]:
+        """Patches of pictures with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as shares of
+        the picture, and whether each is mirrored [N,patches] bool.
+        """
+        raise NotImplementedError
+
+    def cells(self, boxes: Tensor) -> Tensor:
+        """Where a figure draws the patches [patches,4] of one picture: on their boxes, unless these overlap by design."""
+        return boxes
 
 
 class DatasetBuilder(ABC):

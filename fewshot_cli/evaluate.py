@@ -15,15 +15,17 @@ from fewshot_cli.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.features import cached
 from fewshot_cli.runs import Run, versions
-from fewshot_cli.schema import EpisodeSpec, Recipe
+from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL, mean_ci95
 
-BUDGET = 64 << 20  # elements of cost in one solver call, so that a batch of episodes fits the memory
+BUDGET = 64 << 20  # elements of the largest tensors in one call, so that a batch of episodes fits the memory
 
 
-def episodes_per_call(spec: EpisodeSpec, positions: int) -> int:
-    """How many episodes of cost matrices [way·query·way, positions, positions] go into one call."""
-    return max(1, min(64, BUDGET // 4 // max(1, spec.way * spec.way * spec.query * positions * positions)))
+def episodes_per_call(head: Head, sampler: Sampler, features: Tensor) -> int:
+    """How many episodes go into one call of a head on features [N,d,h,w]."""
+    cells = head.cells(sampler.way, sampler.shot, sampler.query, features.shape[2] * features.shape[3])
+    maps = sampler.way * (sampler.shot + sampler.query) * features[0].numel()
+    return max(1, min(64, BUDGET // 4 // max(1, cells), BUDGET // max(1, maps)))
 
 
 @torch.no_grad()
@@ -84,7 +86,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     features, embedding = cached(recipe, split, backbone, weights.checkpoint.sha256, root, device)
     features = features.to(home)
     head = head.to(home).eval()
-    batch = batch or episodes_per_call(recipe.episode, features.shape[2] * features.shape[3])
+    batch = batch or episodes_per_call(head, sampler, features)
     total = recipe.eval.episodes
 
     with progress(recipe.name, total) as bar:
@@ -99,7 +101,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     mean, ci95 = mean_ci95([r["accuracy"] for r in done])
     summary = {
         "format": 1, "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
-        "backbone": recipe.backbone.name, "head": recipe.head.name,
+        "backbone": recipe.backbone.name, "extractor": recipe.extractor.name, "head": recipe.head.name,
         "solver": recipe.solver.name if head.solver is not None else None,
         "way": recipe.episode.way, "shot": recipe.episode.shot, "query": recipe.episode.query, "episodes": len(done),
         "accuracy": mean, "ci95": ci95, "interval": INTERVAL, "not_converged": sum(r["not_converged"] for r in done),

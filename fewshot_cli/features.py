@@ -9,35 +9,53 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewshot_cli import build
 from fewshot_cli import recipe as recipes
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone
+from fewshot_cli.crops import cut_patches
 from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic
 from fewshot_cli.schema import ImageSpec, Recipe
 
-BATCH = 250  # fixed, so that features do not depend on how many are wanted
+BATCH = 250  # pictures, or patches; fixed, so that features do not depend on how many are wanted
 
 
 def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
     """uint8 [N,3,S,S] → centre crop, float in [0,1], standardised: [N,3,size,size]."""
     edge = (images.shape[-1] - spec.size) // 2
-    images = images[..., edge : edge + spec.size, edge : edge + spec.size].float().div_(255)
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (spec.mean, spec.std))
-    return images.sub_(mean).div_(std)
+    images = images[..., edge : edge + spec.size, edge : edge + spec.size]
+    return _standardise(images.float().div_(255), spec)
+
+
+def _standardise(x: Tensor, spec: ImageSpec) -> Tensor:
+    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return x.sub_(mean).div_(std)
 
 
 @torch.no_grad()
 def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.device,
-          tick: Callable[[int], None] | None = None) -> Tensor:  # fmt: skip
-    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode. Raises `DataError` when they are not finite."""
+          tick: Callable[[int], None] | None = None, patches: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
+    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode.
+
+    With `patches`, boxes [N,P,4] and mirrorings [N,P], each patch is pooled to one position: [N,d,1,P]. Raises
+    `DataError` when features are not finite.
+    """
     training = backbone.training
     backbone.eval()
-    out = []
-    for start in range(0, len(images), BATCH):
-        batch = normalise(images[start : start + BATCH].to(device), spec)
-        out.append(backbone(batch.contiguous(memory_format=torch.channels_last)).float().contiguous())
+    out, step = [], BATCH if patches is None else max(1, BATCH // patches[0].shape[1])
+    for start in range(0, len(images), step):
+        batch = images[start : start + step].to(device)
+        if patches is None:
+            views = normalise(batch, spec)
+        else:
+            boxes, flip = (part[start : start + step].to(device) for part in patches)
+            views = _standardise(cut_patches(batch.float().div_(255), boxes, flip, spec.size), spec)
+        maps = backbone(views.contiguous(memory_format=torch.channels_last)).float()
+        if patches is not None:
+            maps = maps.mean((2, 3)).unflatten(0, flip.shape).mT[:, :, None]
+        out.append(maps.contiguous())
         if tick:
             tick(start + len(batch))
     backbone.train(training)
@@ -47,11 +65,20 @@ def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.dev
     return maps
 
 
+def patches_of(recipe: Recipe, sizes: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Boxes and mirrorings of a split's patches, drawn from the recipe's seed where they are random; None for maps."""
+    extractor = build.extractor(recipe)
+    if not extractor.patches:
+        return None
+    return extractor.boxes(sizes, torch.Generator().manual_seed(recipe.seed), training=False)
+
+
 def key(recipe: Recipe, split: Split, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
     resolved = recipe.resolved()
-    return recipes.fingerprint({"format": 1, "data": split.sha256, "weights": weights, "image": resolved["image"],
-                                "backbone": resolved["backbone"], "crop": recipe.dataset.crop})  # fmt: skip
+    drawn = recipe.seed if build.extractor(recipe).random else None
+    return recipes.fingerprint({"format": 2, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
+                                "seed": drawn, **{k: resolved[k] for k in ("image", "backbone", "extractor")}})  # fmt: skip
 
 
 def cached(recipe: Recipe, split: Split, backbone: Backbone, weights: str, root: Path,
@@ -70,9 +97,9 @@ def cached(recipe: Recipe, split: Split, backbone: Backbone, weights: str, root:
         except (SafetensorError, KeyError, OSError):
             say(f"note: {path} is damaged and will be made again")
     with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-        images, _ = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
+        images, sizes = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(backbone.to(device), images, recipe.image, device, bar.update)
+        maps = embed(backbone.to(device), images, recipe.image, device, bar.update, patches_of(recipe, sizes))
     try:
         with atomic(path) as part:
             save_file({"maps": maps.cpu()}, part)

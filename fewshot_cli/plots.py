@@ -15,11 +15,7 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
 
     The ending of the path decides the format (PNG, SVG, PDF). Raises `DataError` when it cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     ticks: set[float] = set()
     for mark, fit in zip(MARKS * 9, fits, strict=False):
@@ -34,10 +30,83 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)
     figure.legend(frameon=False, loc="outside right upper")
+    save(path, figure)
+
+
+def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
+    """Accuracy over shots, a line a row with its 95 % interval (DeepEMD, CVPR 2020, Figure 4).
+
+    The ending of the path decides the format. Raises `DataError` when it cannot be written.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
+    for mark, row in zip(MARKS * 9, dict.fromkeys(r["row"] for r in records), strict=False):
+        own = sorted((r["shot"], r["accuracy"], r["ci95"]) for r in records if r["row"] == row and "accuracy" in r)
+        if own:
+            shots, accuracy, ci95 = zip(*own, strict=True)
+            axes.errorbar(shots, accuracy, ci95, marker=mark, capsize=2, label=row)
+    axes.set(xlabel="shots", ylabel="accuracy, %", title=title)
+    axes.set_xticks(sorted({r["shot"] for r in records}))
+    axes.grid(True, alpha=0.25)
+    axes.legend(frameon=False)
+    save(path, figure)
+
+
+def matches(path: Path, panels: list, flows: bool) -> None:
+    """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines between.
+
+    A line joins the centres of two nodes and is as strong as the flow between them. Raises `DataError` when the file
+    cannot be written.
+    """
+    plt = _pyplot()
+    columns, width = (4, 11.5) if flows else (3, 6.6)
+    ratios = [1, 1, 1, 2.1][:columns]
+    figure, axes = plt.subplots(len(panels), columns, figsize=(width, 2.4 * len(panels)), layout="constrained", squeeze=False,
+                                width_ratios=ratios)  # fmt: skip
+    for row, panel in zip(axes, panels, strict=True):
+        for axis, picture in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        row[1].set_title(panel.title, fontsize=9)
+        if flows:
+            _flows(row[3], panel)
+        for axis in row:  # switching the axis off would leave the title out of the layout
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    save(path, figure)
+
+
+def _flows(axis, panel) -> None:  # noqa: ANN001
+    side = panel.left.shape[-1]
+    gap = side // 10
+    for picture, at in ((panel.left, 0), (panel.right, side + gap)):
+        axis.imshow(
+            picture.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(at, at + side, side, 0), interpolation="nearest"
+        )
+    start, end = ((boxes[:, :2] + boxes[:, 2:] / 2) * side for boxes in (panel.left_boxes, panel.right_boxes))
+    strength = panel.matching.flow / panel.matching.flow.max()
+    for i, j in (panel.matching.flow > 0).nonzero().tolist():
+        ends = (start[i, 0], end[j, 0] + side + gap), (start[i, 1], end[j, 1])
+        axis.plot(
+            *ends, color="yellow", linewidth=0.3 + 2 * float(strength[i, j]), alpha=min(1, 0.15 + float(strength[i, j]))
+        )
+    axis.set(xlim=(0, 2 * side + gap), ylim=(side, 0))
+
+
+def _pyplot():  # noqa: ANN202 - Matplotlib is imported only when something is drawn
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save(path: Path, figure) -> None:  # noqa: ANN001
+    """Write and close a figure. Raises `DataError` for an unknown ending or a refusing disk."""
     try:
         with guarded(path):
             figure.savefig(path, dpi=150)
     except ValueError as fault:
         raise DataError(f"{path}: {fault}; end the name in .png, .svg or .pdf") from fault
     finally:
-        plt.close(figure)
+        _pyplot().close(figure)

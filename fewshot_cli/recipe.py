@@ -11,9 +11,8 @@ from fewshot_cli import registry, strictyaml
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.schema import PartSpec, Recipe, Section
 
-_PARTS = {("backbone",): "backbones", ("head",): "heads", ("solver",): "solvers",
-          ("pretrain", "classifier"): "classifiers", ("pretrain", "validation", "head"): "heads",
-          ("metatrain", "validation", "head"): "heads"}  # fmt: skip
+_PARTS = {("backbone",): "backbones", ("extractor",): "extractors", ("head",): "heads", ("solver",): "solvers", ("pretrain", "classifier"): "classifiers",
+          ("pretrain", "validation", "head"): "heads", ("metatrain", "validation", "head"): "heads"}  # fmt: skip
 
 
 class _Source:

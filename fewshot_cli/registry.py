@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fewshot_cli.errors import RecipeError
 
-KINDS = ("solvers", "backbones", "heads", "classifiers", "datasets")
+KINDS = ("solvers", "backbones", "heads", "classifiers", "extractors", "datasets")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class ImageSpec(Section):
     """The fixed part of preprocessing: squash to resize×resize, centre-crop size×size, normalise."""
 
     size: int = Field(84, ge=8, le=1024, description="side of the network's input")
-    resize: int | None = Field(None, ge=8, le=1024, description="side after squashing, before the centre crop")
+    resize: int | None = Field(
+        None, ge=8, le=1024, description="side after squashing, before the centre crop; patches are cut from all of it"
+    )
     mean: tuple[float, float, float] = (125.3 / 255, 123.0 / 255, 113.9 / 255)
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
         63.0 / 255, 62.1 / 255, 66.7 / 255)  # fmt: skip
@@ -149,6 +151,7 @@ class Recipe(Section):
     dataset: DatasetSpec
     image: ImageSpec = ImageSpec()
     backbone: PartSpec
+    extractor: PartSpec = PartSpec(name="fcn")
     head: PartSpec
     solver: PartSpec = PartSpec(name="network_simplex")
     weights: str | None = Field(None, description="shipped or trained weights by name")

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 
 INTERVAL = "normal approximation over episodes, 1.96·s/√n"
+INTERVAL_QUERIES = "Wilson's score interval over queries, the distance to its farther end"
+INTERVAL_PAIRED_QUERIES = "normal approximation over queries, paired"
 INTERVAL_PICTURES = "Wilson's score interval over pictures, the distance to its farther end"
 
 

@@ -27,19 +27,22 @@ TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand 
 class Ledger:
     """What happened in the transport problems solved while it was open.
 
-    `converged` and `iterations` hold one [B] tensor a call; `seconds` is wall-clock inside solvers.
+    `converged` and `iterations` hold one [B] tensor a call, `episodes` which of the batch's episodes it was for (None: all);
+    `seconds` is wall-clock inside solvers.
     """
 
     converged: list[Tensor] = field(default_factory=list)
     iterations: list[Tensor] = field(default_factory=list)
+    episodes: list[slice | None] = field(default_factory=list)
     seconds: float = 0.0
 
-    def failures(self, groups: int) -> list[int]:
-        """Problems not converged in each of `groups` equal, consecutive parts of every call (episodes)."""
-        counts = torch.zeros(groups, dtype=torch.int64)
-        for flags in self.converged:
-            counts += (~flags).reshape(groups, -1).sum(1).cpu()
-        return counts.tolist()
+    def failures(self, count: int) -> list[int]:
+        """Problems not converged in each of a batch's `count` episodes, which a call holds one after the other."""
+        out = torch.zeros(count, dtype=torch.int64)
+        for flags, part in zip(self.converged, self.episodes, strict=True):
+            own = out[part or slice(None)]  # a view
+            own += (~flags).reshape(len(own), -1).sum(1).cpu()
+        return out.tolist()
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Basis:
 
 
 _LEDGERS: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
+_EPISODES: ContextVar[slice | None] = ContextVar("episodes", default=None)
 _TOLD: set[type] = set()
 
 
@@ -65,6 +69,16 @@ def ledger() -> Iterator[Ledger]:
         yield book
     finally:
         _LEDGERS.reset(token)
+
+
+@contextmanager
+def episodes(begin: int, end: int) -> Iterator[None]:
+    """Solves inside the block are for the episodes begin … end−1 of a batch, which the ledgers note."""
+    token = _EPISODES.set(slice(begin, end))
+    try:
+        yield
+    finally:
+        _EPISODES.reset(token)
 
 
 def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Tensor:
@@ -99,6 +113,7 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     for book in _LEDGERS.get():
         book.converged.append(plan.converged)
         book.iterations.append(plan.iterations)
+        book.episodes.append(_EPISODES.get())
         book.seconds += spent
     return plan
 

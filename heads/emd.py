@@ -2,29 +2,29 @@
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
+from fewshot_cli.heads.local import WeightedOptions, cosines, nodes, weigh
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Head, Options, Solver
+from fewshot_cli.contracts import Head, Matching, Options, Solver
 
 
-class EMDOptions(Options):
+class EMDOptions(WeightedOptions):
     """Choices of the paper and of its public code; where they differ the default is the code's."""
 
-    temperature: float = Field(12.5, gt=0, le=1e6, description="factor of the logits, T in T/N·Σ(1−c)x")
-    norm: Literal["center", "cosine"] = Field(
-        "center", description="cost from features centred over channels (code) or as they are (paper, eq. 4)"
+    shots: Literal["prototype", "nearest", "fusion"] = Field(
+        "prototype", description="several shots: match their mean map, the nearest of them, or average their logits"
     )
-    floor: float = Field(1e-3, gt=0, le=1, description="added to every node weight (code; eq. 9 has none)")
+    gradient: Literal["full", "flow"] = Field(
+        "full", description="of costs and node weights, or of costs alone with the flow held fixed, as OpenCV gives it"
+    )
 
 
 class EMD(Head):
     """Logit = T/N · Σ(1 − c_ij) x_ij with the optimal flow x between a query's and a class's local features.
 
-    Several shots are averaged into one support map before matching.
+    Several shots: their mean map (the start of the structured fully connected layer), EMD+NN or EMD+Fusion of Figure 4.
     """
 
     Options = EMDOptions
@@ -32,65 +32,50 @@ class EMD(Head):
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
-        return emd_logits(self.solver, nodes(query), nodes(support.mean(2)), self.options)
+        o = self.options
+        maps = support.mean(2) if o.shots == "prototype" else support.flatten(1, 2)
+        logits = emd_logits(self.solver, nodes(query, o.pyramid), nodes(maps, o.pyramid), o)
+        if o.shots == "prototype":
+            return logits
+        each = logits.unflatten(2, support.shape[1:3])
+        return each.amax(-1) if o.shots == "nearest" else each.mean(-1)
+
+    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+        """Elements of an episode's cost matrices."""
+        one = super().cells(way, shot, query, positions + sum(s * s for s in self.options.pyramid))
+        return one if self.options.shots == "prototype" else one * shot
+
+    def match(self, left: Tensor, right: Tensor) -> Matching:
+        """The optimal matching of two maps [d,h,w] (Figure 5)."""
+        query, proto = (nodes(x[None, None], self.options.pyramid) for x in (left, right))
+        return matching(self.solver, query, proto, self.options)
 
 
-def nodes(maps: Tensor) -> Tensor:
-    """Maps [...,d,h,w] as local features [...,h·w,d]."""
-    return maps.flatten(-2).mT
-
-
-def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: EMDOptions,
+def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: Options,
                basis: transport.Basis | None = None) -> Tensor:  # fmt: skip
     """Logits [E,q,way] of query nodes [E,q,n,d] against class nodes [E,way,m,d]; problems run over (E, q, way)."""
-    episodes, q, n, _ = query.shape
-    way, m = proto.shape[1], proto.shape[2]
-    supply, demand = cross_reference(query, proto, options.floor)
-    cost = pairwise_cost(query, proto, options.norm)
-    best = transport.value(solver, cost.reshape(-1, n, m), supply.reshape(-1, n), demand.reshape(-1, m), basis)
+    cost, supply, demand = pose(query, proto, options)
+    best = transport.value(solver, cost, supply, demand, basis).unflatten(0, (*query.shape[:2], proto.shape[1]))
     # Σ(1−c)x = mass − Σcx, and the mass of either side is n
-    return options.temperature * (1 - best.reshape(episodes, q, way) / n)
+    return options.temperature * (1 - best / query.shape[2])
 
 
-def cross_reference(query: Tensor, proto: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Node weights (eq. 9, 10): max(u_i · mean of the other side, 0) + floor, scaled to a total of n on both sides.
+def pose(query: Tensor, proto: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """The transport problem of every pair: cost [E·q·way,n,m] (eq. 4), supply [E·q·way,n], demand [E·q·way,m].
 
-    query [E,q,n,d], proto [E,way,m,d] → supply [E,q,way,n] and demand [E,q,way,m].
+    `options` are an EMD's or an SFC's.
     """
-    n = query.shape[2]
-    supply = _products(query, proto.mean(2))
-    to_query = query.mean(2) @ proto.flatten(1, 2).mT  # [E, q, way·m]
-    demand = to_query.unflatten(2, proto.shape[1:3])
-    return tuple(_to_total(F.relu(w) + floor, n) for w in (supply, demand))
+    query, proto, supply, demand = weigh(query, proto, options)
+    if options.gradient == "flow":
+        supply, demand = supply.detach(), demand.detach()
+    cost = 1 - cosines(query, proto, options.norm)
+    return cost.mT.flatten(0, 2), supply.flatten(0, 2), demand.flatten(0, 2)
 
 
-def _to_total(weights: Tensor, total: int) -> Tensor:
-    return weights * (total / weights.sum(-1, keepdim=True))
-
-
-def pairwise_cost(query: Tensor, proto: Tensor, norm: str) -> Tensor:
-    """1 − cosine of every query node with every class node (eq. 4), [E,q,way,n,m]; `center` first removes each node's
-    mean over channels.
-    """
-    if norm == "center":  # with one side centred the product needs no centring of the other
-        proto = proto - proto.mean(-1, keepdim=True)
-        squares = (query - query.mean(-1, keepdim=True)).square().sum(-1)
-    else:
-        squares = query.square().sum(-1)
-    cosine = _products(query, F.normalize(proto, dim=-1).flatten(1, 2)) / squares.clamp(min=1e-24).sqrt()[:, :, None]
-    return (1 - cosine).unflatten(2, proto.shape[1:3]).mT
-
-
-def _products(query: Tensor, rows: Tensor) -> Tensor:
-    """rows [E,r,d] times every local feature of query [E,q,n,d] → [E,q,r,n].
-
-    On a CPU a convolution with kernels of one position takes half the time of a matrix product on maps as they lie in
-    memory; on a GPU it would be rounded to TF32.
-    """
-    maps = query.mT
-    if query.device.type != "cpu" or query.shape[1] * query.shape[2] < 512:
-        return torch.matmul(rows[:, None], maps)
-    return torch.stack([F.conv1d(one, r[:, :, None]) for one, r in zip(maps, rows, strict=True)])
-
-
-__all__ = ["EMD", "EMDOptions", "cross_reference", "emd_logits", "nodes", "pairwise_cost"]
+def matching(solver: Solver, query: Tensor, proto: Tensor, options: Options) -> Matching:
+    """How one picture's nodes [1,1,n,d] match one class's [1,1,m,d]."""
+    cost, supply, demand = pose(query, proto, options)
+    transport.check(cost, supply, demand)
+    flow = transport.solve(solver, cost, supply, demand).flow
+    similarity = float(((1 - cost) * flow).sum() / supply.sum())
+    return Matching(flow[0], supply[0], demand[0], 1 - cost[0], similarity)

@@ -1,28 +1,53 @@
 """The structured fully connected layer of DeepEMD (CVPR 2020, section 3.5): a learned support map for each class."""
 
-import numpy as np
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.emd import EMDOptions, emd_logits, nodes
-from pydantic import Field
+from fewshot_cli.heads.emd import emd_logits
+from fewshot_cli.heads.local import LocalOptions, nodes
+from fewshot_cli.heads.steps import batches
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Head
 
 NO_TREE = -2
+PRESETS: dict[str, dict[str, Any]] = {
+    "code": {"passes": 100, "iterations": None, "batch": 4, "lr": 100.0, "lr_training": 0.1},
+    "paper": {"passes": None, "iterations": 100, "batch": 5, "lr": 100.0, "lr_training": 0.1},
+}
 
 
-class SFCOptions(EMDOptions):
-    """EMD's options and how the layer is fine-tuned; the defaults are those of the public code's evaluation.
+class SFCOptions(LocalOptions):
+    """How features are compared and the layer is fine-tuned; what is not given comes from the preset.
 
-    The paper's text says 100 iterations of batches of 5.
+    `code`: 100 passes in batches of 4. `paper`: 100 iterations of batches of 5; its text gives no learning rate, so both
+    have the code's.
     """
 
-    passes: int = Field(100, ge=0, le=100_000, description="passes over the support set")
+    weights: Literal["cross_reference", "equal"] = Field("cross_reference", description="node weights")
+    gradient: Literal["flow", "full"] = Field(
+        "flow", description="of costs alone with the flow held fixed (code), or of node weights too"
+    )
+    preset: Literal["code", "paper"] = Field("code", description="where the numbers below come from if not given")
+    passes: int | None = Field(None, ge=0, le=100_000, description="passes over the support set; code: 100")
+    iterations: int | None = Field(None, ge=0, le=10_000_000, description="steps, in place of passes; paper: 100")
     batch: int = Field(4, ge=1, le=100_000, description="support pictures a step")
-    lr: float = Field(100.0, gt=0, le=1e6, description="learning rate of SGD")
+    lr: float = Field(100.0, gt=0, le=1e6, description="learning rate of SGD in evaluation")
+    lr_training: float = Field(0.1, gt=0, le=1e6, description="the same while the backbone is meta-trained")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        preset = dict(PRESETS.get(data.get("preset", "code"), {}))
+        if data.get("passes") is not None or data.get("iterations") is not None:
+            preset |= {"passes": None, "iterations": None}
+        return preset | {k: v for k, v in data.items() if v is not None}
 
 
 class SFC(Head):
@@ -38,46 +63,49 @@ class SFC(Head):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]
-        start = nodes(support.mean(2))
         if shot == 1:  # the layer would only be fitted to the one picture it is: the paper's 1-shot model has no SFC
-            return self.score(start, nodes(query))
-        pictures = nodes(support.transpose(1, 2).flatten(1, 2))  # [E, shot·way, n, d], classes alternating
-        return self.score(self.learn(start, pictures, torch.arange(way).repeat(shot)), nodes(query))
+            return self.score(nodes(support[:, :, 0], self.options.pyramid), query)
+        pictures = support.transpose(1, 2).flatten(1, 2)  # [E, shot·way, d, h, w], classes alternating
+        return self.score(self.learn(pictures, torch.arange(way).repeat(shot)), query)
 
-    def score(self, layer: Tensor, query: Tensor, basis: transport.Basis | None = None) -> Tensor:
-        """Logits [E,q,way] of query nodes [E,q,n,d] under the layer [E,way,n,d]."""
-        return emd_logits(self.solver, query, layer, self.options, basis)
+    def score(self, layer: Tensor, query: Tensor) -> Tensor:
+        """Logits [E,q,way] of maps [E,q,d,h,w] under the layer [E,way,n,d]."""
+        return emd_logits(self.solver, nodes(query, self.options.pyramid), layer, self.options)
 
-    def learn(self, start: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
-        """The layer [E,way,n,d] learned from `start` on pictures [E,P,n,d] with labels [P].
+    def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """The layer [E,way,n,d] learned on maps [E,P,d,h,w] with labels [P], the same in every episode.
 
-        The order of the pictures is the same in every episode and run, so a layer depends on its episode alone.
+        Classes may have different numbers of pictures.
         """
         o = self.options
-        layer = start.detach().clone().requires_grad_()
-        pictures, labels = pictures.detach(), labels.to(start.device)
+        pictures, labels = nodes(pictures.detach(), o.pyramid), labels.to(pictures.device)
+        start = torch.stack([pictures[:, labels == c].mean(1) for c in range(int(labels.max()) + 1)], 1)
+        steps = list(batches(len(labels), o.batch, o.passes, o.iterations))
+        lr = o.lr_training if self.training else o.lr
+        if o.gradient == "flow" and start.device.type == "cpu":
+            from fewshot_cli.heads import sfc_flow  # it compiles, which nobody else should wait for
+
+            return sfc_flow.learn(self.solver, start, pictures, labels, steps, lr=lr, momentum=o.momentum,
+                                  temperature=o.temperature, norm=o.norm, weights=o.weights, floor=o.floor)  # fmt: skip
+        return self._learn(start, pictures, labels, steps, lr)
+
+    def _learn(self, start: Tensor, pictures: Tensor, labels: Tensor, steps: list[Tensor], lr: float) -> Tensor:
+        """The same by automatic differentiation, with the gradient that the options name, on any device."""
+        layer = start.clone().requires_grad_()
         trees = None  # of the last solve of every picture against every class, [E,P,way,n+m]
-        optimizer = torch.optim.SGD([layer], lr=o.lr, momentum=o.momentum, dampening=o.momentum)
-        for sweep in range(o.passes):
-            order = _order(sweep, len(labels)).to(start.device)
-            for pick in order.split(o.batch):
-                with torch.enable_grad():
-                    basis = transport.Basis(None if trees is None else trees[:, pick].flatten(0, 2))
-                    logits = self.score(layer, pictures[:, pick], basis)
-                    target = labels[pick].expand(len(layer), -1)
-                    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
-                (layer.grad,) = torch.autograd.grad(loss, layer)
-                optimizer.step()
-                if basis.trees is not None:
-                    if trees is None:
-                        trees = basis.trees.new_full(
-                            (*pictures.shape[:2], layer.shape[1], basis.trees.shape[1]), NO_TREE
-                        )
-                    trees[:, pick] = basis.trees.unflatten(0, (len(layer), len(pick), -1))
+        momentum = self.options.momentum
+        optimizer = torch.optim.SGD([layer], lr=lr, momentum=momentum, dampening=momentum)
+        for pick in (step.to(start.device) for step in steps):
+            with torch.enable_grad():
+                basis = transport.Basis(None if trees is None else trees[:, pick].flatten(0, 2))
+                logits = emd_logits(self.solver, pictures[:, pick], layer, self.options, basis)
+                target = labels[pick].expand(len(layer), -1)
+                loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
+            (layer.grad,) = torch.autograd.grad(loss, layer)
+            optimizer.step()
+            if basis.trees is not None:
+                if trees is None:
+                    shape = (*pictures.shape[:2], layer.shape[1], basis.trees.shape[1])
+                    trees = basis.trees.new_full(shape, NO_TREE)
+                trees[:, pick] = basis.trees.unflatten(0, (len(layer), len(pick), -1))
         return layer.detach()
-
-
-def _order(sweep: int, count: int) -> Tensor:
-    """A fixed permutation of range(count) for each sweep."""
-    raw = np.random.Philox(key=0x5FC, counter=[0, sweep, count, 0]).random_raw(count)
-    return torch.from_numpy(np.argsort(raw, kind="stable"))

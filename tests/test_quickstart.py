@@ -20,5 +20,7 @@ def test_shipped_weights_are_small_whole_and_say_what_they_are():
         loaded = checkpoint.load(path)
         assert path.stat().st_size < 1_000_000
         assert (
-            loaded.sidecar["stage"] == "metatrain" and loaded.sidecar["dataset"]["sha256"] and loaded.sidecar["licence"]
+            loaded.sidecar["stage"] in ("pretrain", "metatrain")
+            and loaded.sidecar["dataset"]["sha256"]
+            and loaded.sidecar["licence"]
         )

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     heads = "heads"
     backbones = "backbones"
     classifiers = "classifiers"
+    extractors = "extractors"
     datasets = "datasets"
     recipes = "recipes"
 
@@ -96,7 +97,7 @@ def _names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="solver, head, backbone, classifier, dataset or recipe.")],
+    kind: Annotated[str, typer.Argument(help="solver, head, backbone, classifier, extractor, dataset or recipe.")],
     name: Annotated[str, typer.Argument(autocompletion=_names, help="Its name.")],
     debug: o.Debug = False,
 ) -> None:

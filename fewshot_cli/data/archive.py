@@ -1,5 +1,6 @@
 """Reading folders and archives that may be hostile: members are read by name, never extracted to a path they choose."""
 
+import io
 import lzma
 import shutil
 import stat
@@ -9,7 +10,7 @@ import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import BinaryIO, Self
 
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import guarded
@@ -90,6 +91,13 @@ class Source:
             raise DataError(f"{self.path}: ends inside {name}; download it again")
         return content
 
+    def open(self, name: str) -> BinaryIO:
+        """The same as a stream; a file of a folder is not read at once, however large. Raises `DataError`."""
+        if self.path.is_dir():
+            with guarded(self.path / name):
+                return (self.path / name).open("rb")
+        return io.BytesIO(self.read(name))
+
     def _open_zip(self) -> None:
         self._zip = self._stack.enter_context(zipfile.ZipFile(self.path))
         self._members, total = {}, 0
@@ -144,7 +152,8 @@ class Source:
         total, packed = total + size, self.path.stat().st_size
         if size > MAX_MEMBER or total > MAX_TOTAL or total > MAX_RATIO * packed + (1 << 20) or count > MAX_MEMBERS:
             raise DataError(
-                f"{self.path}: member {name} would unpack to {total:,} bytes from {packed:,}: a bomb; not read"
+                f"{self.path}: member {name} would unpack to {total:,} bytes from {packed:,}: a bomb; not read "
+                "(if you trust it, unpack it and give the folder)"
             )
         return total
 

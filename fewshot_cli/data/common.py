@@ -6,7 +6,7 @@ import pickle
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from fewshot_cli.errors import DataError
 
@@ -32,7 +32,8 @@ class _Tame(pickle.Unpickler):
     """Unpickles plain containers and NumPy arrays, nothing else."""
 
     _ALLOWED = {("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype"),
-                ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar")}  # fmt: skip
+                ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
+                ("numpy._core.numeric", "_frombuffer")}  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy.core.", "numpy._core.")
@@ -44,9 +45,9 @@ class _Tame(pickle.Unpickler):
             return super().find_class(module.replace("numpy._core.", "numpy.core."), name)
 
 
-def tame_pickle(data: bytes, where: str) -> Any:
+def tame_pickle(data: bytes | BinaryIO, where: str) -> Any:
     """Load a pickle of arrays and containers. Raises `DataError` when it is damaged or wants to run code."""
     try:
-        return _Tame(io.BytesIO(data), encoding="bytes").load()
+        return _Tame(io.BytesIO(data) if isinstance(data, bytes) else data, encoding="bytes").load()
     except Exception as fault:  # a hostile pickle can raise anything
         raise DataError(f"{where}: is not a plain data pickle ({fault}); download the archive again") from fault

@@ -36,11 +36,16 @@ class Folder:
     def __len__(self) -> int:
         return len(self._pictures)
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None) -> tuple[Tensor, None]:
-        """All pictures squashed to uint8 [N,3,side,side]; a folder has no boxes, so `crop` changes nothing."""
-        out = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
-        for i, (name, data) in enumerate(self._pictures):
-            out[i] = decode_picture(data, name, side)
+    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
+               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
+
+        A folder has no boxes, so `crop` changes nothing.
+        """
+        chosen = self._pictures if only is None else [self._pictures[i] for i in only]
+        out, sizes = torch.empty(len(chosen), 3, side, side, dtype=torch.uint8), torch.empty(len(chosen), 2)
+        for i, (name, data) in enumerate(chosen):
+            out[i], sizes[i] = decode_picture(data, name, side)
             if tick:
                 tick(i + 1)
-        return out, None
+        return out, sizes

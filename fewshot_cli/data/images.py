@@ -36,6 +36,7 @@ class Images(DatasetBuilder):
             table, root = _from_csv(path), path.parent
         else:
             table, root = None, path
+        writer.info["upright"] = True  # a user's own pictures are turned as the camera says
         with Source(root, writer.target.parent) as files:
             table = table if table is not None else _from_folders(files)
             if not table:

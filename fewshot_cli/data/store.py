@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fewshot_cli.errors import DataError
@@ -205,9 +205,12 @@ def measure(data: bytes, name: str) -> tuple[int, int]:
     return image.height, image.width
 
 
-def decode_picture(data: bytes, name: str, side: int) -> Tensor:
-    """One encoded picture squashed to uint8 [3,side,side]. Raises `DataError` when it does not decode."""
-    return _squash(_open(data, name), side)[0]
+def decode_picture(data: bytes, name: str, side: int) -> tuple[Tensor, Tensor]:
+    """One encoded picture squashed to uint8 [3,side,side], and its size before that [2] (h, w).
+
+    Raises `DataError` when it does not decode.
+    """
+    return _squash(_open(data, name, upright=True), side)
 
 
 def _squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
@@ -217,13 +220,16 @@ def _squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def _open(data: bytes, name: str, upright: bool = False) -> Image.Image:
+    """Decode a picture to RGB, turned as its camera says if `upright` (published figures ignore that)."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise DataError(
                 f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
             )
+        if upright:
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         return image.convert("RGB")
@@ -243,6 +249,7 @@ class Split:
     _index: dict[str, Any]
     _file: Path
     _encoding: str
+    _upright: bool = False
 
     def members(self) -> list[Tensor]:
         """Indices of each class's pictures, in the store's order."""
@@ -251,8 +258,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None) -> tuple[Tensor, Tensor]:
-        """All pictures squashed to side×side: uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
+    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
+               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
 
         `crop` is `box` (to the bounding box where there is one) or `raw`. Raises `DataError` for a damaged store.
         """
@@ -261,21 +269,22 @@ class Split:
             file.seek(start)
             blob = file.read(ends[-1])
         self._verify(blob)
-        out = torch.empty(len(self), 3, side, side, dtype=torch.uint8)
-        sizes = torch.empty(len(self), 2)
+        picks = range(len(self)) if only is None else only
+        out, sizes = torch.empty(len(picks), 3, side, side, dtype=torch.uint8), torch.empty(len(picks), 2)
 
-        def one(i: int) -> None:
+        def one(place: int) -> None:
+            i = picks[place]
             data, name = blob[ends[i] - self._index["size"][i] : ends[i]], self._index["name"][i]
             if self._encoding == RAW:
                 h, w = self._index["shape"][i]
                 image = Image.frombuffer("RGB", (w, h), data)
             else:
-                image = _open(data, name)
+                image = _open(data, name, self._upright)
             box = self._index["box"][i] if crop == "box" else None
-            out[i], sizes[i] = _squash(image.crop(tuple(box)) if box else image, side)
+            out[place], sizes[place] = _squash(image.crop(tuple(box)) if box else image, side)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for i, _ in enumerate(pool.map(one, range(len(self)))):
+            for i, _ in enumerate(pool.map(one, range(len(picks)))):
                 if tick and i % 256 == 255:
                     tick(i + 1)
         return out, sizes
@@ -303,7 +312,7 @@ class Store:
             raise DataError(f"{self.path}: has no {split} split (it has {have}); set eval.split to one of them")
         part = self.index["splits"][split]
         return Split(self.name, split, part["classes"], torch.tensor(part["label"], dtype=torch.int64), part["sha256"],
-                     part, self.path / "images.bin", self.index["encoding"])  # fmt: skip
+                     part, self.path / "images.bin", self.index["encoding"], self.index.get("upright", False))  # fmt: skip
 
 
 def open_store(root: Path, name: str) -> Store:

@@ -11,7 +11,7 @@ from fewshot_cli.console import progress
 from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.episodes import Sampler
-from fewshot_cli.features import embed
+from fewshot_cli.features import embed, patches_of
 from fewshot_cli.runs import versions
 from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
 from fewshot_cli.stats import mean_ci95
@@ -26,18 +26,24 @@ def decode(split: Split, recipe: Recipe, device: torch.device) -> tuple[Tensor, 
 
 def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None,
               device: torch.device) -> Callable[[], dict[str, float]]:  # fmt: skip
-    """Accuracy and interval of fixed validation episodes with the backbone as it is; `own` is the head being trained."""
+    """Accuracy and interval of fixed validation episodes with the backbone as it is.
+
+    `own` is the head being trained; without one (pre-training) features are the maps of whole pictures, as DeepEMD's
+    first stage knows no patches.
+    """
     split = store.split("val")
     sampler = Sampler(split, recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
     named: PartSpec = spec.head or recipe.head
     head = own if own is not None and named == recipe.head else build.head(named, backbone.channels, recipe.solver)
-    images, _ = decode(split, recipe, device)
+    images, sizes = decode(split, recipe, device)
+    patches = patches_of(recipe, sizes) if own is not None else None
 
     def validate() -> dict[str, float]:
         head.eval()
-        features = embed(backbone, images, recipe.image, device).to(build.matching_device(head, device))
+        maps = embed(backbone, images, recipe.image, device, patches=patches)
+        features = maps.to(build.matching_device(head, device))
         accuracies: list[float] = []
-        batch = evaluate.episodes_per_call(recipe.episode, features.shape[2] * features.shape[3])
+        batch = evaluate.episodes_per_call(head, sampler, features)
         evaluate.run_episodes(head, features, sampler, 0, spec.episodes, batch,
                      lambda records: accuracies.extend(r["accuracy"] for r in records))  # fmt: skip
         mean, ci95 = mean_ci95(accuracies)

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from fewshot_cli import build
 from fewshot_cli.contracts import Head
 from fewshot_cli.episodes import Sampler
+from fewshot_cli.errors import RecipeError
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, Recipe
 from fewshot_cli.training import data
@@ -19,15 +20,20 @@ from fewshot_cli.training.loop import fit
 
 
 class _Objective(nn.Module):
-    """Images [E·way·(shot+query),3,H,W], episode by episode, class by class, support first → cross-entropy, share."""
+    """Images [E·way·(shot+query)·patches,3,H,W], episode by episode, class by class, support first → cross-entropy, share.
 
-    def __init__(self, backbone: nn.Module, head: Head, spec: MetatrainSpec, home: torch.device) -> None:
+    `patches` is 0 where features are the maps of whole pictures.
+    """
+
+    def __init__(self, backbone: nn.Module, head: Head, spec: MetatrainSpec, patches: int, home: torch.device) -> None:
         super().__init__()
-        self.backbone, self.head, self.spec, self.home = backbone, head, spec, home
+        self.backbone, self.head, self.spec, self.patches, self.home = backbone, head, spec, patches, home
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         way, shot, query = self.spec.way, self.spec.shot, self.spec.query
         maps = self.backbone(images)
+        if self.patches:
+            maps = maps.mean((2, 3)).unflatten(0, (-1, self.patches)).mT[:, :, None]
         with torch.autocast(images.device.type, enabled=False):  # matching stays in float32
             maps = maps.float().to(self.home).unflatten(0, (-1, way, shot + query))
             logits = self.head(maps[:, :, :shot], maps[:, :, shot:].flatten(1, 2))
@@ -48,6 +54,10 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: t
     home = build.matching_device(head, device)
     head.to(home)
     split = store.split("train")
+    extractor = build.extractor(recipe)
+    if extractor.patches and spec.augment.crop != "none":
+        raise RecipeError(f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
+                          f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none")  # fmt: skip
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     drop = ("pretrain", "eval", "weights")
     run = Run(run_dir, "metatrain", recipe, {
@@ -60,11 +70,11 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: t
             first = (epoch * spec.steps + step) * spec.episodes_per_step
             episodes = [sampler(first + i) for i in range(spec.episodes_per_step)]
             pick = torch.cat([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
-            yield augment(images[pick.to(device)], sizes[pick], spec.augment, recipe.image, rng)
+            yield augment(images[pick.to(device)], sizes[pick], spec.augment, recipe.image, rng, extractor)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
     return fit(
-        run, spec, _Objective(backbone, head, spec, home), batches, spec.steps,
+        run, spec, _Objective(backbone, head, spec, extractor.patches, home), batches, spec.steps,
         data.validator(recipe, spec.validation, store, backbone, head, device),
         {"backbone": backbone, "head": head},
         {**data.sidecar("metatrain", recipe, store, parts), "start": start.checkpoint.sha256}, device, recipe.seed,

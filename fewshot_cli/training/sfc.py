@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_cli import build, checkpoint, transport
+from fewshot_cli import checkpoint, transport
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluate import load_parts
-from fewshot_cli.features import cached
+from fewshot_cli.pictures import Parts
 from fewshot_cli.runs import Run, versions
 from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL_PICTURES, share_ci95
@@ -21,24 +20,14 @@ LAYER, FILE = "sfc.layer", "classifier.safetensors"
 QUERIES = 256  # pictures scored in one solver call
 
 
-class _Parts:
-    """What both verbs need: weights, backbone, head, and the features of a folder as nodes [N,h·w,d]."""
+class _Parts(Parts):
+    """A recipe's parts with a head that has a layer to learn."""
 
     def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
-        self.recipe, self.root, self.device = recipe, root, device
-        self.weights = build.weights(recipe, given)
-        self.backbone, self.head = load_parts(recipe, self.weights)
+        super().__init__(recipe, given, root, device)
         if not hasattr(self.head, "learn"):
             raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
                               "with head sfc, such as glyphs_5w5s, or --set head=sfc")  # fmt: skip
-        self.made_for = {"weights": self.weights.checkpoint.sha256,
-                         **{k: recipe.resolved()[k] for k in ("backbone", "image")}}  # fmt: skip
-
-    def nodes(self, folder: Folder) -> Tensor:
-        maps, self.embedding = cached(
-            self.recipe, folder, self.backbone, self.made_for["weights"], self.root, self.device
-        )
-        return maps.to(build.matching_device(self.head, self.device)).flatten(-2).mT
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
         made = self.made_for | {"head": self.recipe.resolved()["head"], "solver": self.recipe.identity()["solver"],
@@ -63,11 +52,10 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
     run = parts.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
     if run.summary is not None:
         return run.summary
-    nodes = parts.nodes(folder)
-    start = torch.stack([nodes[folder.labels == c].mean(0) for c in range(len(folder.classes))])
+    maps = parts.maps(folder)
     with transport.ledger() as book:
-        layer = parts.head.learn(start[None], nodes[None], folder.labels)[0]
-        fitted = _guess(parts.head, layer, nodes)
+        layer = parts.head.learn(maps[None], folder.labels)[0]
+        fitted = _guess(parts.head, layer, maps)
     summary = {
         "classes": folder.classes, "pictures": len(folder), "solver": recipe.solver.name,
         "support_accuracy": 100 * float((fitted == folder.labels).float().mean()), "not_converged": sum(book.failures(1)),
@@ -105,9 +93,9 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
     if run_dir is None:
         return None
     run = parts.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
-    nodes = parts.nodes(folder)
+    maps = parts.maps(folder)
     with transport.ledger() as book:
-        guess = _guess(parts.head, made.tensors[LAYER].to(nodes.device), nodes)
+        guess = _guess(parts.head, made.tensors[LAYER].to(maps.device), maps)
     truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
     correct = int((guess == truth).sum())
     mean, ci95 = share_ci95(correct, len(truth))
@@ -125,6 +113,6 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
 
 
 @torch.no_grad()
-def _guess(head: Head, layer: Tensor, nodes: Tensor) -> Tensor:
+def _guess(head: Head, layer: Tensor, maps: Tensor) -> Tensor:
     """Class of each picture [N] under a layer [way,n,d]."""
-    return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in nodes.split(QUERIES)])
+    return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in maps.split(QUERIES)])

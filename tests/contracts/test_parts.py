@@ -22,7 +22,9 @@ def test_backbone_gives_maps_of_its_channels_for_any_size(name):
 @pytest.mark.parametrize("shot", [1, 3])
 def test_head_is_batched_over_episodes_and_equivariant(name, shot):
     head = build.head(
-        default_part("heads", name, **({"passes": 2} if name == "sfc" else {})), 8, default_part("solvers", "pot")
+        default_part("heads", name, **({"passes": 2} if name in ("sfc", "finetune") else {})),
+        8,
+        default_part("solvers", "pot"),
     )
     rng = torch.Generator().manual_seed(1)
     support, query = (torch.rand(2, 4, shot, 8, 3, 3, generator=rng), torch.rand(2, 7, 8, 3, 3, generator=rng))
@@ -32,7 +34,7 @@ def test_head_is_batched_over_episodes_and_equivariant(name, shot):
     assert torch.allclose(logits, alone, atol=1e-4)
     if not head.transductive:
         assert torch.allclose(head(support, query[:, :2]), logits[:, :2], atol=1e-4)
-    if name != "sfc":  # its fine-tuning order counts pictures, so a permuted class is another order
+    if name not in ("sfc", "finetune"):  # their fine-tuning order counts pictures, so a permuted class is another order
         order = torch.tensor([2, 0, 3, 1])
         assert torch.allclose(head(support[:, order], query), logits[:, :, order], atol=1e-4)
     assert torch.allclose(head(support, query), logits)  # no state between calls

@@ -54,6 +54,8 @@ def test_every_kind_gives_the_same_files_whatever_its_name(tmp_path, kind):
         assert files.names == sorted(FILES)
         for name in reversed(files.names):
             assert files.read(name) == FILES[name]
+            with files.open(name) as stream:
+                assert stream.read() == FILES[name]
     assert not list((tmp_path / "scratch").glob("*")) and set(tmp_path.iterdir()) <= {path, tmp_path / "scratch"}
 
 
@@ -125,7 +127,7 @@ def test_limits_on_one_member_all_and_their_number_hold(tmp_path, kind, limit, v
     path = pack(tmp_path / "x", kind)
     everything(path, tmp_path)
     monkeypatch.setattr(archive, limit, value)
-    with pytest.raises(DataError, match="a bomb"):
+    with pytest.raises(DataError, match="a bomb.*unpack it and give the folder"):
         Source(path, tmp_path)
 
 

@@ -15,39 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli import build, registry
 from fewshot_cli.data import glyphs
 from fewshot_cli.data.common import class_split
 from fewshot_cli.data.store import open_store
-from fewshot_cli.errors import DataError
-
-
-@pytest.fixture
-def prepare(tmp_path):
-    """Prepare a dataset in a data root of its own: returns the opened store."""
-
-    def run(dataset: str, *sources: Path, **options):
-        cls = registry.part("datasets", dataset)
-        root = tmp_path / f"root{len(list(tmp_path.glob('root*')))}"
-        build.prepare(dataset, cls(cls.Options(**options)), list(sources), root)
-        assert [p.name for p in root.iterdir()] == [dataset], "something else was left in the data root"
-        return open_store(root, dataset)
-
-    return run
-
-
-@pytest.fixture
-def refused(tmp_path, prepare):
-    """Prepare a dataset that must be refused, leaving nothing: returns the sentence."""
-
-    def run(dataset: str, *sources: Path, **options) -> str:
-        before = len(list(tmp_path.glob("root*")))
-        with pytest.raises(DataError) as fault:
-            prepare(dataset, *sources, **options)
-        assert list((tmp_path / f"root{before}").iterdir()) == []
-        return str(fault.value)
-
-    return run
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

@@ -76,7 +76,7 @@ def test_encoded_pictures_come_back_as_pillow_decodes_them(tmp_path, encoded, fo
     for got, size, data in zip(images, sizes, files, strict=True):
         want = Image.open(io.BytesIO(data)).convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
         assert np.array_equal(got.permute(1, 2, 0).numpy(), np.array(want)) and size.tolist() == [9, 7]
-        assert torch.equal(got, decode_picture(data, "it", 12))
+        assert torch.equal(got, decode_picture(data, "it", 12)[0])
 
 
 def test_a_box_is_cropped_to_and_can_be_left_alone(tmp_path, encoded, pixels):
@@ -341,3 +341,26 @@ def _decoded(data: bytes):
     from fewshot_cli.data.store import _open
 
     return _open(data, "x.png")
+
+
+def test_a_users_pictures_are_turned_as_the_camera_says(tmp_path):
+    """A published dataset's are not: its figures were made without."""
+    from fewshot_cli import build, registry
+    from fewshot_cli.data.folder import Folder
+
+    wide = np.zeros((20, 40, 3), np.uint8)
+    wide[:, :20] = 255  # white on the left; turned by a quarter it is on top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for cls in ("a", "b"):
+        (tmp_path / "mine" / cls).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.where(wide, 255 - i, i).astype(np.uint8)).save(
+                tmp_path / "mine" / cls / f"{i}.png", exif=exif
+            )
+    pixels, sizes = Folder(tmp_path / "mine").decode(8)
+    assert sizes[0].tolist() == [40, 20] and pixels[0, :, :3].min() > 200 > pixels[0, :, 5:].max()
+    own = registry.part("datasets", "images")
+    build.prepare("images", own(own.Options(test_share=0.5, val_share=0.0)), [tmp_path / "mine"], tmp_path)
+    stored, sizes = open_store(tmp_path, "images").split("test").decode(8)
+    assert sizes[0].tolist() == [40, 20] and stored[0, :, :3].min() > 200

@@ -1,0 +1,96 @@
+"""What a k-shot episode with the structured fully connected layer costs beside its bare solver time.
+
+    python benchmarks/sfc.py [--episodes 8] [--shot 5] [--side 5] [--channels 640] [--rounds 3] [--threads 2]
+
+5-way, 15 queries a class, the code's preset: 12,500 + 375 transport problems an episode at 5 shots. `flow` is the default
+(gradient of the costs with the flow held fixed), `full` the gradient of the node weights too. The bare solver time is that
+of the same problems, solved again from nothing in calls of the same sizes; `solver` is what the solver took inside, where
+it starts from its last trees. Everything in turn; medians; seconds an episode. Prints JSON.
+"""
+
+import argparse
+import json
+import statistics
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import build, transport
+from fewshot_cli.contracts import Head, Plan, Solver
+from fewshot_cli.device import keep_freed_memory
+from fewshot_cli.recipe import default_part
+
+
+class Recorder(Solver):
+    """Keeps a copy of every batch of problems it passes on, without warm starts."""
+
+    exact = True
+
+    def __init__(self, inner: Solver) -> None:
+        super().__init__(inner.options)
+        self.inner, self.problems, self.devices = inner, [], inner.devices
+
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
+        self.problems.append(tuple(x.clone() for x in (cost, supply, demand)))
+        return self.inner.solve(cost, supply, demand)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, value in (("episodes", 8), ("shot", 5), ("side", 5), ("channels", 640), ("rounds", 3), ("threads", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--passes", type=int, default=100)
+    parser.add_argument("--only-flow", action="store_true", help="leave out the full gradient, which takes much longer")
+    given = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(given.threads)
+    rng = torch.Generator().manual_seed(0)
+    shape = (given.channels, given.side, given.side)
+    classes = torch.randn(given.episodes, 5, 1, *shape[:1], 1, 1, generator=rng)
+    common = torch.randn(given.channels, 1, 1, generator=rng)
+    pictures = (torch.randn(given.episodes, 5, given.shot + 15, *shape, generator=rng) + 0.5 * classes + common).relu()
+    support, query = pictures[:, :, : given.shot], pictures[:, :, given.shot :].flatten(1, 2)
+
+    def head(gradient: str) -> Head:
+        spec = default_part("heads", "sfc", passes=given.passes, gradient=gradient)
+        return build.head(
+            spec, given.channels, default_part("solvers", "network_simplex", workers=given.threads)
+        ).eval()
+
+    @torch.no_grad()
+    def run(own: Head) -> tuple[float, float]:
+        with transport.ledger() as book:
+            begin = perf_counter()
+            own(support, query)
+            return perf_counter() - begin, book.seconds
+
+    flow = head("flow")
+    solver, flow.solver = flow.solver, Recorder(flow.solver)
+    run(flow)
+    problems, flow.solver = flow.solver.problems, solver
+
+    def bare() -> float:
+        begin = perf_counter()
+        for problem in problems:
+            transport.solve(solver, *problem)
+        return perf_counter() - begin
+
+    heads = {"flow": flow} | ({} if given.only_flow else {"full": head("full")})
+    seen: dict[str, list[float]] = {name: [] for name in ("bare", *(f"{h}{k}" for h in heads for k in ("", "_solver")))}
+    for turn in range(given.rounds + 1):  # the first is a warm-up
+        times = {"bare": bare()}
+        for name, own in heads.items():
+            times[name], times[f"{name}_solver"] = run(own)
+        for name, seconds in times.items() if turn else ():
+            seen[name].append(seconds / given.episodes)
+    result = {name: statistics.median(values) for name, values in seen.items()}
+    print(json.dumps({
+        **vars(given), "problems_an_episode": sum(len(p[0]) for p in problems) // given.episodes,
+        "seconds_an_episode": result, "flow_over_bare": result["flow"] / result["bare"],
+        **({"full_over_bare": result["full"] / result["bare"]} if "full" in result else {}),
+    }, indent=2))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""`fsl retrieve`: rank a gallery for each query, a global shortlist first, then the recipe's head."""
+
+import csv
+import io
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot_cli.commands import options as o
+from fewshot_cli.console import emit
+from fewshot_cli.errors import FslError
+
+
+class Form(StrEnum):
+    """Formats of the recalls."""
+
+    table = "table"
+    json = "json"
+    md = "md"
+    csv = "csv"
+
+
+def retrieve(
+    recipe: o.Recipe = "cifar_fs_5w1s_conv64",
+    gallery: Annotated[
+        Path | None, typer.Option("--gallery", help="Folder <class>/<picture> in place of the recipe's split.")
+    ] = None,
+    query: Annotated[
+        Path | None, typer.Option("--query", help="Folder <class>/<picture> of queries; without it the gallery's own.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option("--queries", min=1, help="So many queries, drawn by the seed.")] = None,
+    shortlist: Annotated[int, typer.Option("--shortlist", min=1, help="Pictures re-ranked for each query.")] = 100,
+    k: Annotated[str, typer.Option("--k", help="Recall@k for these k.")] = "1,2,4,8",
+    weights: o.Weights = None,
+    sets: o.Set = None,
+    solver: o.Solver = None,
+    format: Annotated[Form, typer.Option("--format", help="Format of the result on stdout.")] = Form.table,
+    device: o.Device = "auto",
+    seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    debug: o.Debug = False,
+) -> None:
+    """Recall@k of image retrieval: global cosine alone, and its shortlist re-ranked by optimal matching."""
+    from fewshot_cli import recipe as recipes
+    from fewshot_cli.device import resolve
+    from fewshot_cli.retrieve import retrieve as run
+
+    if not all(word.strip().isdigit() and int(word) > 0 for word in k.split(",")):
+        raise FslError(f"--k {k}: write positive whole numbers with commas between, as in 1,2,4,8")
+    if query is not None and gallery is None:
+        raise FslError("--query needs --gallery, the folder to search in")
+    loaded = recipes.load(recipe, sets, solver, seed)
+    ks = tuple(sorted({int(word) for word in k.split(",")}))
+    result = run(loaded, gallery, query, queries, shortlist, ks, weights, o.data_root(data_root), resolve(device))
+    emit(_rendered(result, format))
+
+
+def _rendered(result: dict[str, Any], form: Form) -> str:
+    if form is Form.json:
+        return json.dumps(result, indent=2)
+    if form is Form.csv:
+        out = io.StringIO()
+        rows = [{"k": k, **values} for k, values in result["recall"].items()]
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return out.getvalue()
+    from fewshot_cli.report import grid, markdown
+
+    header = ["", *(f"Recall@{k} %" for k in result["recall"])]
+    rows = [
+        [name, *(f"{r[kind]:.2f} ± {r[f'{kind}_ci95']:.2f}" for r in result["recall"].values())]
+        for name, kind in (("global", "global"), (f"{result['head']} on {result['shortlist']}", "reranked"))
+    ]
+    rows.append(
+        ["difference", *(f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" for r in result["recall"].values())]
+    )
+    draw = markdown if form is Form.md else grid
+    lines = [f"{result['queries']} queries in {result['pictures']} pictures of {result['gallery']}; recipe {result['recipe']}, "
+             f"weights {result['weights']}", f"intervals: {result['interval']}; difference: {result['interval_difference']}"]  # fmt: skip
+    if result["not_converged"]:
+        lines.append(f"WARNING: the solver did not converge on {result['not_converged']} problems")
+    return "\n\n".join([draw(header, rows), "\n".join(lines)])

@@ -1,0 +1,123 @@
+"""What matches what: the best patches, node weights and flows of two pictures (DeepEMD, CVPR 2020, Figure 5)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import build
+from fewshot_cli.contracts import Matching
+from fewshot_cli.crops import cut
+from fewshot_cli.data.folder import Folder
+from fewshot_cli.data.store import Split
+from fewshot_cli.episodes import Sampler
+from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.features import patches_of
+from fewshot_cli.pictures import Parts, Pictures
+from fewshot_cli.plots import matches
+from fewshot_cli.schema import Recipe
+
+SHOWN = 240  # least side of a drawn picture
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of the figure: pictures [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4] as
+    shares), how they match, and the words beside it.
+    """
+
+    left: Tensor
+    right: Tensor
+    places: Tensor
+    left_boxes: Tensor
+    right_boxes: Tensor
+    matching: Matching
+    title: str
+
+    def rebuilt(self) -> Tensor:
+        """The left picture from the best matching patches of the right, brightness by node weight: [3,S,S].
+
+        Smaller nodes are drawn over larger ones.
+        """
+        out, side = torch.zeros_like(self.left), self.left.shape[-1]
+        best, bright = self.matching.flow.argmax(1), self.matching.supply / self.matching.supply.max()
+        edges = (
+            torch.cat([self.places[:, :2], self.places[:, :2] + self.places[:, 2:]], 1).mul(side).round().int().tolist()
+        )
+        for i in self.places[:, 2:].prod(1).argsort(dim=0, descending=True, stable=True).tolist():
+            x0, y0, x1, y1 = edges[i]
+            patch = cut(
+                self.right[None], self.right_boxes[best[i]][None], torch.tensor([False]), max(x1 - x0, y1 - y0, 1)
+            )
+            patch = torch.nn.functional.interpolate(patch, (max(1, y1 - y0), max(1, x1 - x0)), mode="bilinear")[0]
+            out[:, y0:y1, x0:x1] = float(bright[i]) * patch[:, : y1 - y0, : x1 - x0]
+        return out
+
+
+def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bool, given: Path | None, root: Path,
+                   device: torch.device) -> list[dict]:  # fmt: skip
+    """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
+    parts, pictures = _parts(recipe, given, root, device), Pictures([left, right])
+    if len(pictures) != 2:
+        raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
+    panel = _panel(parts, pictures, parts.maps(pictures), 0, 1, "")
+    title = f"similarity {panel.matching.similarity:.3f}"
+    matches(out, [replace(panel, title=title)], flows)
+    return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity}]
+
+
+def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bool, given: Path | None, root: Path,
+                  device: torch.device) -> list[dict]:  # fmt: skip
+    """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
+    parts = _parts(recipe, given, root, device)
+    split = build.store(recipe, root).split(recipe.eval.split)
+    spec = recipe.episode
+    chosen = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)(episode)
+    if query >= chosen.query.numel():
+        raise DataError(
+            f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
+        )
+    left, truth = int(chosen.query.flatten()[query]), int(chosen.labels()[query])
+    maps = parts.maps(split)
+    records, panels = [], []
+    for place, (cls, support) in enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True)):
+        panel = _panel(parts, split, maps, left, support, "")
+        name = split.classes[cls] + (" (its class)" if place == truth else "")
+        records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity})
+        panels.append(replace(panel, title=f"{name}: {panel.matching.similarity:.3f}"))
+    matches(out, panels, flows)
+    return records
+
+
+def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Parts:
+    parts = Parts(recipe, given, root, device)
+    if not hasattr(parts.head, "match"):
+        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no flow between two pictures; "
+                          "use a 1-shot recipe with head emd, or --set head=emd")  # fmt: skip
+    return parts
+
+
+def _panel(parts: Parts, pictures: Pictures | Folder | Split, maps: Tensor, left: int, right: int, title: str) -> Panel:
+    """A panel of two pictures of a set with the maps [N,d,h,w]."""
+    image, where, extractor = parts.recipe.image, parts.recipe.dataset.crop, build.extractor(parts.recipe)
+    side = max(1, -(-SHOWN // image.decoded)) * image.decoded
+    shown = pictures.decode(side, where, only=[left, right])[0].float() / 255
+    pyramid = getattr(parts.head.options, "pyramid", ())
+    if not extractor.patches:
+        edge = (image.decoded - image.size) * side // image.decoded // 2
+        shown = shown[..., edge : side - edge, edge : side - edge]
+        places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
+        boxes = places[None].expand(2, -1, -1)
+    else:
+        sizes = pictures.decode(1, where)[1]  # of all: random patches are drawn for all at once
+        boxes = patches_of(parts.recipe, sizes)[0][[left, right]]
+        places = extractor.cells(boxes[0])
+    found = parts.head.match(maps[left], maps[right])
+    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, title)
+
+
+def _cells(rows: int, columns: int) -> Tensor:
+    """Cells of a grid, row by row, as boxes [rows·columns,4] (left, top, width, height) in shares."""
+    y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
+    return torch.stack([x, y, torch.full_like(x, 1 / columns), torch.full_like(y, 1 / rows)], -1).flatten(0, 1)

@@ -1,0 +1,219 @@
+"""A paper's table, run row by row on shared episodes beside the printed values."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import build, recipe, strictyaml
+from fewshot_cli.console import progress, say
+from fewshot_cli.episodes import Sampler
+from fewshot_cli.errors import FslError, RecipeError
+from fewshot_cli.evaluate import episodes_per_call, load_parts, run_episodes
+from fewshot_cli.features import cached, key
+from fewshot_cli.registry import did_you_mean
+from fewshot_cli.runs import Run, versions
+from fewshot_cli.schema import Recipe
+from fewshot_cli.stats import INTERVAL, mean_ci95, paired
+
+ROWS = "rows.jsonl"
+
+
+@cache
+def _paper(name: str) -> dict[str, Any]:
+    return strictyaml.load(Path(str(resources.files("fewshot_cli"))) / "papers" / f"{name}.yaml")[0]
+
+
+def names() -> list[str]:
+    """Every table of every paper, as `paper.table`."""
+    papers = sorted(p.name for p in (resources.files("fewshot_cli") / "papers").iterdir())
+    return [f"{p[:-5]}.{t}" for p in papers if p.endswith(".yaml") for t in _paper(p[:-5])["tables"]]
+
+
+def find(name: str) -> dict[str, Any]:
+    """A table by `paper.table`, with its source spelled out. Raises `RecipeError` when there is none."""
+    if name not in names():
+        raise RecipeError(f"{name}: no such table{did_you_mean(name, names())}; there are {', '.join(names())}")
+    paper, _, table = name.partition(".")
+    made = _paper(paper)["tables"][table]
+    source, comma, place = made["source"].partition(",")
+    return {**made, "name": name, "source": _paper(paper)["sources"][source] + comma + place}
+
+
+def recipe_for(dataset: str, weights: Path | None) -> str:
+    """The 1-shot EMD recipe of a dataset: the first whose weights are at hand, else the first.
+
+    Raises `RecipeError` when no recipe is for the dataset.
+    """
+    known = [n for n in recipe.installed() if n.split("_5w1s")[0] == dataset and "_5w1s" in n]
+    known = [n for n in known if recipe.load(n).head.name == "emd"]
+    if not known:
+        raise RecipeError(f"--dataset {dataset}: no recipe {dataset}_5w1s is installed; `fsl list recipes` shows those that "
+                          "are, or give --recipe with a 1-shot recipe of your own")  # fmt: skip
+    for name in known:
+        try:
+            build.weights(recipe.load(name), weights)
+        except FslError:
+            continue
+        if name != known[0]:
+            say(f"recipe: {name}, since {known[0]} has no weights here")
+        return name
+    return known[0]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a table is run with; `sets` are `--set` options for every row, `wanted` parts of row names (none: all)."""
+
+    base: str
+    sets: tuple[str, ...]
+    solver: str | None
+    seed: int | None
+    episodes: int
+    wanted: tuple[str, ...]
+    weights: Path | None
+    root: Path
+    device: torch.device
+
+    def recipe(self, row: dict[str, Any], column: dict[str, int]) -> Recipe:
+        """The recipe of one row and column."""
+        return recipe.load(self.base, self._sets(row, column), self.solver, self.seed)
+
+    def _sets(self, row: dict[str, Any], column: dict[str, int]) -> list[str]:
+        return [
+            *row["set"],
+            *self.sets,
+            *(f"episode.{k}={v}" for k, v in column.items()),
+            f"eval.episodes={self.episodes}",
+        ]
+
+    def command(self, row: dict[str, Any], column: dict[str, int]) -> str:
+        """The `fsl eval` command of one row and column."""
+        named = {"solver": self.solver, "seed": self.seed, "weights": self.weights}
+        words = [word for s in self._sets(row, column) for word in ("--set", s)]
+        words += [word for k, v in named.items() if v is not None for word in (f"--{k}", str(v))]
+        return shlex.join(["fsl", "eval", "--recipe", self.base, *words])
+
+
+def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dict[str, Any]:
+    """Run the rows asked for, the reference first; a row that cannot run says why and stops no other.
+
+    A record holds row, way, shot, ours (accuracy, ci95) or `missing`, the published value and where it was measured, the
+    paired difference to the reference row, and the command. Raises `RecipeError` when no row's name is meant.
+    """
+    rows = [r for r in table["rows"] if not ask.wanted or any(w.lower() in r["name"].lower() for w in ask.wanted)]
+    if not rows:
+        raise RecipeError(f"--rows {' '.join(ask.wanted)}: no row of {table['name']} is called so; it has "
+                          + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip
+    reference = next(r for r in table["rows"] if r["name"] == table["reference"])
+    plain = ask.recipe(reference, table["columns"][0])
+    identity = {"table": table["name"], "recipe": plain.identity(), "episodes": ask.episodes, "device": ask.device.type,
+                **_hashes(plain, ask)}  # fmt: skip
+    job = Run(run_dir, "table", plain, identity, resume)
+    done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
+    runner = _Runner(ask)
+    ordered = [reference, *(r for r in rows if r is not reference)]
+    for column in table["columns"]:
+        for row in ordered:
+            place = (row["name"], column["way"], column["shot"])
+            if place in done or "set" not in row:
+                continue
+            say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
+            done[place] = {"row": row["name"], **column, **runner(row, column), "command": ask.command(row, column)}
+            job.append(ROWS, [done[place]])
+    records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
+    result = {"format": 1, "table": table["name"], "title": table["title"], "source": table["source"], "base": ask.base,
+              "dataset": plain.dataset.name, "episodes": ask.episodes, "reference": table["reference"], "interval": INTERVAL,
+              "records": records, "versions": versions(), "run_dir": str(run_dir)}  # fmt: skip
+    if all("missing" not in r for r in done.values()):
+        job.finish(result)
+    return result
+
+
+def _hashes(plain: Recipe, ask: Request) -> dict[str, str | None]:
+    """Hashes of data and weights where they are at hand: a resumed table must not mix others in."""
+    try:
+        data = build.store(plain, ask.root).index["sha256"]
+        return {"data": data, "weights": build.weights(plain, ask.weights).checkpoint.sha256}
+    except FslError:
+        return {"data": None, "weights": None}
+
+
+class _Runner:
+    """Evaluates rows, keeping the last features and weights for the next row that needs them."""
+
+    def __init__(self, ask: Request) -> None:
+        self.ask, self._features = ask, ("", None)
+
+    def __call__(self, row: dict[str, Any], column: dict[str, int]) -> dict[str, Any]:
+        begin = perf_counter()
+        try:
+            accuracies = self._accuracies(self.ask.recipe(row, column))
+        except FslError as fault:
+            return {"missing": str(fault)}
+        return {"accuracies": accuracies, "seconds": perf_counter() - begin}
+
+    def _accuracies(self, one: Recipe) -> list[float]:
+        store = build.store(one, self.ask.root)
+        split = store.split(one.eval.split)
+        sampler = Sampler(split, one.episode.way, one.episode.shot, one.episode.query, one.seed)
+        weights = build.weights(one, self.ask.weights)
+        backbone, head = load_parts(one, weights)
+        features = self._have(key(one, split, weights.checkpoint.sha256),
+                              lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, self.ask.device)[0])  # fmt: skip
+        home = build.matching_device(head, self.ask.device)
+        features, head, out = features.to(home), head.to(home).eval(), []
+        batch = episodes_per_call(head, sampler, features)
+        with progress(one.head.name, self.ask.episodes) as bar:
+
+            def keep(records: list[dict[str, Any]]) -> None:
+                out.extend(r["accuracy"] for r in records)
+                bar.update(len(out), "{:.2f} ± {:.2f} %".format(*mean_ci95(out)))
+
+            run_episodes(head, features, sampler, 0, self.ask.episodes, batch, keep)
+        return out
+
+    def _have(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        if self._features[0] != name:
+            self._features = (name, make())
+        return self._features[1]
+
+
+def _record(
+    table: dict[str, Any], row: dict[str, Any], place: int, done: dict[tuple, dict], dataset: str
+) -> dict[str, Any]:
+    column = table["columns"][place]
+    out: dict[str, Any] = {"row": row["name"], **column}
+    ours = done.get((row["name"], column["way"], column["shot"]), {"missing": "not part of this package"})
+    base = done.get((table["reference"], column["way"], column["shot"]), {})
+    if "missing" in ours:
+        out["missing"] = ours["missing"]
+    else:
+        out["accuracy"], out["ci95"] = mean_ci95(ours["accuracies"])
+        if "accuracies" in base and row["name"] != table["reference"]:
+            out["difference"], out["difference_ci95"] = paired(ours["accuracies"], base["accuracies"])
+        out |= {"seconds": ours["seconds"], "command": ours["command"]}
+    printed = row.get("published", {})
+    where = dataset if dataset in printed else table["home"] if table["home"] in printed and "set" in row else None
+    value = printed[where][place] if where else None
+    if value:
+        out |= {"published": value[0], "published_on": where}
+        if len(value) > 1:
+            out["published_ci95"] = value[1]
+    return out
+
+
+def missing_everywhere(result: dict[str, Any]) -> str | None:
+    """Why nothing at all could be run, or None."""
+    ran = [r for r in result["records"] if "accuracy" in r]
+    return None if ran else next(r["missing"] for r in result["records"])
+
+
+__all__ = ["Request", "find", "missing_everywhere", "names", "recipe_for", "run"]

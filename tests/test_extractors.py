@@ -1,0 +1,143 @@
+"""Patches: where they are, how they are cut and embedded, in evaluation and in training."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fewshot_cli import build, recipe
+from fewshot_cli.contracts import Backbone
+from fewshot_cli.crops import cut, cut_patches
+from fewshot_cli.extractors import Grid, GridOptions, Sampling, SamplingOptions
+from fewshot_cli.features import embed, normalise, patches_of
+from fewshot_cli.schema import AugmentSpec, ImageSpec
+from fewshot_cli.training.augment import augment
+
+IMAGE = ImageSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Identity(Backbone):
+    """The standardised picture itself."""
+
+    channels = 3
+
+    def forward(self, images):
+        return images
+
+
+def test_grid_boxes_are_cells_enlarged_about_their_centres_and_clipped():
+    grid = Grid(GridOptions(sizes=(2, 3), ratio=2.0))
+    boxes, flip = grid.boxes(torch.full((4, 2), 84.0), rng(), training=False)
+    assert grid.patches == 13 and boxes.shape == (4, 13, 4) and not flip.any()
+    want = []
+    for g in (2, 3):
+        for i in range(g):
+            for j in range(g):
+                left, right = max(0, (j + 0.5) / g - 1 / g), min(1, (j + 0.5) / g + 1 / g)
+                top, bottom = max(0, (i + 0.5) / g - 1 / g), min(1, (i + 0.5) / g + 1 / g)
+                want.append([left, top, right - left, bottom - top])
+    assert torch.allclose(boxes, torch.tensor(want).expand(4, -1, -1), atol=1e-6)
+    plain, _ = Grid(GridOptions(sizes=(2,), ratio=1.0)).boxes(torch.ones(1, 2), rng(), training=False)
+    assert torch.allclose(plain[0], torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5] * 4]))
+
+
+def test_grid_in_training_draws_one_ratio_a_picture_and_level():
+    boxes, flip = Grid(GridOptions(sizes=(1, 5))).boxes(torch.ones(200, 2), rng(), training=True)
+    inner = boxes[:, 1 + 12]  # the middle cell of 5×5 reaches no border at ratio ≤ 3 … clipping starts at 5
+    assert (
+        torch.allclose(inner[:, 2], inner[:, 3]) and 0.2 <= inner[:, 2].min() < 0.25 and 0.55 < inner[:, 2].max() <= 0.6
+    )
+    assert torch.allclose(inner[:, 2], boxes[:, 1 + 11, 2].clamp(max=1), atol=1e-6) and (boxes[:, 0, 2:] == 1).all()
+    assert 0.4 < flip.float().mean() < 0.6
+
+
+def test_sampling_draws_boxes_inside_the_picture_with_the_area_asked_for():
+    boxes, flip = Sampling(SamplingOptions(patches=40, scale=(0.2, 0.5))).boxes(torch.full((50, 2), 60.0), rng(), False)
+    area = boxes[..., 2] * boxes[..., 3]
+    assert boxes.shape == (50, 40, 4) and flip.shape == (50, 40) and 0.4 < flip.float().mean() < 0.6
+    assert (boxes[..., :2] >= 0).all() and (boxes[..., :2] + boxes[..., 2:] <= 1 + 1e-6).all()
+    assert area.min() > 0.199 and area.max() < 0.501
+
+
+def test_cut_takes_the_box_it_is_given():
+    pictures = torch.rand(2, 3, 16, 16, generator=rng())
+    boxes = torch.tensor([[[0.25, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5]]]).expand(2, -1, -1)
+    out = cut_patches(pictures, boxes, torch.tensor([[False, True]]).expand(2, -1), 8).unflatten(0, (2, 2))
+    assert out.shape == (2, 2, 3, 8, 8)
+    fine = F.interpolate(pictures[:, :, 8:, 4:12], size=16, mode="bilinear", align_corners=False)
+    assert torch.allclose(
+        out[:, 0][..., 1:-1, 1:-1], F.avg_pool2d(fine, 2)[..., 1:-1, 1:-1], atol=1e-5
+    )  # borders see on
+    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8)
+    assert torch.allclose(out[:, 1].flip(-1), again, atol=1e-6)
+
+
+def test_shrinking_a_large_picture_averages_instead_of_aliasing():
+    stripes = torch.tensor([0.0, 1.0]).repeat(32).expand(1, 3, 64, 64)
+    out = cut(stripes, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False]), 8)
+    assert (out - 0.5).abs().max() < 0.1
+
+
+def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
+    images = (255 * torch.rand(5, 3, 12, 12, generator=rng())).to(torch.uint8)
+    grid = Grid(GridOptions(sizes=(2,)))
+    boxes, flip = grid.boxes(torch.full((5, 2), 12.0), rng(), training=False)
+    maps = embed(Identity(), images, IMAGE, torch.device("cpu"), patches=(boxes, flip))
+    assert maps.shape == (5, 3, 1, 4)
+    for i in range(5):
+        for p in range(4):
+            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
+            assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
+    alone = embed(Identity(), images[3:], IMAGE, torch.device("cpu"), patches=(boxes[3:], flip[3:]))
+    assert torch.allclose(alone, maps[3:], atol=1e-6)
+    whole = embed(Identity(), images, IMAGE, torch.device("cpu"))
+    assert torch.equal(whole, normalise(images, IMAGE))
+
+
+def test_random_patches_come_from_the_seed():
+    named = recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"])
+    sizes = torch.full((6, 2), 32.0)
+    (a, _), (b, _) = patches_of(named, sizes), patches_of(named, sizes)
+    (c, _) = patches_of(recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2), sizes)
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_augmentation_in_training_gives_the_extractors_patches():
+    images = (255 * torch.rand(3, 3, 8, 8, generator=rng())).to(torch.uint8)
+    grid = Grid(GridOptions(sizes=(1, 2)))
+    out = augment(images, torch.full((3, 2), 8.0), AugmentSpec(crop="none", flip=False), IMAGE, rng(), grid)
+    assert out.shape == (15, 3, 8, 8)
+    assert torch.allclose(
+        out[0], normalise(images[:1], IMAGE)[0], atol=1e-5
+    )  # the level of one cell is the whole picture
+
+
+@pytest.mark.parametrize("extractor", ["grid", "sampling"])
+def test_patches_are_evaluated_and_meta_trained(fsl, glyph_root, tmp_path, extractor):
+    sets = ["--set", f"extractor={extractor}", "--data-root", glyph_root]
+    code, out, err = fsl("eval", "--recipe", "glyphs_5w1s", "--episodes", "5", "--format", "json", *sets,
+                         "--set", "eval.split=val")  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] > 25
+    tiny = [word for text in ("metatrain.epochs=1", "metatrain.steps=2", "metatrain.episodes_per_step=1",
+                              "metatrain.query=2", "metatrain.validation.episodes=2", "metatrain.augment.crop=none")
+            for word in ("--set", text)]  # fmt: skip
+    weights = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
+    code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
+    assert code == 0, err
+    code, _, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny[:-2], "--weights", weights)
+    assert code == 2 and "write metatrain.augment.crop: none" in err
+
+
+def test_unknown_options_of_an_extractor_are_told_with_their_place(fsl):
+    code, _, err = fsl("eval", "--recipe", "glyphs_5w1s", "--set", "extractor.name=grid", "--set", "extractor.ratoi=2")
+    assert code == 2 and "extractor.ratoi: unknown key (did you mean 'ratio'?)" in err
+    code, _, err = fsl(
+        "eval", "--recipe", "glyphs_5w1s", "--set", "extractor.name=sampling", "--set", "extractor.patches=0"
+    )
+    assert code == 2 and "extractor.patches" in err

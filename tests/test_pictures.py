@@ -1,0 +1,239 @@
+"""A user's own pictures: classified, retrieved, matched and drawn; what is wrong with them is told in a sentence."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewshot_cli import build, evaluate, match, recipe
+from fewshot_cli.contracts import Matching
+from fewshot_cli.data.store import open_store
+from fewshot_cli.match import Panel
+
+
+@pytest.fixture(scope="module")
+def folders(glyph_root, tmp_path_factory):
+    """Glyphs of four classes as files: three examples and four queries a class."""
+    split = open_store(glyph_root, "glyphs").split("test")
+    images, _ = split.decode(32)
+    root = tmp_path_factory.mktemp("pictures")
+    for c, members in enumerate(split.members()[:4]):
+        for kind, picks in (("support", members[:3]), ("query", members[3:7])):
+            folder = root / kind / f"class{c}"
+            folder.mkdir(parents=True)
+            for i, one in enumerate(picks):
+                Image.fromarray(images[one].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    return root
+
+
+def single(folders, tmp_path):
+    """A support folder with one example a class."""
+    for folder in (folders / "support").iterdir():
+        (tmp_path / "one" / folder.name).mkdir(parents=True)
+        (tmp_path / "one" / folder.name / "a.png").write_bytes((folder / "0.png").read_bytes())
+    return tmp_path / "one"
+
+
+@pytest.mark.parametrize("head", ["sfc", "emd", "prototype", "finetune"])
+def test_classify_labels_pictures_from_a_few_examples(fsl, folders, head):
+    code, out, err = fsl("classify", folders / "query", "--support", folders / "support", "--recipe", "glyphs_5w5s",
+                         "--set", f"head={head}", "--format", "json")  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["support"] == {f"class{c}": 3 for c in range(4)} and len(result["pictures"]) == 16
+    for row in result["pictures"]:
+        assert abs(sum(row["scores"].values()) - 1) < 1e-5 and row["score"] == max(row["scores"].values())
+    right = sum(row["label"] in row["picture"] for row in result["pictures"])
+    assert right >= 11
+
+
+def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
+    """The same logits as the head on the same features, picture by picture."""
+    code, out, _ = fsl("classify", folders / "query" / "class1", folders / "query" / "class0" / "2.png", "--support",
+                       folders / "support", "--recipe", "glyphs_5w1s", "--format", "json")  # fmt: skip
+    assert code == 0
+    rows = json.loads(out)["pictures"]
+    assert [row["picture"].rpartition("query/")[2] for row in rows] == [
+        *(f"class1/{i}.png" for i in range(4)),
+        "class0/2.png",
+    ]
+    loaded = recipe.load("glyphs_5w1s")
+    split = open_store(glyph_root, "glyphs").split("test")
+    backbone, head = evaluate.load_parts(loaded, build.weights(loaded, None))
+    from fewshot_cli.features import embed
+
+    images, _ = split.decode(32)
+    members = split.members()[:4]
+    with torch.no_grad():
+        maps = [embed(backbone, images[m], loaded.image, torch.device("cpu")) for m in members]
+        support = torch.stack([m[:3] for m in maps])[None]
+        want = head(support, torch.cat([maps[1][3:7], maps[0][5:6]])[None])[0].softmax(-1)
+    got = torch.tensor([list(row["scores"].values()) for row in rows])
+    assert torch.allclose(got, want, atol=1e-4)
+
+
+def test_classify_with_one_example_a_class_and_other_formats(fsl, folders, tmp_path):
+    arguments = (
+        "classify",
+        folders / "query" / "class0",
+        "--support",
+        single(folders, tmp_path),
+        "--recipe",
+        "glyphs_5w5s",
+    )
+    code, out, err = fsl(*arguments, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0 and len(rows) == 4 and {"picture", "label", "score", "score:class3"} <= set(rows[0]), err
+    code, out, _ = fsl(*arguments)
+    assert code == 0 and "second" in out and "not a calibrated probability" in out
+
+
+def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
+    base = ("classify", folders / "query", "--recipe", "glyphs_5w5s", "--support")
+    code, _, err = fsl(*base, folders / "support" / "class0")
+    assert code == 3 and "put them in" in err or "holds one class" in err
+    one = tmp_path / "only"
+    (one / "cat").mkdir(parents=True)
+    (one / "cat" / "a.png").write_bytes((folders / "support" / "class0" / "0.png").read_bytes())
+    code, _, err = fsl(*base, one)
+    assert code == 3 and "holds one class (cat); to tell classes apart takes two or more" in err
+    (one / "dog").mkdir()
+    for i in range(2):
+        (one / "dog" / f"{i}.png").write_bytes((folders / "support" / "class1" / f"{i}.png").read_bytes())
+    code, _, err = fsl(*base, one, "--set", "head=emd")
+    assert code == 3 and "class cat has 1 pictures, dog has 2; head emd needs the same number" in err
+    assert fsl(*base, one)[0] == 0  # the layer takes any number
+    (one / "dog" / "0.png").write_bytes(b"no picture")
+    code, _, err = fsl(*base, one)
+    assert code == 3 and "0.png: does not decode as a picture" in err
+    code, _, err = fsl("classify", folders / "gone.png", "--recipe", "glyphs_5w5s", "--support", folders / "support")
+    assert code == 3 and "gone.png: no such file or folder" in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = fsl("classify", tmp_path / "empty", "--recipe", "glyphs_5w5s", "--support", folders / "support")
+    assert code == 3 and "holds no pictures" in err
+    code, _, err = fsl(*base, folders / "support", "--weights", tmp_path / "none.safetensors")
+    assert code == 3 and "no such weights file" in err
+
+
+def test_classify_refuses_weights_of_another_shape(fsl, folders):
+    code, _, err = fsl("classify", folders / "query", "--support", folders / "support", "--recipe", "glyphs_5w5s",
+                       "--set", "backbone.channels=32")  # fmt: skip
+    assert code == 3 and "is [64, 3, 3, 3], backbone conv64 needs [32, 3, 3, 3]" in err
+
+
+def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
+    sets = ("--data-root", glyph_root, "--recipe", "glyphs_5w1s", "--set", "head=prototype")
+    code, out, err = fsl("retrieve", *sets, "--queries", "25", "--shortlist", "12", "--k", "1,3", "--format", "json")
+    assert code == 0, err
+    result = json.loads(out)
+    loaded = recipe.load("glyphs_5w1s", ["head=prototype"])
+    split = open_store(glyph_root, "glyphs").split("test")
+    from fewshot_cli.features import cached
+    from fewshot_cli.retrieve import _picks
+
+    weights = build.weights(loaded, None)
+    backbone, _ = evaluate.load_parts(loaded, weights)
+    maps, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, glyph_root, torch.device("cpu"))
+    pooled = maps.flatten(2).mean(-1).double().numpy()
+    unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+    picks, hits = _picks(len(split), 25, loaded.seed).tolist(), {"global": [], "reranked": []}
+    assert len(set(picks)) == 25
+    for q in picks:
+        order = [i for i in np.argsort(-(unit @ unit[q]), kind="stable") if i != q][:12]
+        again = sorted(order, key=lambda i: ((pooled[i] - pooled[q]) ** 2).sum())
+        for kind, ranked in (("global", order), ("reranked", again)):
+            hits[kind].append([any(split.labels[i] == split.labels[q] for i in ranked[:k]) for k in (1, 3)])
+    for kind, rows in hits.items():
+        for place, k in enumerate(("1", "3")):
+            assert abs(result["recall"][k][kind] - 100 * np.mean(rows, 0)[place]) < 1e-9
+    for form in ("table", "md", "csv"):
+        code, out, _ = fsl("retrieve", *sets, "--queries", "5", "--format", form)
+        assert code == 0 and ("Recall@8" in out or "k,global" in out)
+
+
+def test_retrieve_searches_a_folder_for_anothers_pictures(fsl, folders):
+    code, out, err = fsl("retrieve", "--recipe", "glyphs_5w1s", "--gallery", folders / "support", "--query",
+                         folders / "query", "--k", "1,5", "--format", "json")  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["queries"], result["pictures"], result["shortlist"]) == (16, 12, 12)
+    assert result["recall"]["5"]["reranked"] >= result["recall"]["1"]["reranked"] > 50
+
+
+def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
+    base = ("retrieve", "--recipe", "glyphs_5w1s")
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    (loose / "a.png").write_bytes((folders / "support" / "class0" / "0.png").read_bytes())
+    code, _, err = fsl(*base, "--gallery", loose)
+    assert code == 3 and f"put them in {loose}/<class>/<picture>" in err
+    code, _, err = fsl(*base, "--gallery", folders / "support", "--k", "1,12")
+    assert code == 3 and "12 neighbours were asked for, the gallery has 11" in err
+    other = tmp_path / "other" / "unheard"
+    other.mkdir(parents=True)
+    (other / "a.png").write_bytes((loose / "a.png").read_bytes())
+    code, _, err = fsl(*base, "--gallery", folders / "support", "--query", tmp_path / "other")
+    assert code == 3 and "class unheard has no picture in the gallery" in err
+    code, _, err = fsl(*base, "--k", "1,x")
+    assert code == 2 and "positive whole numbers" in err
+    code, _, err = fsl(*base, "--query", folders / "query")
+    assert code == 2 and "--query needs --gallery" in err
+
+
+@pytest.mark.parametrize("extractor", ["fcn", "grid", "sampling"])
+def test_match_draws_two_pictures_or_an_episode(fsl, folders, glyph_root, tmp_path, extractor):
+    a, b = (folders / "support" / f"class{i}" / "0.png" for i in (0, 1))
+    more = ("--recipe", "glyphs_5w1s", "--set", f"extractor={extractor}", "--data-root", glyph_root)
+    code, out, err = fsl("match", a, b, "-o", tmp_path / "m.png", *more)
+    assert code == 0, err
+    assert len(json.loads(out)) == 1 and Image.open(tmp_path / "m.png").width > 500
+    code, out, err = fsl("match", "--episode", "2", "--query", "30", "-o", tmp_path / "e.png", "--flows", *more)
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [row["true"] for row in rows] == [False, False, True, False, False]
+    assert Image.open(tmp_path / "e.png").height > Image.open(tmp_path / "m.png").height
+
+
+def test_a_picture_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folders, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(match, "matches", lambda path, panels, flows: seen.extend(panels))
+    a = folders / "support" / "class0" / "0.png"
+    assert (
+        fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s", "--set", "head.weights=equal")[0] == 0
+    )
+    (panel,) = seen
+    assert abs(panel.matching.similarity - 1) < 1e-5
+    assert (panel.rebuilt() - panel.left).abs().mean() < 0.02
+
+
+def test_the_rebuilt_picture_takes_the_best_patch_and_darkens_by_weight():
+    left, right = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
+    right[:, :4, :4], right[:, 4:, 4:] = 1.0, 0.5
+    flow = torch.zeros(4, 4)
+    flow[0, 3], flow[1, 0], flow[2, 1], flow[3, 0] = 1, 0.5, 1, 1
+    supply = torch.tensor([1.0, 0.5, 1.0, 1.0])
+    cells = match._cells(2, 2)
+    out = Panel(left, right, cells, cells, cells, Matching(flow, supply, supply, flow, 0.0), "").rebuilt()
+    want = torch.tensor([[0.5, 0.5], [0.0, 1.0]])  # the upper right: full patch at half the brightness
+    assert torch.allclose(out[0, 1::4, 1::4], want, atol=0.15)
+
+
+def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
+    a = folders / "support" / "class0" / "0.png"
+    code, _, err = fsl("match", a, "-o", tmp_path / "m.png")
+    assert code == 2 and "give two pictures" in err
+    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w5s")
+    assert code == 2 and "--set head=emd" in err
+    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.nonsense", "--recipe", "glyphs_5w1s")
+    assert code == 3 and "end the name in .png, .svg or .pdf" in err
+    more = ("--recipe", "glyphs_5w1s", "--data-root", glyph_root)
+    code, _, err = fsl("match", "--episode", "0", "--query", "75", "-o", tmp_path / "m.png", *more)
+    assert code == 3 and "has the queries 0 to 74" in err
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG nothing")
+    code, _, err = fsl("match", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
+    assert code == 3 and "bad.png: does not decode as a picture" in err
