@@ -86,7 +86,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     missing: dict[str, list[str]] = {}
     for r in result["records"]:
         if "missing" in r:
-            missing.setdefault(r["missing"], []).append(f"{r['row']} ({r['shot']}-shot)")
+            missing.setdefault(r["missing"], []).append(f"{r['row']} ({r['way']}-way {r['shot']}-shot)")
     return [f"{result['table']}: {result['title']}; published: {result['source']}",
             f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}; the run "
             f"directory {result['run_dir']} holds each row's command",
