@@ -138,21 +138,23 @@ def _lengths(with_node, with_momentum, with_new, slopes, momentum, lr, squares):
 @compiled
 def scale(source, centre, unit, out, means, lengths):
     """Rows of source [R,d] into out [R,W]: less their mean if `centre`, then of length one if `unit`; means and lengths [R]."""
-    d = source.shape[1]
+    d, width, one = source.shape[1], out.shape[1], splat(np.float32(1))
     for r in range(len(source)):
-        x, to, mean, square = source[r], out[r], np.float32(0), 0.0
+        mean, total = np.float32(0), splat(np.float32(0))
         if centre:
-            for c in range(d):
-                mean += x[c]
-            mean /= d
+            for c in range(0, d, LANES):
+                total = fma(one, load(source, r * d + c, d - c), total)
+            mean, total = summed(total) / np.float32(d), splat(np.float32(0))
         for c in range(d):
-            to[c] = x[c] - mean
-            square += np.float64(to[c]) * np.float64(to[c])
-        means[r], lengths[r] = mean, np.sqrt(square)
+            out[r, c] = source[r, c] - mean
+        for c in range(0, d, LANES):
+            x = load(out, r * width + c, d - c)
+            total = fma(x, x, total)
+        means[r], lengths[r] = mean, np.sqrt(summed(total))
         if unit:
-            scale = np.float32(1 / max(np.sqrt(square), LEAST))
+            by = np.float32(1 / max(lengths[r], LEAST))
             for c in range(d):
-                to[c] *= scale
+                out[r, c] *= by
 
 
 @compiled
@@ -266,7 +268,11 @@ def advance(begin, end, done, coming, numbers, labels, state, moving, table, str
                     _flush(rows[e], coefs[e], first[e], slopes[e], s, momentum, lr, made[e])
             else:
                 for j in range(nodes):
-                    squares[e, 0, j] = (state[e, j] * state[e, j]).sum()
+                    total = splat(np.float32(0))
+                    for c in range(0, state.shape[2], LANES):
+                        x = load(state[e, j], c, 16)
+                        total = fma(x, x, total)
+                    squares[e, 0, j] = summed(total)
             for b in range(len(done) if len(trees) and len(found) else 0):
                 trees[e, done[b]] = found[old + b * way : old + (b + 1) * way]
         steps[e] = s

@@ -11,7 +11,7 @@ from numba.extending import intrinsic, models, register_model
 from platformdirs import user_cache_path
 
 LANES = 16  # floats of a vector
-FAST = ("contract", "reassoc", "nsz")  # the same on every thread, and NaN and infinity keep their meaning
+FAST = ("contract", "reassoc", "nsz")  # of vectors; NaN and infinity keep their meaning
 V16, I32, I64 = ir.VectorType(ir.FloatType(), LANES), ir.IntType(32), ir.IntType(64)
 
 if "NUMBA_CACHE_DIR" not in os.environ and not numba.config.CACHE_DIR:  # must be set before a function is declared
@@ -104,7 +104,8 @@ def lowest(typingctx, bits):
 
 def compiled(function: Callable) -> Callable:
     """Compile with Numba; kept on disk where a folder can be written to."""
-    options = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+    # scalars stay in order: whether a loop becomes vectors can hang on where its arrays lie, and with it the sum's last bit
+    options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to

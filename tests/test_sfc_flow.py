@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads import sfc_flow
+from fewshot_cli.heads import sfc_flow, sfc_kernel
 
 from fewshot_cli import build
 from fewshot_cli.contracts import Plan, Solver
@@ -163,3 +163,23 @@ def test_what_is_given_stays_and_no_steps_learn_nothing():
     sfc_flow.learn(solver(), *given, LABELS, steps(), **CODE)
     assert torch.equal(sfc_flow.learn(solver(), *given, LABELS, [], **CODE), given[0])
     assert all(torch.equal(a, b) for a, b in zip(given, copies, strict=True))
+
+
+def test_weights_do_not_depend_on_where_arrays_lie():
+    """Sums that may be reordered are made in vectors only where arrays are seen to lie apart: not with lengths just before."""
+    rng, n, count, found = np.random.default_rng(0), 25, 5, []
+    products, inverse, given = (rng.random(shape, np.float32) for shape in ((WAY * n, count * n), WAY * n, count * n))
+    for between in (0, 4096):
+        room = np.zeros(2 * count * n + between + WAY * n, np.float32)
+        means, lengths, right = (
+            room[: count * n],
+            room[count * n :][: count * n],
+            room[2 * count * n + between :].reshape(-1, n),
+        )
+        means[:], lengths[:] = given, given
+        cost, left, pick = np.empty((WAY, n, n), np.float32), np.empty((WAY, n), np.float32), np.zeros(1, np.int64)
+        sfc_kernel._pose(
+            products, pick, pick, 0, lengths, means, inverse, inverse, True, np.float32(1e-3), cost, left, right
+        )
+        found.append(right.copy())
+    assert np.array_equal(*found)
