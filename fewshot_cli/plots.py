@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import FslError
 from fewshot_cli.files import guarded
 
 MARKS = "osD^v<>Phx"
+ENDINGS = (".png", ".svg", ".pdf")
 
 
 def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, Any]], title: str) -> None:
@@ -101,12 +102,15 @@ def _pyplot():  # noqa: ANN202 - Matplotlib is imported only when something is d
     return pyplot
 
 
+def check(path: Path) -> None:
+    """Refuse a figure's name before the work it shows. Raises `FslError` for an ending that is not drawn."""
+    if path.suffix.lower() not in ENDINGS:
+        raise FslError(f"{path}: is no figure; end the name in .png, .svg or .pdf")
+
+
 def save(path: Path, figure) -> None:  # noqa: ANN001
-    """Write and close a figure. Raises `DataError` for an unknown ending or a refusing disk."""
-    try:
-        with guarded(path):
-            figure.savefig(path, dpi=150)
-    except ValueError as fault:
-        raise DataError(f"{path}: {fault}; end the name in .png, .svg or .pdf") from fault
-    finally:
-        _pyplot().close(figure)
+    """Write and close a figure, making its folder. Raises `DataError` when the disk refuses."""
+    with guarded(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    _pyplot().close(figure)

@@ -49,12 +49,12 @@ def test_a_row_is_the_evaluation_its_command_names(fsl, glyph_root):
 
 def test_rows_that_cannot_run_say_so_and_stop_no_other(fsl, glyph_root):
     arguments = ("table", "deepemd.Fig4", *DATA, "--rows", "Prototype", "--rows", "Cosine", "--data-root", glyph_root)
-    code, out, err = fsl(*arguments, "--format", "json", "--set", "episode.query=105", "--plot", "curve.png")
+    code, out, err = fsl(*arguments, "--format", "json", "--set", "episode.query=105", "--plot", "figures/curve.png")
     assert code == 0, err
     records = json.loads(out)["records"]
     ran = {r["shot"] for r in records if "accuracy" in r}
     assert ran == {1, 5, 10} and all("an episode needs" in r["missing"] for r in records if r["shot"] > 10)
-    assert Image.open("curve.png").width > 500
+    assert Image.open("figures/curve.png").width > 500
     code, out, _ = fsl("table", "deepemd.T3", *DATA, "--rows", "FEAT", "--rows", "ProtoNet", "--data-root", glyph_root)
     assert code == 0 and "FEAT (ResNet24)" in out and "not part of this package" in out and "60.37" in out
     code, out, _ = fsl("table", "deepemd.T1", *DATA, "--rows", "KNN", "--format", "junit", "--data-root", glyph_root)
@@ -86,3 +86,8 @@ def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
 def test_bad_requests_get_a_sentence(fsl, arguments, sentence):
     code, _, err = fsl("table", *arguments)
     assert code == 2 and sentence in err
+
+
+def test_a_figures_name_is_refused_before_the_work(fsl, glyph_root):
+    code, out, err = fsl("table", "deepemd.Fig4", *DATA, "--plot", "curve.xls", "--data-root", glyph_root)
+    assert code == 2 and "end the name in .png, .svg or .pdf" in err and not out and "EMD+SFC" not in err

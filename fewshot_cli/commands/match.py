@@ -34,10 +34,12 @@ def match(
     from fewshot_cli import match as figure
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
+    from fewshot_cli.plots import check
 
     pair = [path for path in (left, right) if path is not None]
     if len(pair) != (0 if episode is not None else 2):
         raise FslError("give two pictures, LEFT and RIGHT, or --episode with a number for a query against all classes")
+    check(out)
     loaded = recipes.load(recipe, sets, solver, seed)
     where = (out, flows, weights, o.data_root(data_root), resolve(device))
     if pair:

@@ -55,14 +55,15 @@ def profile(
     from fewshot_cli import profile as measuring
     from fewshot_cli import runs
     from fewshot_cli.device import resolve
+    from fewshot_cli.plots import check, complexity
 
     where = resolve(device)
     try:
         wanted = list(dict.fromkeys(measuring.parse_sizes(sizes)))
     except ValueError as fault:
         raise FslError(f"--sizes {sizes}: write whole numbers above zero, as in 9,25,49x25 ({fault})") from fault
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise FslError(f"--plot {plot}: end the name in .png, .svg or .pdf")
+    if plot is not None:
+        check(plot)
     solvers = _solvers(solver, sets or [], threads)
     make, source = _source(recipe, weights, o.data_root(data_root), where)
     settings = measuring.Settings(batch, rounds, backward, budget)
@@ -70,8 +71,6 @@ def profile(
     result = {"format": 1, "features": source, "device": str(where), "threads": threads, "batch": batch, "rounds": rounds,
               "records": records, "fits": measuring.fits(records, solvers), "versions": runs.versions()}  # fmt: skip
     if plot is not None:
-        from fewshot_cli.plots import complexity
-
         complexity(plot, records, result["fits"], f"Transport solvers on {where}, {source}")
         say(f"plot: {plot}")
     emit(_rendered(result, format))

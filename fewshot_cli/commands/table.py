@@ -48,15 +48,16 @@ def table(
     debug: o.Debug = False,
 ) -> None:
     """Run every row of a paper's table on the same episodes and print ours, the published value and the difference."""
-    from fewshot_cli import runs, tables
+    from fewshot_cli import plots, runs, tables
     from fewshot_cli.device import resolve
-    from fewshot_cli.plots import curves
 
     found = tables.find(name)
     if (dataset is None) == (recipe is None):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
     if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
         raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or take deepemd.Fig4")
+    if plot is not None:
+        plots.check(plot)
     base = recipe or tables.recipe_for(dataset, weights)
     ask = tables.Request(base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
                          resolve(device))  # fmt: skip
@@ -64,7 +65,7 @@ def table(
     result = tables.run(found, ask, path, resume)
     emit(_rendered(result, format), kept=str(path))
     if plot is not None and any("accuracy" in r for r in result["records"]):
-        curves(plot, result["records"], f"{name} on {result['dataset']}, {episodes} episodes")
+        plots.curves(plot, result["records"], f"{name} on {result['dataset']}, {episodes} episodes")
         say(f"curve: {plot}")
     if (reason := tables.missing_everywhere(result)) is not None:
         raise DataError(f"no row of {name} could be run: {reason}")
