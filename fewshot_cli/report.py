@@ -44,6 +44,15 @@ def markdown(header: list[str], rows: list[list[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
+def as_csv(records: list[dict[str, Any]]) -> str:
+    """Records as CSV, a column for every key that any of them has."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(k for r in records for k in r)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
 def render(summary: dict[str, Any], form: Format) -> str:
     """An evaluation's summary in the format asked for."""
     if form is Format.json:

@@ -1,7 +1,5 @@
 """`fsl profile`: time, memory, exactness and time complexity of solvers, side by side."""
 
-import csv
-import io
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 from fewshot_cli.commands import options as o
 from fewshot_cli.console import emit, say
 from fewshot_cli.errors import FslError
+from fewshot_cli.report import as_csv, grid, markdown
 
 
 class Form(StrEnum):
@@ -163,14 +162,7 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
     if form is Form.json:
         return json.dumps(result, indent=2)
     if form is Form.csv:
-        keys = list(dict.fromkeys(k for r in result["records"] for k in r))
-        out = io.StringIO()
-        writer = csv.DictWriter(out, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(result["records"])
-        return out.getvalue()
-    from fewshot_cli.report import grid, markdown
-
+        return as_csv(result["records"])
     draw = markdown if form is Form.md else grid
     left_out = dict.fromkeys(
         [f"{r['solver']} left out: {r['skipped']}" for r in result["records"] if "skipped" in r]

@@ -1,7 +1,5 @@
 """`fsl retrieve`: rank a gallery for each query, a global shortlist first, then the recipe's head."""
 
-import csv
-import io
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 from fewshot_cli.commands import options as o
 from fewshot_cli.console import emit
 from fewshot_cli.errors import FslError
+from fewshot_cli.report import as_csv, grid, markdown
 
 
 class Form(StrEnum):
@@ -62,14 +61,7 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
     if form is Form.json:
         return json.dumps(result, indent=2)
     if form is Form.csv:
-        out = io.StringIO()
-        rows = [{"k": k, **values} for k, values in result["recall"].items()]
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return out.getvalue()
-    from fewshot_cli.report import grid, markdown
-
+        return as_csv([{"k": k, **values} for k, values in result["recall"].items()])
     header = ["", *(f"Recall@{k} %" for k in result["recall"])]
     rows = [
         [name, *(f"{r[kind]:.2f} ± {r[f'{kind}_ci95']:.2f}" for r in result["recall"].values())]

@@ -1,7 +1,5 @@
 """`fsl table`: a paper's table, ours beside the printed values, with paired differences."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +10,7 @@ import typer
 from fewshot_cli.commands import options as o
 from fewshot_cli.console import emit, say
 from fewshot_cli.errors import DataError, FslError
-from fewshot_cli.report import Format
+from fewshot_cli.report import Format, as_csv, grid, markdown
 
 
 def _tables(incomplete: str) -> list[str]:
@@ -98,16 +96,9 @@ def _rendered(result: dict[str, Any], form: Format) -> str:
     if form is Format.json:
         return json.dumps(result, indent=2)
     if form is Format.csv:
-        keys = list(dict.fromkeys(k for r in result["records"] for k in r))
-        out = io.StringIO()
-        writer = csv.DictWriter(out, keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(result["records"])
-        return out.getvalue()
+        return as_csv(result["records"])
     if form is Format.junit:
         return _junit(result)
-    from fewshot_cli.report import grid, markdown
-
     draw = markdown if form is Format.md else grid
     return "\n\n".join([draw(*_cells(result)), "\n".join(_notes(result))])
 
