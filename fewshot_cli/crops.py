@@ -34,8 +34,9 @@ def _between(rng: Generator, rows: int, count: int, low: float, high: float) -> 
     return low + (high - low) * torch.rand(rows, count, generator=rng)
 
 
-def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Resample boxes of pictures [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors, outside is black.
+def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "zeros") -> Tensor:
+    """Resample boxes of pictures [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors; `outside` the
+    picture is black (`zeros`) or its nearest pixel (`border`), which boxes within it do not see as a dark rim.
 
     boxes [N,4] are shares of the picture. Bilinear; of pictures much larger than the result it takes several samples a
     pixel and averages, so that small structure does not alias.
@@ -48,10 +49,12 @@ def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
     theta[:, 1, 2] = 2 * top + high - 1
     fine = max(1, round(x.shape[-1] / size))
     grid = F.affine_grid(theta, [len(x), 3, fine * size, fine * size], align_corners=False)
-    out = F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)
+    out = F.grid_sample(x, grid, padding_mode=outside, align_corners=False)
     return F.avg_pool2d(out, fine) if fine > 1 else out
 
 
 def cut_patches(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
     """Boxes [N,P,4], mirrored where flip [N,P], of pictures [N,3,S,S] → [N·P,3,size,size], a picture's patches together."""
-    return torch.stack([cut(x, boxes[:, p], flip[:, p], size) for p in range(boxes.shape[1])], 1).flatten(0, 1)
+    return torch.stack([cut(x, boxes[:, p], flip[:, p], size, "border") for p in range(boxes.shape[1])], 1).flatten(
+        0, 1
+    )

@@ -77,7 +77,7 @@ def key(recipe: Recipe, split: Split, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
     resolved = recipe.resolved()
     drawn = recipe.seed if build.extractor(recipe).random else None
-    return recipes.fingerprint({"format": 2, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
+    return recipes.fingerprint({"format": 3, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
                                 "seed": drawn, **{k: resolved[k] for k in ("image", "backbone", "extractor")}})  # fmt: skip
 
 

@@ -103,7 +103,10 @@ def cosines(query: Tensor, proto: Tensor, norm: str) -> Tensor:
     """
     own = query - query.mean(-1, keepdim=True) if norm == "center" else query
     squares = own.square().sum(-1)  # the product needs no centring of the query, since the other side is centred
-    cosine = products(query, normal(proto, norm).flatten(1, 2)) / squares.clamp(min=1e-24).sqrt()[:, :, None]
+    # a feature without direction, zero or the same in every channel, is like nothing
+    nowhere = squares.detach() <= 1e-10 * query.detach().square().sum(-1)
+    length = squares.clamp(min=1e-24).sqrt().masked_fill(nowhere, torch.inf)
+    cosine = products(query, normal(proto, norm).flatten(1, 2)) / length[:, :, None]
     return cosine.unflatten(2, proto.shape[1:3])
 
 

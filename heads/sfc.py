@@ -44,10 +44,12 @@ class SFCOptions(LocalOptions):
     def _fill(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = dict(PRESETS.get(data.get("preset", "code"), {}))
+        name = data.get("preset", "code")
+        preset = dict(PRESETS.get(name, {})) if isinstance(name, str) else {}
         if data.get("passes") is not None or data.get("iterations") is not None:
             preset |= {"passes": None, "iterations": None}
-        return preset | {k: v for k, v in data.items() if v is not None}
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if v is not None}
+        return preset | given
 
 
 class SFC(Head):

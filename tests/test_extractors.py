@@ -73,8 +73,14 @@ def test_cut_takes_the_box_it_is_given():
     assert torch.allclose(
         out[:, 0][..., 1:-1, 1:-1], F.avg_pool2d(fine, 2)[..., 1:-1, 1:-1], atol=1e-5
     )  # borders see on
-    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8)
+    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8, "border")
     assert torch.allclose(out[:, 1].flip(-1), again, atol=1e-6)
+
+
+def test_patches_at_the_pictures_edge_have_no_dark_rim():
+    white = torch.ones(1, 3, 8, 8)
+    boxes, flip = Grid(GridOptions(sizes=(2,))).boxes(torch.full((1, 2), 8.0), rng(), training=False)
+    assert torch.allclose(cut_patches(white, boxes, flip, 8), torch.ones(4, 3, 8, 8))
 
 
 def test_shrinking_a_large_picture_averages_instead_of_aliasing():
@@ -91,7 +97,7 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
     assert maps.shape == (5, 3, 1, 4)
     for i in range(5):
         for p in range(4):
-            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
+            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8, "border")
             assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
     alone = embed(Identity(), images[3:], IMAGE, torch.device("cpu"), patches=(boxes[3:], flip[3:]))
     assert torch.allclose(alone, maps[3:], atol=1e-6)

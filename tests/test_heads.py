@@ -298,3 +298,10 @@ def test_match_gives_the_plan_behind_the_logit():
     assert found.flow.shape == (13, 13) and torch.allclose(found.flow.sum(1), found.supply, atol=1e-5)
     assert torch.allclose(found.flow.sum(0), found.demand, atol=1e-5)
     assert abs(12.5 * found.similarity - head(support, query)[0, 0, 0]) < 1e-4
+
+
+def test_a_position_without_direction_is_like_nothing():
+    support, query = episode(3)
+    query[0, 0, :, 0, 0] = 5.0
+    for name in ("emd", "knn", "full_connections", "fusion"):
+        assert make(name)(support, query).abs().max() < 13

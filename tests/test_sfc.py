@@ -125,3 +125,12 @@ def test_the_ledger_knows_whose_problems_failed_when_few_episodes_are_learned_at
             head(support[e : e + 1], query[e : e + 1])
         alone += book.failures(1)
     assert together == alone and len(set(alone)) > 1
+
+
+def test_a_printed_recipe_with_a_pyramid_is_read_back(fsl, tmp_path):
+    code, out, err = fsl("eval", "--recipe", "glyphs_5w5s", "--set", "head.pyramid=[2,1]", "--print-config")
+    assert code == 0, err
+    (tmp_path / "again.yaml").write_text(out)
+    assert fsl("recipe", "check", tmp_path / "again.yaml")[0] == 0
+    code, _, err = fsl("eval", "--recipe", "glyphs_5w5s", "--set", "head.preset=[1]", "--print-config")
+    assert code == 2 and "head.preset" in err

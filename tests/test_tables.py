@@ -81,6 +81,7 @@ def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
     ("arguments", "sentence"),
     [(("deepemd.T9", *DATA), "did you mean 'deepemd.T"), (("deepemd.T1",), "give --dataset NAME, or --recipe"),
      (("deepemd.T1", *DATA, "--rows", "zzz"), "no row of deepemd.T1 is called so"),
+     (("deepemd.T1", *DATA, "--set", "head=knn"), "the rows of a table set this themselves"),
      (("deepemd.T1", *DATA, "--plot", "x.png"), "take deepemd.Fig4")],
 )  # fmt: skip
 def test_bad_requests_get_a_sentence(fsl, arguments, sentence):

@@ -47,7 +47,7 @@ def retrieve(
     from fewshot_cli.device import resolve
     from fewshot_cli.retrieve import retrieve as run
 
-    if not all(word.strip().isdigit() and int(word) > 0 for word in k.split(",")):
+    if not all(word.strip().isascii() and word.strip().isdecimal() and int(word) > 0 for word in k.split(",")):
         raise FslError(f"--k {k}: write positive whole numbers with commas between, as in 1,2,4,8")
     if query is not None and gallery is None:
         raise FslError("--query needs --gallery, the folder to search in")

@@ -56,6 +56,9 @@ def table(
         raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or take deepemd.Fig4")
     if plot is not None:
         plots.check(plot)
+    for word in sets or []:
+        if word.partition("=")[0].strip() in ("head", "head.name", "episode.way", "episode.shot", "eval.episodes"):
+            raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl eval`")
     base = recipe or tables.recipe_for(dataset, weights)
     ask = tables.Request(base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
                          resolve(device))  # fmt: skip
