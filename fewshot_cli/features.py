@@ -26,10 +26,11 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
     """uint8 [N,3,S,S] → centre crop, float in [0,1], standardised: [N,3,size,size]."""
     edge = (images.shape[-1] - spec.size) // 2
     images = images[..., edge : edge + spec.size, edge : edge + spec.size]
-    return _standardise(images.float().div_(255), spec)
+    return standardise(images.float().div_(255), spec)
 
 
-def _standardise(x: Tensor, spec: ImageSpec) -> Tensor:
+def standardise(x: Tensor, spec: ImageSpec) -> Tensor:
+    """Pictures [N,3,H,W] in [0,1], in place, less the mean and over the standard deviation of each colour."""
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (spec.mean, spec.std))
     return x.sub_(mean).div_(std)
 
@@ -51,10 +52,10 @@ def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.dev
             views = normalise(batch, spec)
         else:
             boxes, flip = (part[start : start + step].to(device) for part in patches)
-            views = _standardise(cut_patches(batch.float().div_(255), boxes, flip, spec.size), spec)
+            views = standardise(cut_patches(batch.float().div_(255), boxes, flip, spec.size), spec)
         maps = backbone(views.contiguous(memory_format=torch.channels_last)).float()
         if patches is not None:
-            maps = maps.mean((2, 3)).unflatten(0, flip.shape).mT[:, :, None]
+            maps = pool_patches(maps, flip.shape[1])
         out.append(maps.contiguous())
         if tick:
             tick(start + len(batch))
@@ -63,6 +64,11 @@ def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.dev
     if not torch.isfinite(maps.sum()):
         raise DataError("the backbone gives NaN or infinite features; check the weights and image.mean, image.std")
     return maps
+
+
+def pool_patches(maps: Tensor, patches: int) -> Tensor:
+    """Maps [N·patches,d,h,w] of pictures' patches, each pooled to one position: [N,d,1,patches]."""
+    return maps.mean((2, 3)).unflatten(0, (-1, patches)).mT[:, :, None]
 
 
 def patches_of(recipe: Recipe, sizes: Tensor) -> tuple[Tensor, Tensor] | None:

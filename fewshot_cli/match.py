@@ -1,6 +1,6 @@
 """What matches what: the best patches, node weights and flows of two pictures (DeepEMD, CVPR 2020, Figure 5)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from fewshot_cli import build
 from fewshot_cli.contracts import Matching
 from fewshot_cli.crops import cut
-from fewshot_cli.data.folder import Folder
 from fewshot_cli.data.store import Split
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import DataError, RecipeError
@@ -61,9 +60,8 @@ def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bo
     parts, pictures = _parts(recipe, given, root, device), Pictures([left, right])
     if len(pictures) != 2:
         raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
-    panel = _panel(parts, pictures, parts.maps(pictures), 0, 1, "")
-    title = f"similarity {panel.matching.similarity:.3f}"
-    matches(out, [replace(panel, title=title)], flows)
+    panel = _panel(parts, pictures, parts.maps(pictures), _boxes(parts, pictures), 0, 1, "similarity ")
+    matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity}]
 
 
@@ -79,13 +77,13 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
             f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
         )
     left, truth = int(chosen.query.flatten()[query]), int(chosen.labels()[query])
-    maps = parts.maps(split)
+    maps, boxes = parts.maps(split), _boxes(parts, split)
     records, panels = [], []
     for place, (cls, support) in enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True)):
-        panel = _panel(parts, split, maps, left, support, "")
         name = split.classes[cls] + (" (its class)" if place == truth else "")
+        panel = _panel(parts, split, maps, boxes, left, support, f"{name}: ")
         records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity})
-        panels.append(replace(panel, title=f"{name}: {panel.matching.similarity:.3f}"))
+        panels.append(panel)
     matches(out, panels, flows)
     return records
 
@@ -98,23 +96,30 @@ def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device)
     return parts
 
 
-def _panel(parts: Parts, pictures: Pictures | Folder | Split, maps: Tensor, left: int, right: int, title: str) -> Panel:
-    """A panel of two pictures of a set with the maps [N,d,h,w]."""
-    image, where, extractor = parts.recipe.image, parts.recipe.dataset.crop, build.extractor(parts.recipe)
+def _boxes(parts: Parts, pictures: Pictures | Split) -> Tensor | None:
+    """Patches [N,P,4] of all pictures, as they were embedded: random ones are drawn for all at once. None for maps."""
+    if not build.extractor(parts.recipe).patches:
+        return None
+    return patches_of(parts.recipe, pictures.decode(1, parts.recipe.dataset.crop)[1])[0]
+
+
+def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, patches: Tensor | None, left: int, right: int,
+           label: str) -> Panel:  # fmt: skip
+    """A panel of two pictures of a set with the maps [N,d,h,w] and patches [N,P,4]; the similarity follows the label."""
+    image, where = parts.recipe.image, parts.recipe.dataset.crop
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
     shown = pictures.decode(side, where, only=[left, right])[0].float() / 255
-    pyramid = getattr(parts.head.options, "pyramid", ())
-    if not extractor.patches:
+    if patches is None:
         edge = (image.decoded - image.size) * side // image.decoded // 2
         shown = shown[..., edge : side - edge, edge : side - edge]
+        pyramid = getattr(parts.head.options, "pyramid", ())
         places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
         boxes = places[None].expand(2, -1, -1)
     else:
-        sizes = pictures.decode(1, where)[1]  # of all: random patches are drawn for all at once
-        boxes = patches_of(parts.recipe, sizes)[0][[left, right]]
-        places = extractor.cells(boxes[0])
+        boxes = patches[[left, right]]
+        places = build.extractor(parts.recipe).cells(boxes[0])
     found = parts.head.match(maps[left], maps[right])
-    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, title)
+    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, f"{label}{found.similarity:.3f}")
 
 
 def _cells(rows: int, columns: int) -> Tensor:

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from fewshot_cli.heads.local import WeightedOptions, cosines, nodes, weigh
+from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Head, Matching, Options, Solver
+from fewshot_cli.contracts import Matching, Options, Solver
 
 
 class EMDOptions(WeightedOptions):
@@ -21,7 +21,7 @@ class EMDOptions(WeightedOptions):
     )
 
 
-class EMD(Head):
+class EMD(LocalHead):
     """Logit = T/N · Σ(1 − c_ij) x_ij with the optimal flow x between a query's and a class's local features.
 
     Several shots: their mean map (the start of the structured fully connected layer), EMD+NN or EMD+Fusion of Figure 4.
@@ -42,7 +42,7 @@ class EMD(Head):
 
     def cells(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cost matrices."""
-        one = super().cells(way, shot, query, positions + sum(s * s for s in self.options.pyramid))
+        one = super().cells(way, shot, query, positions)
         return one if self.options.shots == "prototype" else one * shot
 
     def match(self, left: Tensor, right: Tensor) -> Matching:

@@ -1,12 +1,10 @@
 """Every local feature with every other, without matching: the rows of DeepEMD's Table 2 that have no EMD."""
 
-from fewshot_cli.heads.local import WeightedOptions, cosines, nodes, weigh
+from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 from torch import Tensor
 
-from fewshot_cli.contracts import Head
 
-
-class FullConnections(Head):
+class FullConnections(LocalHead):
     """Logit = T · Σ_ij s_i d_j (1 − c_ij) with node weights s, d that add up to one (DeepEMD, CVPR 2020, Table 2).
 
     With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these as attention.
@@ -22,7 +20,3 @@ class FullConnections(Head):
         similar = cosines(query, proto, o.norm)  # [E, q, way, m, n]
         weighed = (similar @ (supply / total)[..., None])[..., 0]
         return o.temperature * (weighed * demand / total).sum(-1)
-
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
-        """Elements of an episode's cosines."""
-        return super().cells(way, shot, query, positions + sum(s * s for s in self.options.pyramid))

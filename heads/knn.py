@@ -1,10 +1,9 @@
 """DN4 (Li et al., CVPR 2019): each local feature's nearest neighbours among all local features of a class."""
 
-from fewshot_cli.heads.local import LocalOptions, cosines, nodes
+from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Head
 from fewshot_cli.errors import DataError
 
 
@@ -14,7 +13,7 @@ class KNNOptions(LocalOptions):
     k: int = Field(3, ge=1, le=10_000, description="nearest neighbours of each local feature")
 
 
-class KNN(Head):
+class KNN(LocalHead):
     """Logit = T · mean over the query's local features of the mean of their k largest cosines with the class's.
 
     The class's pool holds the local features of all its shots (image-to-class, DN4 eq. 3; row KNN of DeepEMD's Table 1).
@@ -34,4 +33,4 @@ class KNN(Head):
 
     def cells(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cosines."""
-        return shot * super().cells(way, shot, query, positions + sum(s * s for s in self.options.pyramid))
+        return shot * super().cells(way, shot, query, positions)

@@ -8,7 +8,7 @@ from fewshot_cli.heads import clusters
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Options
+from fewshot_cli.contracts import Head, Options
 from fewshot_cli.errors import DataError
 
 
@@ -36,6 +36,14 @@ class WeightedOptions(LocalOptions):
     cluster_nodes: Literal["centroids", "positions"] = Field(
         "centroids", description="under kmeans and mean_shift: nodes are the clusters, or still the positions"
     )
+
+
+class LocalHead(Head):
+    """A head on pairs of local features, whose number grows with the options' pyramid."""
+
+    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+        """Elements of an episode's matrices over pairs of nodes."""
+        return super().cells(way, shot, query, positions + sum(s * s for s in self.options.pyramid))
 
 
 def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:

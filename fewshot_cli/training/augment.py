@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from fewshot_cli.contracts import Extractor
 from fewshot_cli.crops import cut, cut_patches, random_resized
+from fewshot_cli.features import standardise
 from fewshot_cli.schema import AugmentSpec, ImageSpec
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -28,8 +29,7 @@ def augment(images: Tensor, sizes: Tensor, spec: AugmentSpec, image: ImageSpec, 
     if spec.jitter:
         factors = 1 + spec.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=rng) - 1)
         x = jitter(x, factors.to(x.device))
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (image.mean, image.std))
-    return x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+    return standardise(x, image).contiguous(memory_format=torch.channels_last)
 
 
 def crop_boxes(sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generator) -> Tensor:

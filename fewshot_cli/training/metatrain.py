@@ -12,6 +12,7 @@ from fewshot_cli import build
 from fewshot_cli.contracts import Head
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import RecipeError
+from fewshot_cli.features import pool_patches
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, Recipe
 from fewshot_cli.training import data
@@ -33,7 +34,7 @@ class _Objective(nn.Module):
         way, shot, query = self.spec.way, self.spec.shot, self.spec.query
         maps = self.backbone(images)
         if self.patches:
-            maps = maps.mean((2, 3)).unflatten(0, (-1, self.patches)).mT[:, :, None]
+            maps = pool_patches(maps, self.patches)
         with torch.autocast(images.device.type, enabled=False):  # matching stays in float32
             maps = maps.float().to(self.home).unflatten(0, (-1, way, shot + query))
             logits = self.head(maps[:, :, :shot], maps[:, :, shot:].flatten(1, 2))
