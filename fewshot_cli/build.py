@@ -35,6 +35,11 @@ def extractor(recipe: Recipe) -> Extractor:
     return registry.part("extractors", recipe.extractor.name)(recipe.extractor.options)
 
 
+def side(recipe: Recipe) -> int:
+    """Side of the decoded pictures that the recipe's features are taken from."""
+    return extractor(recipe).side(recipe.image.size, recipe.image.decoded)
+
+
 def head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
     """A head, with its solver when it needs one."""
     cls = registry.part("heads", spec.name)
@@ -56,13 +61,14 @@ class Weights:
 
 
 def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("metatrain", "pretrain")) -> Weights:
-    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`.
+    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`, else the shipped
+    weights of its pre-training.
 
     `stages` are the training verbs whose runs count, best first. Raises `DataError` with the command to type next.
     """
     if given is not None:
         return Weights(str(given), checkpoint.load(given))
-    name = recipe.weights or recipe.name
+    name = recipe.start if stages == ("pretrain",) else recipe.weights or recipe.name
     shipped = checkpoint.shipped()
     if name in shipped and "metatrain" in stages:
         return Weights(f"shipped:{name}", checkpoint.load(shipped[name]))
@@ -72,6 +78,8 @@ def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("meta
             path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
             say(f"weights: {path}")
             return Weights(str(path), checkpoint.load(path))
+    if f"{name}_pretrain" in shipped:
+        return Weights(f"shipped:{name}_pretrain", checkpoint.load(shipped[f"{name}_pretrain"]))
     todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
     raise DataError(f"no weights for recipe {recipe.name}: none named {name} ship and no finished run is in runs/; "
                     f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights FILE")  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fewshot_cli import transport
+from fewshot_cli.contracts import Learns
 from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError
 from fewshot_cli.pictures import Parts, Pictures
@@ -24,11 +25,11 @@ def classify(recipe: Recipe, paths: list[Path], support: Path, given: Path | Non
     example each, both are DeepEMD's 1-shot matching. A score is the softmax of the logits. Raises `DataError` for fewer
     than two classes, pictures that do not decode, and unequal numbers where the head needs equal ones.
     """
-    parts, folder, pictures = Parts(recipe, given, root, device), Folder(support), Pictures(paths)
+    parts, folder, pictures = Parts(recipe, given, root, device), Folder(support, "--support"), Pictures(paths)
     if len(folder.classes) < 2:
         raise DataError(f"{support}: holds one class ({folder.classes[0]}); to tell classes apart takes two or more")
     counts = torch.bincount(folder.labels).tolist()
-    learns = hasattr(parts.head, "learn") and max(counts) > 1
+    learns = isinstance(parts.head, Learns) and max(counts) > 1
     if not learns and min(counts) < max(counts):
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
         raise DataError(f"{support}: class {few} has {min(counts)} pictures, {many} has {max(counts)}; head {recipe.head.name} "

@@ -7,7 +7,7 @@ model `Options`; it is registered by an entry point in the group `fewshot_cli.<k
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -113,6 +113,25 @@ class Head(nn.Module, ABC):
         return way * way * query * positions * positions
 
 
+@runtime_checkable
+class Learns(Protocol):
+    """A head with a layer that is learned on support pictures: `classify` and `finetune-sfc` use it."""
+
+    def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """The layer [E,way,…] of maps [E,P,d,h,w] with labels [P]; classes may have different numbers of pictures."""
+
+    def score(self, layer: Tensor, query: Tensor) -> Tensor:
+        """Logits [E,q,way] of maps [E,q,d,h,w] under a layer."""
+
+
+@runtime_checkable
+class Matches(Protocol):
+    """A head whose similarity of two pictures is a flow between their nodes: `match` draws it."""
+
+    def match(self, left: Tensor, right: Tensor) -> "Matching":
+        """How two maps [d,h,w] match."""
+
+
 @dataclass(frozen=True)
 class Matching:
     """How the nodes of two pictures match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and their
@@ -148,6 +167,10 @@ class Extractor:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or self.Options()
+
+    def side(self, size: int, decoded: int) -> int:
+        """Side of the pictures it works on, for a network's input of `size` and pictures `decoded` before a centre crop."""
+        return decoded
 
     def boxes(self, sizes: Tensor, rng: torch.Generator, training: bool) -> tuple[Tensor, Tensor]:
         """Patches of pictures with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as shares of

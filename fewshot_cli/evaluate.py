@@ -28,6 +28,14 @@ def episodes_per_call(head: Head, sampler: Sampler, features: Tensor) -> int:
     return max(1, min(64, BUDGET // 4 // max(1, cells), BUDGET // max(1, maps)))
 
 
+def _logits(head: Head, support: Tensor, query: Tensor) -> Tensor:
+    """Logits [E,q,way]; the queries of one episode too large for the memory are scored part by part."""
+    (way, shot), q = support.shape[1:3], query.shape[1]
+    cells = head.cells(way, shot, -(-q // way), query.shape[3] * query.shape[4])
+    parts = 1 if len(support) > 1 or head.transductive else min(q, -(-cells // BUDGET))
+    return torch.cat([head(support, part) for part in query.chunk(parts, 1)], 1)
+
+
 @torch.no_grad()
 def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
               name: Callable[[int], str] = str) -> tuple[list[dict[str, Any]], float]:  # fmt: skip
@@ -38,7 +46,7 @@ def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
     """
     episodes = [sampler(n) for n in numbers]
     with transport.ledger() as book:
-        logits = head(*gather(features, episodes))
+        logits = _logits(head, *gather(features, episodes))
     if not torch.isfinite(logits).all():
         raise DataError(f"episodes {numbers.start}-{numbers.stop - 1}: NaN or infinite logits; check the weights")
     guess = logits.argmax(-1).cpu()

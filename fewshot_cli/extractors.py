@@ -3,18 +3,37 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Generator, Tensor
 
 from fewshot_cli.contracts import Extractor, Options
 from fewshot_cli.crops import random_resized
+from fewshot_cli.schema import Share, ascending
 
 
 class FCN(Extractor):
     """Every position of the backbone's map is a local feature (DeepEMD-FCN)."""
 
 
-class GridOptions(Options):
+class PatchOptions(Options):
+    """What patches are cut from."""
+
+    side: int | None = Field(
+        None, ge=8, le=1024, description="side of the pictures that patches are cut from (default: twice the input's)"
+    )
+
+
+class _Patches(Extractor):
+    """Patches are cut from the whole picture, kept large enough that a small one is not blurred."""
+
+    Options = PatchOptions
+
+    def side(self, size: int, decoded: int) -> int:
+        """As `Extractor.side`."""
+        return self.options.side or 2 * size
+
+
+class GridOptions(PatchOptions):
     """The image pyramid."""
 
     sizes: tuple[Annotated[int, Field(ge=1, le=20)], ...] = Field(
@@ -23,7 +42,7 @@ class GridOptions(Options):
     ratio: float = Field(2.0, ge=1, le=10, description="how much larger than its cell a patch is, for context")
 
 
-class Grid(Extractor):
+class Grid(_Patches):
     """Cells of an image pyramid, each enlarged about its centre for context, are embedded and pooled (DeepEMD-Grid).
 
     In training the ratio is drawn from 1 to 3 for each picture and level, and each patch is mirrored half the time.
@@ -55,19 +74,19 @@ class Grid(Extractor):
         return Grid(self.options.model_copy(update={"ratio": 1.0})).boxes(torch.ones(1, 2), Generator(), False)[0][0]
 
 
-class SamplingOptions(Options):
+class SamplingOptions(PatchOptions):
     """The random patches."""
 
     patches: int = Field(9, ge=1, le=400, description="patches of a picture")
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = Field(
+    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
         (0.08, 1.0), description="area share of a patch"
     )
 
 
-class Sampling(Extractor):
+class Sampling(_Patches):
     """Random resized crops, mirrored half the time, are embedded and pooled (DeepEMD-Sampling).
 
-    They are random in evaluation too, drawn from the recipe's seed.
+    They are random in evaluation too, drawn for each picture from the recipe's seed.
     """
 
     Options = SamplingOptions

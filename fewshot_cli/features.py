@@ -1,5 +1,6 @@
 """Embed a split once; the cache every evaluation reads."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from fewshot_cli import recipe as recipes
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.crops import cut_patches
-from fewshot_cli.data.store import Split
+from fewshot_cli.data.store import Pictured
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic
 from fewshot_cli.schema import ImageSpec, Recipe
@@ -71,23 +72,33 @@ def pool_patches(maps: Tensor, patches: int) -> Tensor:
     return maps.mean((2, 3)).unflatten(0, (-1, patches)).mT[:, :, None]
 
 
-def patches_of(recipe: Recipe, sizes: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Boxes and mirrorings of a split's patches, drawn from the recipe's seed where they are random; None for maps."""
-    extractor = build.extractor(recipe)
+def patches_of(recipe: Recipe, pictures: Pictured, sizes: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Boxes [N,P,4] and mirrorings [N,P] of the patches of pictures with original sizes [N,2]; None for maps.
+
+    Random ones are drawn for each picture from the recipe's seed and the picture, whatever others there are.
+    """
+    extractor, rng = build.extractor(recipe), torch.Generator()
     if not extractor.patches:
         return None
-    return extractor.boxes(sizes, torch.Generator().manual_seed(recipe.seed), training=False)
+    if not extractor.random:
+        return extractor.boxes(sizes, rng, training=False)
+    drawn = []
+    for identity, size in zip(pictures.identities(), sizes, strict=True):
+        digest = hashlib.sha256(f"{recipe.seed}/{identity}".encode()).digest()
+        drawn.append(extractor.boxes(size[None], rng.manual_seed(int.from_bytes(digest[:4])), training=False))
+    boxes, flip = zip(*drawn, strict=True)
+    return torch.cat(boxes), torch.cat(flip)
 
 
-def key(recipe: Recipe, split: Split, weights: str) -> str:
+def key(recipe: Recipe, split: Pictured, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
     resolved = recipe.resolved()
     drawn = recipe.seed if build.extractor(recipe).random else None
-    return recipes.fingerprint({"format": 3, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
+    return recipes.fingerprint({"format": 4, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
                                 "seed": drawn, **{k: resolved[k] for k in ("image", "backbone", "extractor")}})  # fmt: skip
 
 
-def cached(recipe: Recipe, split: Split, backbone: Backbone, weights: str, root: Path,
+def cached(recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path,
            device: torch.device) -> tuple[Tensor, float]:  # fmt: skip
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 
@@ -103,9 +114,9 @@ def cached(recipe: Recipe, split: Split, backbone: Backbone, weights: str, root:
         except (SafetensorError, KeyError, OSError):
             say(f"note: {path} is damaged and will be made again")
     with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-        images, sizes = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
+        images, sizes = split.decode(build.side(recipe), recipe.dataset.crop, bar.update)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(backbone.to(device), images, recipe.image, device, bar.update, patches_of(recipe, sizes))
+        maps = embed(backbone.to(device), images, recipe.image, device, bar.update, patches_of(recipe, split, sizes))
     try:
         with atomic(path) as part:
             save_file({"maps": maps.cpu()}, part)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewshot_cli import build
-from fewshot_cli.contracts import Matching
+from fewshot_cli import build, transport
+from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.crops import cut
 from fewshot_cli.data.store import Split
 from fewshot_cli.episodes import Sampler
@@ -60,9 +60,9 @@ def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bo
     parts, pictures = _parts(recipe, given, root, device), Pictures([left, right])
     if len(pictures) != 2:
         raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
-    panel = _panel(parts, pictures, parts.maps(pictures), _boxes(parts, pictures), 0, 1, "similarity ")
+    panel, failed = _panel(parts, pictures, parts.maps(pictures), _boxes(parts, pictures), 0, 1, "similarity ")
     matches(out, [panel], flows)
-    return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity}]
+    return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
 
 def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bool, given: Path | None, root: Path,
@@ -81,8 +81,9 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
     records, panels = [], []
     for place, (cls, support) in enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True)):
         name = split.classes[cls] + (" (its class)" if place == truth else "")
-        panel = _panel(parts, split, maps, boxes, left, support, f"{name}: ")
-        records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity})
+        panel, failed = _panel(parts, split, maps, boxes, left, support, f"{name}: ")
+        records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity,
+                        "not_converged": failed})  # fmt: skip
         panels.append(panel)
     matches(out, panels, flows)
     return records
@@ -90,22 +91,24 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
 
 def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Parts:
     parts = Parts(recipe, given, root, device)
-    if not hasattr(parts.head, "match"):
+    if not isinstance(parts.head, Matches):
         raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no flow between two pictures; "
                           "use a 1-shot recipe with head emd, or --set head=emd")  # fmt: skip
     return parts
 
 
 def _boxes(parts: Parts, pictures: Pictures | Split) -> Tensor | None:
-    """Patches [N,P,4] of all pictures, as they were embedded: random ones are drawn for all at once. None for maps."""
+    """Patches [N,P,4] of all pictures, as they were embedded; None for maps."""
     if not build.extractor(parts.recipe).patches:
         return None
-    return patches_of(parts.recipe, pictures.decode(1, parts.recipe.dataset.crop)[1])[0]
+    return patches_of(parts.recipe, pictures, pictures.decode(1, parts.recipe.dataset.crop)[1])[0]
 
 
 def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, patches: Tensor | None, left: int, right: int,
-           label: str) -> Panel:  # fmt: skip
-    """A panel of two pictures of a set with the maps [N,d,h,w] and patches [N,P,4]; the similarity follows the label."""
+           label: str) -> tuple[Panel, int]:  # fmt: skip
+    """A panel of two pictures of a set with the maps [N,d,h,w] and patches [N,P,4], and how many of its problems the
+    solver gave up on; the similarity follows the label.
+    """
     image, where = parts.recipe.image, parts.recipe.dataset.crop
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
     shown = pictures.decode(side, where, only=[left, right])[0].float() / 255
@@ -118,8 +121,10 @@ def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, patches: Tens
     else:
         boxes = patches[[left, right]]
         places = build.extractor(parts.recipe).cells(boxes[0])
-    found = parts.head.match(maps[left], maps[right])
-    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, f"{label}{found.similarity:.3f}")
+    with transport.ledger() as book:
+        found = parts.head.match(maps[left], maps[right])
+    title = f"{label}{found.similarity:.3f}"
+    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
 
 
 def _cells(rows: int, columns: int) -> Tensor:

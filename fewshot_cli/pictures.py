@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import build
+from fewshot_cli.data.archive import hidden
 from fewshot_cli.data.common import PICTURES
-from fewshot_cli.data.folder import Folder
-from fewshot_cli.data.store import Split, decode_picture
+from fewshot_cli.data.store import Pictured, decode_picture
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluate import load_parts
 from fewshot_cli.features import cached
@@ -28,7 +28,8 @@ class Pictures:
         self.store, self.split, self.names = "pictures", "given", []
         for path in paths:
             if path.is_dir():
-                found = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+                below = (p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+                found = sorted(p for p in below if not hidden(p.relative_to(path).as_posix()))
                 if not found:
                     raise DataError(f"{path}: holds no pictures ({' '.join(PICTURES)})")
                 self.names += map(str, found)
@@ -40,10 +41,15 @@ class Pictures:
         for name in self.names:
             with guarded(Path(name)):
                 self._data.append(Path(name).read_bytes())
-        self.sha256 = hashlib.sha256(b"".join(hashlib.sha256(d).digest() for d in self._data)).hexdigest()
+        self._digests = [hashlib.sha256(data) for data in self._data]
+        self.sha256 = hashlib.sha256(b"".join(one.digest() for one in self._digests)).hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def identities(self) -> list[str]:
+        """As `Pictured.identities`: hashes of the files."""
+        return [one.hexdigest() for one in self._digests]
 
     def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
                only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -69,7 +75,7 @@ class Parts:
                          **{k: recipe.resolved()[k] for k in ("backbone", "image", "extractor")}}  # fmt: skip
         self.embedding = 0.0
 
-    def maps(self, pictures: Folder | Pictures | Split) -> Tensor:
+    def maps(self, pictures: Pictured) -> Tensor:
         """Maps [N,d,h,w]; `embedding` then holds the seconds they took."""
         maps, self.embedding = cached(
             self.recipe, pictures, self.backbone, self.made_for["weights"], self.root, self.device

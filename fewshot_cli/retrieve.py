@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_cli import build, transport
 from fewshot_cli.console import progress
 from fewshot_cli.data.folder import Folder
+from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluate import BUDGET
 from fewshot_cli.pictures import Parts
@@ -22,17 +23,20 @@ from fewshot_cli.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired,
 
 def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: int | None, shortlist: int, ks: tuple[int, ...],
              given: Path | None, root: Path, device: torch.device) -> dict[str, Any]:  # fmt: skip
-    """Recall@k of the global ranking and of its first `shortlist` pictures re-ranked by the recipe's head.
+    """Each query's ranking, by pooled features and with its first `shortlist` pictures re-ranked by the recipe's head, and
+    the Recall@k of both.
 
     Folders are `<path>/<class>/<picture>`. Without `query` every picture of the gallery (of `count` drawn from the
-    recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. The global
+    recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. A picture is
+    never found by itself or by a copy of its file, and a query whose class has no other picture is left out. The global
     ranking is by the cosine of pooled features. Raises `DataError` for a gallery too small for a k.
     """
     begin = perf_counter()
     parts = Parts(recipe, given, root, device)
-    pictures = Folder(gallery) if gallery else build.store(recipe, root).split(recipe.eval.split)
-    asked = Folder(query) if query else pictures
-    names, size = pictures.classes, len(pictures) - (query is None)
+    pictures = Folder(gallery, "--gallery") if gallery else build.store(recipe, root).split(recipe.eval.split)
+    asked = Folder(query, "--query") if query else pictures
+    names, same = pictures.classes, _copies(asked, pictures)
+    size = len(pictures) - max(map(len, same))
     if max(ks) > size:
         raise DataError(f"{gallery or pictures.store}: {max(ks)} neighbours were asked for, the gallery has {size} pictures for "
                         "each query; lower --k or give a larger gallery")  # fmt: skip
@@ -40,25 +44,37 @@ def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: in
         raise DataError(f"{query}: class {unknown[0]} has no picture in the gallery ({', '.join(names[:5])}…), so it can never "
                         "be found; name the class folders alike")  # fmt: skip
     label_of = torch.tensor([names.index(c) for c in asked.classes])
-    picks = _picks(len(asked), count, recipe.seed)
+    truth = label_of[asked.labels]
+    others = torch.bincount(pictures.labels, minlength=len(names))[truth]
+    others -= torch.tensor([int((pictures.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
+    can = torch.nonzero(others > 0).flatten()
+    if not len(can):
+        raise DataError(f"{gallery or pictures.store}: no query has another picture of its class to be found; give classes of "
+                        "two pictures or more")  # fmt: skip
+    picks = can[_picks(len(can), count, recipe.seed)]
     found = parts.maps(pictures)
     searched = found if asked is pictures else parts.maps(asked)
     shortlist = min(max(shortlist, max(ks)), size)
-    hits = {"global": [], "reranked": []}
+    hits, ranking = {"global": [], "reranked": []}, []
     with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
         for part in picks.split(_queries_a_call(parts, shortlist, found)):
-            ranks = _ranks(parts, searched[part.to(found.device)], found, shortlist, part if query is None else None)
-            truth = label_of[asked.labels[part]]
-            for kind, order in zip(hits, ranks, strict=True):
-                hits[kind].append(pictures.labels[order.cpu()] == truth[:, None])
+            queries = part.tolist()
+            order, again, scores = _ranks(
+                parts, searched[part.to(found.device)], found, shortlist, [same[q] for q in queries]
+            )
+            for kind, places in zip(hits, (order, again), strict=True):
+                hits[kind].append(pictures.labels[places] == truth[part, None])
+            for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
+                ranking.append({**_named(asked, q), "found": [{**_named(pictures, i), "score": s}
+                                for i, s in list(zip(places, own, strict=True))[: max(ks)]]})  # fmt: skip
             bar.update(sum(len(h) for h in hits["global"]))
     hits = {kind: torch.cat(rows) for kind, rows in hits.items()}
     return {"format": 1, "recipe": recipe.name, "head": recipe.head.name, "weights": parts.weights.label,
             "gallery": str(gallery or f"{pictures.store}/{pictures.split}"), "pictures": len(pictures), "queries": len(picks),
-            "shortlist": shortlist, "recall": {k: _recall(hits, k) for k in ks}, "interval": INTERVAL_QUERIES,
+            "left_out": len(asked) - len(can), "shortlist": shortlist, "recall": {k: _recall(hits, k) for k in ks}, "interval": INTERVAL_QUERIES,
             "interval_difference": INTERVAL_PAIRED_QUERIES, "not_converged": sum(book.failures(1)),
             "seconds": {"embedding": parts.embedding, "solver": book.seconds, "total": perf_counter() - begin},
-            "seed": recipe.seed, "versions": versions(), "device": str(device)}  # fmt: skip
+            "seed": recipe.seed, "versions": versions(), "device": str(device), "ranking": ranking}  # fmt: skip
 
 
 def _picks(have: int, count: int | None, seed: int) -> Tensor:
@@ -68,21 +84,37 @@ def _picks(have: int, count: int | None, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(np.argsort(raw, kind="stable")[:count]))
 
 
+def _copies(asked: Folder | Split, gallery: Folder | Split) -> list[list[int]]:
+    """Places in the gallery of each query's own file [N]."""
+    places: dict[str, list[int]] = {}
+    for i, identity in enumerate(gallery.identities()):
+        places.setdefault(identity, []).append(i)
+    return [places.get(identity, []) for identity in asked.identities()]
+
+
+def _named(pictures: Folder | Split, i: int) -> dict[str, str]:
+    return {"picture": pictures.names[i], "class": pictures.classes[pictures.labels[i]]}
+
+
 def _queries_a_call(parts: Parts, shortlist: int, maps: Tensor) -> int:
     one = shortlist * max(maps[0].numel(), (maps.shape[2] * maps.shape[3]) ** 2)
     return max(1, min(256, BUDGET // 4 // one))
 
 
 @torch.no_grad()
-def _ranks(parts: Parts, query: Tensor, gallery: Tensor, shortlist: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The shortlist [Q,shortlist] of each query by global cosine, and the same re-ranked; `own` is each query's place."""
+def _ranks(parts: Parts, query: Tensor, gallery: Tensor, shortlist: int, same: list[list[int]]) -> tuple[Tensor, ...]:
+    """The shortlist [Q,shortlist] of each query by global cosine, the same re-ranked, and the scores of that.
+
+    `same` are each query's own places in the gallery.
+    """
     pooled, stored = (F.normalize(x.flatten(2).mean(-1), dim=-1) for x in (query, gallery))
     near = pooled @ stored.T
-    if own is not None:
-        near[torch.arange(len(own)), own] = -torch.inf
+    for row, own in zip(near, same, strict=True):
+        row[own] = -torch.inf
     order = near.topk(shortlist, 1).indices
     scores = parts.head(gallery[order][:, :, None], query[:, None])[:, 0]
-    return order, order.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+    scores, at = scores.sort(dim=1, descending=True, stable=True)
+    return order.cpu(), order.gather(1, at).cpu(), scores.cpu()
 
 
 def _recall(hits: dict[str, Tensor], k: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import glob
 import json
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,13 @@ class Run:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary; a run is complete when it is there."""
         write_json(self.path / SUMMARY, summary)
+
+    def discard(self, *files: str) -> None:
+        """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty then."""
+        for name in (CONFIG, *files):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     @property
     def summary(self) -> dict[str, Any] | None:

@@ -3,10 +3,18 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """Refuse a range whose ends are swapped."""
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end {pair[0]:g} lies above the upper end {pair[1]:g}; swap them")
+    return pair
 
 
 class Section(BaseModel):
@@ -41,9 +49,7 @@ class ImageSpec(Section):
     """The fixed part of preprocessing: squash to resize×resize, centre-crop size×size, normalise."""
 
     size: int = Field(84, ge=8, le=1024, description="side of the network's input")
-    resize: int | None = Field(
-        None, ge=8, le=1024, description="side after squashing, before the centre crop; patches are cut from all of it"
-    )
+    resize: int | None = Field(None, ge=8, le=1024, description="side after squashing, before the centre crop")
     mean: tuple[float, float, float] = (125.3 / 255, 123.0 / 255, 113.9 / 255)
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
         63.0 / 255, 62.1 / 255, 66.7 / 255)  # fmt: skip
@@ -73,7 +79,9 @@ class AugmentSpec(Section):
     """Training augmentation, drawn on the device for a whole batch."""
 
     crop: Literal["none", "pad", "random_resized"] = "random_resized"
-    scale: tuple[Rate, Rate] = Field((0.08, 1.0), description="area share of a random resized crop")
+    scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
+        (0.08, 1.0), description="area share of a random resized crop"
+    )
     flip: bool = True
     jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
 
@@ -122,6 +130,8 @@ class PretrainSpec(Section):
 class MetatrainSpec(Section):
     """Episodes, end to end through the head (DeepEMD's second stage)."""
 
+    start: str | None = Field(None, description="pre-trained weights by name (default: the recipe's own pre-training)")
+
     epochs: Count = 100
     steps: Count = Field(50, description="optimiser steps an epoch")
     episodes_per_step: Count = 1
@@ -161,6 +171,11 @@ class Recipe(Section):
     pretrain: PretrainSpec = PretrainSpec()
     metatrain: MetatrainSpec = MetatrainSpec()
     expect: ExpectSpec | None = None
+
+    @property
+    def start(self) -> str:
+        """Name of its pre-trained weights."""
+        return self.metatrain.start or self.weights or self.name
 
     @property
     def store(self) -> str:

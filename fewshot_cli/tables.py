@@ -15,7 +15,7 @@ from torch import Tensor
 from fewshot_cli import build, recipe, strictyaml
 from fewshot_cli.console import progress, say
 from fewshot_cli.episodes import Sampler
-from fewshot_cli.errors import FslError, RecipeError
+from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluate import episodes_per_call, load_parts, run_episodes
 from fewshot_cli.features import cached, key
 from fewshot_cli.registry import did_you_mean
@@ -48,7 +48,7 @@ def find(name: str) -> dict[str, Any]:
 
 
 def recipe_for(dataset: str, weights: Path | None) -> str:
-    """The 1-shot EMD recipe of a dataset: the first whose weights are at hand, else the first.
+    """The 1-shot EMD recipe of a dataset: the first whose backbone has weights at hand (those given), else the first.
 
     Raises `RecipeError` when no recipe is for the dataset.
     """
@@ -58,12 +58,16 @@ def recipe_for(dataset: str, weights: Path | None) -> str:
         raise RecipeError(f"--dataset {dataset}: no recipe {dataset}_5w1s is installed; `fsl list recipes` shows those that "
                           "are, or give --recipe with a 1-shot recipe of your own")  # fmt: skip
     for name in known:
+        one = recipe.load(name)
         try:
-            build.weights(recipe.load(name), weights)
+            build.weights(one, weights).checkpoint.fill(
+                build.backbone(one), "backbone", f"backbone {one.backbone.name}"
+            )
         except FslError:
             continue
         if name != known[0]:
-            say(f"recipe: {name}, since {known[0]} has no weights here")
+            say(f"recipe: {name}, since {known[0]} has no weights here" if weights is None else
+                f"recipe: {name}, whose backbone these weights are for")  # fmt: skip
         return name
     return known[0]
 
@@ -87,7 +91,9 @@ class Request:
         return recipe.load(self.base, self._sets(row, column), self.solver, self.seed)
 
     def _sets(self, row: dict[str, Any], column: dict[str, int]) -> list[str]:
+        pinned = [] if any(s.startswith("extractor=") for s in row["set"]) else ["extractor=fcn"]
         return [
+            *pinned,
             *row["set"],
             *self.sets,
             *(f"episode.{k}={v}" for k, v in column.items()),
@@ -106,7 +112,9 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     """Run the rows asked for, the reference first; a row that cannot run says why and stops no other.
 
     A record holds row, way, shot, ours (accuracy, ci95) or `missing`, the published value and where it was measured, the
-    paired difference to the reference row, and the command. Raises `RecipeError` when no row's name is meant.
+    paired difference to the reference row (or `difference_missing`), and the command. A row that could not run is tried
+    again when the table is resumed. Raises `RecipeError` when no row's name is meant, `DataError` when data or weights
+    are others than those of the rows already there.
     """
     rows = [r for r in table["rows"] if not ask.wanted or any(w.lower() in r["name"].lower() for w in ask.wanted)]
     if not rows:
@@ -114,10 +122,12 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
                           + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip
     reference = next(r for r in table["rows"] if r["name"] == table["reference"])
     plain = ask.recipe(reference, table["columns"][0])
-    identity = {"table": table["name"], "recipe": plain.identity(), "episodes": ask.episodes, "device": ask.device.type,
-                **_hashes(plain, ask)}  # fmt: skip
-    job = Run(run_dir, "table", plain, identity, resume)
+    identity = {"table": table["name"], "recipe": plain.identity(), "episodes": ask.episodes, "device": ask.device.type}
+    job, hashes = Run(run_dir, "table", plain, identity, resume), _hashes(plain, ask)
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
+    if other := next((r for r in done.values() if r["hashes"] != hashes), None):
+        raise DataError(f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
+                        "the same ones or choose another --run-dir")  # fmt: skip
     runner = _Runner(ask)
     ordered = [reference, *(r for r in rows if r is not reference)]
     for column in table["columns"]:
@@ -126,7 +136,8 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
             if place in done or "set" not in row:
                 continue
             say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
-            done[place] = {"row": row["name"], **column, **runner(row, column), "command": ask.command(row, column)}
+            done[place] = {"row": row["name"], **column, **runner(row, column), "hashes": hashes,
+                           "command": ask.command(row, column)}  # fmt: skip
             job.append(ROWS, [done[place]])
     records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
     result = {"format": 1, "table": table["name"], "title": table["title"], "source": table["source"], "base": ask.base,
@@ -134,16 +145,19 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
               "records": records, "versions": versions(), "run_dir": str(run_dir)}  # fmt: skip
     if all("missing" not in r for r in done.values()):
         job.finish(result)
+    if all("missing" in r for r in done.values()):
+        job.discard(ROWS)
+        result["run_dir"] = None
     return result
 
 
 def _hashes(plain: Recipe, ask: Request) -> dict[str, str | None]:
-    """Hashes of data and weights where they are at hand: a resumed table must not mix others in."""
+    """Hashes of data and weights, empty where one is not at hand: a resumed table must not mix others in."""
     try:
         data = build.store(plain, ask.root).index["sha256"]
         return {"data": data, "weights": build.weights(plain, ask.weights).checkpoint.sha256}
     except FslError:
-        return {"data": None, "weights": None}
+        return {}
 
 
 class _Runner:
@@ -197,8 +211,11 @@ def _record(
         out["missing"] = ours["missing"]
     else:
         out["accuracy"], out["ci95"] = mean_ci95(ours["accuracies"])
-        if "accuracies" in base and row["name"] != table["reference"]:
-            out["difference"], out["difference_ci95"] = paired(ours["accuracies"], base["accuracies"])
+        if row["name"] != table["reference"]:
+            if "missing" in base:
+                out["difference_missing"] = base["missing"]
+            else:
+                out["difference"], out["difference_ci95"] = paired(ours["accuracies"], base["accuracies"])
         out |= {"seconds": ours["seconds"], "command": ours["command"]}
     printed = row.get("published", {})
     where = dataset if dataset in printed else table["home"] if table["home"] in printed and "set" in row else None

@@ -2,13 +2,11 @@
 
 import math
 
-from fewshot_cli.heads.local import LocalOptions, cosines, nodes
+from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 from torch import Tensor
 
-from fewshot_cli.contracts import Head
 
-
-class Fusion(Head):
+class Fusion(LocalHead):
     """Logit = log of the mean, over the query's local features, of softmax(T·cos(feature, prototype)).
 
     A class's prototype is the mean of all local features of its shots (row Prediction Fusion of DeepEMD's Table 1).

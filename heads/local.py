@@ -5,11 +5,17 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from fewshot_cli.heads import clusters
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
 from fewshot_cli.errors import DataError
+
+
+def _once(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := next((s for s in sizes if sizes.count(s) > 1), None):
+        raise ValueError(f"{twice} is there twice, which would only double its nodes; write it once")
+    return sizes
 
 
 class LocalOptions(Options):
@@ -19,14 +25,19 @@ class LocalOptions(Options):
     norm: Literal["center", "cosine"] = Field(
         "center", description="cost from features centred over channels (code) or as they are (paper, eq. 4)"
     )
-    floor: float = Field(1e-3, gt=0, le=1, description="added to cross-reference weights (code; eq. 9 has none)")
-    pyramid: tuple[Annotated[int, Field(ge=1, le=100)], ...] = Field(
+    pyramid: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], AfterValidator(_once)] = Field(
         (),
         description="sizes the map is also pooled to; the paper's P(5,2,1) is [2, 1], the map itself is always there",
     )
 
 
-class WeightedOptions(LocalOptions):
+class ReferenceOptions(LocalOptions):
+    """How cross-reference weights are made."""
+
+    floor: float = Field(1e-3, gt=0, le=1, description="added to cross-reference weights (code; eq. 9 has none)")
+
+
+class WeightedOptions(ReferenceOptions):
     """How nodes are weighted (DeepEMD, CVPR 2020, Table 2)."""
 
     weights: Literal["cross_reference", "equal", "kmeans", "mean_shift"] = Field(
@@ -49,11 +60,15 @@ class LocalHead(Head):
 def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:
     """Local features [...,N,d] of maps [...,d,h,w]: those pooled to each size of the pyramid, then the h·w of the map.
 
-    Raises `DataError` for a size that is not smaller than the map, which would only duplicate its nodes.
+    Raises `DataError` for a size that is not smaller than the map, which would only duplicate its nodes, and for a
+    pyramid of patches.
     """
     parts = []
     for size in pyramid:
         h, w = maps.shape[-2:]
+        if h == 1 and w > 1:
+            raise DataError(f"head.pyramid: the features are {w} patches of a picture, which are no map to pool; leave "
+                            "head.pyramid out, or take extractor fcn (a pyramid of patches is extractor.sizes of grid)")  # fmt: skip
         if size >= min(h, w):
             raise DataError(f"head.pyramid: {size} is not smaller than the {h}×{w} map, which is always among the nodes and "
                             f"would only be doubled; leave {size} out (the paper's P(5,2,1) is [2, 1])")  # fmt: skip

@@ -5,13 +5,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from fewshot_cli.heads.emd import emd_logits
-from fewshot_cli.heads.local import LocalOptions, nodes
+from fewshot_cli.heads.local import LocalHead, ReferenceOptions, nodes
 from fewshot_cli.heads.steps import batches
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Head
 
 NO_TREE = -2
 PRESETS: dict[str, dict[str, Any]] = {
@@ -20,7 +19,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class SFCOptions(LocalOptions):
+def _learning(default: Any, **rules: Any) -> Any:
+    """An option of how the layer is learned, which a layer once learned does not need."""
+    return Field(default, json_schema_extra={"learning": True}, **rules)
+
+
+class SFCOptions(ReferenceOptions):
     """How features are compared and the layer is fine-tuned; what is not given comes from the preset.
 
     `code`: 100 passes in batches of 4. `paper`: 100 iterations of batches of 5; its text gives no learning rate, so both
@@ -28,16 +32,16 @@ class SFCOptions(LocalOptions):
     """
 
     weights: Literal["cross_reference", "equal"] = Field("cross_reference", description="node weights")
-    gradient: Literal["flow", "full"] = Field(
+    gradient: Literal["flow", "full"] = _learning(
         "flow", description="of costs alone with the flow held fixed (code), or of node weights too"
     )
-    preset: Literal["code", "paper"] = Field("code", description="where the numbers below come from if not given")
-    passes: int | None = Field(None, ge=0, le=100_000, description="passes over the support set; code: 100")
-    iterations: int | None = Field(None, ge=0, le=10_000_000, description="steps, in place of passes; paper: 100")
-    batch: int = Field(4, ge=1, le=100_000, description="support pictures a step")
-    lr: float = Field(100.0, gt=0, le=1e6, description="learning rate of SGD in evaluation")
-    lr_training: float = Field(0.1, gt=0, le=1e6, description="the same while the backbone is meta-trained")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
+    preset: Literal["code", "paper"] = _learning("code", description="where the numbers below come from if not given")
+    passes: int | None = _learning(None, ge=0, le=100_000, description="passes over the support set; code: 100")
+    iterations: int | None = _learning(None, ge=0, le=10_000_000, description="steps, in place of passes; paper: 100")
+    batch: int = _learning(4, ge=1, le=100_000, description="support pictures a step")
+    lr: float = _learning(100.0, gt=0, le=1e6, description="learning rate of SGD in evaluation")
+    lr_training: float = _learning(0.1, gt=0, le=1e6, description="the same while the backbone is meta-trained")
+    momentum: float = _learning(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
 
     @model_validator(mode="before")
     @classmethod
@@ -52,7 +56,7 @@ class SFCOptions(LocalOptions):
         return preset | given
 
 
-class SFC(Head):
+class SFC(LocalHead):
     """EMD to one learned map a class, started at the mean support map and fine-tuned on the support set.
 
     Every episode of a batch is fine-tuned at the same time, each with its own layer; the layer is learned on detached

@@ -15,11 +15,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from fewshot_cli import build, checkpoint, recipe
+from fewshot_cli import evaluate as evaluation
 from fewshot_cli.data.store import open_store
+from fewshot_cli.recipe import default_part
 
 BASE = ["--set", "backbone.channels=8"]
 
@@ -74,6 +77,18 @@ def test_batch_and_workers_change_no_byte(evaluate, tmp_path, head):
         assert code == 0, err
         seen.add(episodes(tmp_path / str(i)))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["emd", "sfc", "prototype"])
+def test_queries_of_a_large_episode_are_scored_part_by_part(monkeypatch, name):
+    torch.manual_seed(0)
+    support, query, seen = torch.rand(1, 4, 2, 8, 3, 3), torch.rand(1, 20, 8, 3, 3), []
+    head = build.head(default_part("heads", name), 8, default_part("solvers", "network_simplex")).eval()
+    whole, plain = evaluation._logits(head, support, query), head.forward
+    monkeypatch.setattr(evaluation, "BUDGET", head.cells(4, 2, 1, 9))
+    monkeypatch.setattr(head, "forward", lambda s, q: seen.append(q.shape[1]) or plain(s, q))
+    assert torch.allclose(whole, evaluation._logits(head, support, query), atol=1e-5)
+    assert len(seen) > 3 and sum(seen) == 20
 
 
 def test_killed_and_resumed_equals_unbroken(glyph_root, weights, tmp_path):
@@ -194,6 +209,11 @@ def test_a_layer_learned_on_a_folder_scores_a_folder(fsl, glyph_root, weights, t
     assert got["pictures"] == 24 and got["way"] == 3 and 0 < got["ci95"] < 25
     _, out, _ = fsl("eval", *common, "--classifier", classifier, "--query", tmp_path / "support", "--format", "json")
     assert abs(json.loads(out)["accuracy"] - made["support_accuracy"]) < 1e-4
+    code, _, err = fsl("eval", *common, "--set", "head.norm=cosine", "--classifier", classifier,
+                       "--query", tmp_path / "query")  # fmt: skip
+    assert code == 3 and "was learned with head.norm center, recipe glyphs_5w5s has cosine" in err
+    other = ("--set", "head.passes=3", "--run-dir", "again")  # how it was learned no longer matters
+    assert fsl("eval", *common, *other, "--classifier", classifier, "--query", tmp_path / "query")[0] == 0
     code, _, err = fsl("eval", *common, "--set", "image.mean=[0, 0, 0]", "--classifier", classifier,
                        "--query", tmp_path / "query")  # fmt: skip
     assert code == 3 and "other image" in err

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from fewshot_cli import build, recipe
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.crops import cut, cut_patches
+from fewshot_cli.data.store import open_store
 from fewshot_cli.extractors import Grid, GridOptions, Sampling, SamplingOptions
-from fewshot_cli.features import embed, normalise, patches_of
+from fewshot_cli.features import embed, key, normalise, patches_of
 from fewshot_cli.schema import AugmentSpec, ImageSpec
 from fewshot_cli.training.augment import augment
 
@@ -19,6 +20,16 @@ IMAGE = ImageSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+class Named:
+    """Pictures of which only the names matter."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def identities(self):
+        return list(self.names)
 
 
 class Identity(Backbone):
@@ -73,7 +84,7 @@ def test_cut_takes_the_box_it_is_given():
     assert torch.allclose(
         out[:, 0][..., 1:-1, 1:-1], F.avg_pool2d(fine, 2)[..., 1:-1, 1:-1], atol=1e-5
     )  # borders see on
-    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8, "border")
+    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8)
     assert torch.allclose(out[:, 1].flip(-1), again, atol=1e-6)
 
 
@@ -81,6 +92,14 @@ def test_patches_at_the_pictures_edge_have_no_dark_rim():
     white = torch.ones(1, 3, 8, 8)
     boxes, flip = Grid(GridOptions(sizes=(2,))).boxes(torch.full((1, 2), 8.0), rng(), training=False)
     assert torch.allclose(cut_patches(white, boxes, flip, 8), torch.ones(4, 3, 8, 8))
+
+
+def test_training_crops_have_no_dark_rim():
+    white = torch.full((40, 3, 8, 8), 255, dtype=torch.uint8)
+    out = augment(white, torch.full((40, 2), 8.0), AugmentSpec(crop="random_resized"), IMAGE, rng())
+    assert torch.allclose(out, torch.ones_like(out))
+    out = augment(white, torch.full((40, 2), 8.0), AugmentSpec(crop="pad"), IMAGE, rng())
+    assert out.min() == -1  # what is padded is black
 
 
 def test_shrinking_a_large_picture_averages_instead_of_aliasing():
@@ -97,7 +116,7 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
     assert maps.shape == (5, 3, 1, 4)
     for i in range(5):
         for p in range(4):
-            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8, "border")
+            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
             assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
     alone = embed(Identity(), images[3:], IMAGE, torch.device("cpu"), patches=(boxes[3:], flip[3:]))
     assert torch.allclose(alone, maps[3:], atol=1e-6)
@@ -107,10 +126,67 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
 
 def test_random_patches_come_from_the_seed():
     named = recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"])
-    sizes = torch.full((6, 2), 32.0)
-    (a, _), (b, _) = patches_of(named, sizes), patches_of(named, sizes)
-    (c, _) = patches_of(recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2), sizes)
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    sizes, pictures = torch.full((6, 2), 32.0), Named("abcdef")
+    (a, flip), (b, _) = patches_of(named, pictures, sizes), patches_of(named, pictures, sizes)
+    other = recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2)
+    assert torch.equal(a, b) and not torch.equal(a, patches_of(other, pictures, sizes)[0])
+    assert len(a.flatten(1).unique(dim=0)) == 6
+    alone, mirrored = patches_of(named, Named("fc"), sizes[:2])  # whatever other pictures there are
+    assert torch.equal(alone, a[[5, 2]]) and torch.equal(mirrored, flip[[5, 2]])
+
+
+def test_a_grid_in_evaluation_is_the_same_for_every_picture_and_seed():
+    named = recipe.load("glyphs_5w1s", ["extractor={name: grid, ratio: 1.5}"])
+    boxes, flip = patches_of(named, Named("abc"), torch.full((3, 2), 32.0))
+    want, _ = Grid(GridOptions(ratio=1.5)).boxes(torch.ones(1, 2), rng(), training=False)
+    assert torch.equal(boxes, want.expand(3, -1, -1)) and not flip.any()
+
+
+def test_features_of_random_patches_are_kept_for_each_seed(glyph_root):
+    split = open_store(glyph_root, "glyphs").split("val")
+    for extractor, differ in (("sampling", True), ("grid", False), ("fcn", False)):
+        first, second = (
+            key(recipe.load("glyphs_5w1s", [f"extractor={extractor}"], seed=s), split, "w") for s in (1, 2)
+        )
+        assert (first != second) == differ
+
+
+def test_patches_are_cut_from_larger_pictures_than_maps_are_taken_of():
+    sides = [build.side(recipe.load("mini_imagenet_5w1s", sets)) for sets in (
+        [], ["extractor=grid"], ["extractor=sampling"], ["extractor={name: grid, side: 100}"])]  # fmt: skip
+    assert sides == [92, 168, 168, 100]
+
+
+def test_a_range_with_swapped_ends_is_refused(fsl):
+    for text in ("extractor={name: sampling, scale: [0.9, 0.1]}", "pretrain.augment.scale=[0.9, 0.1]"):
+        code, _, err = fsl("eval", "--recipe", "glyphs_5w1s", "--set", text)
+        assert code == 2 and "the lower end 0.9 lies above the upper end 0.1" in err
+
+
+def test_validation_while_patches_are_trained_is_their_evaluation(fsl, glyph_root):
+    sets = ["--set", "extractor={name: grid, sizes: [1, 2]}", "--data-root", glyph_root]
+    tiny = [word for text in ("metatrain.epochs=1", "metatrain.steps=1", "metatrain.episodes_per_step=1",
+                              "metatrain.query=2", "metatrain.validation.episodes=8", "metatrain.augment.crop=none")
+            for word in ("--set", text)]  # fmt: skip
+    weights = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
+    code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
+    assert code == 0, err
+    made = json.loads(out)
+    code, out, err = fsl("eval", "--recipe", "glyphs_5w1s", *sets, "--set", "eval.split=val", "--episodes", "8",
+                         "--weights", made["weights"], "--format", "json")  # fmt: skip
+    assert code == 0 and json.loads(out)["accuracy"] == pytest.approx(made["best"]["accuracy"]), err
+    code, out, _ = fsl("eval", "--recipe", "glyphs_5w1s", "--data-root", glyph_root, "--set", "eval.split=val",
+                       "--episodes", "8", "--weights", made["weights"], "--format", "json")  # fmt: skip
+    assert json.loads(out)["accuracy"] != pytest.approx(made["best"]["accuracy"])  # maps of whole pictures
+
+
+def test_shipped_pre_training_starts_meta_training_by_name():
+    assert build.weights(recipe.load("fc100_5w1s_conv64"), None, ("pretrain",)).label == "shipped:fc100_conv64_pretrain"
+
+
+def test_recipes_that_share_a_pre_training_name_it():
+    named = [recipe.load(f"mini_imagenet_5w1s{tail}") for tail in ("", "_grid", "_sampling", "_pyramid")]
+    assert {r.start for r in named} == {"mini_imagenet_resnet12"} and len({r.weights for r in named}) == 4
 
 
 def test_augmentation_in_training_gives_the_extractors_patches():

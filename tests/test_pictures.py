@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot_cli import build, evaluate, match, recipe
+from fewshot_cli import build, evaluate, match, plots, recipe
 from fewshot_cli.contracts import Matching
+from fewshot_cli.data.folder import Folder
 from fewshot_cli.data.store import open_store
+from fewshot_cli.features import embed
 from fewshot_cli.match import Panel
 
 
@@ -64,8 +66,6 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     loaded = recipe.load("glyphs_5w1s")
     split = open_store(glyph_root, "glyphs").split("test")
     backbone, head = evaluate.load_parts(loaded, build.weights(loaded, None))
-    from fewshot_cli.features import embed
-
     images, _ = split.decode(32)
     members = split.members()[:4]
     with torch.no_grad():
@@ -74,6 +74,16 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
         want = head(support, torch.cat([maps[1][3:7], maps[0][5:6]])[None])[0].softmax(-1)
     got = torch.tensor([list(row["scores"].values()) for row in rows])
     assert torch.allclose(got, want, atol=1e-4)
+
+
+def test_what_an_operating_system_adds_to_a_folder_is_no_picture(fsl, folders, tmp_path):
+    (tmp_path / "mine" / ".trash").mkdir(parents=True)
+    (tmp_path / "mine" / "a.png").write_bytes((folders / "query" / "class0" / "0.png").read_bytes())
+    for name in ("._a.png", ".trash/b.png"):
+        (tmp_path / "mine" / name).write_bytes(b"Mac OS X")
+    code, out, err = fsl("classify", tmp_path / "mine", "--support", folders / "support", "--recipe", "glyphs_5w5s",
+                         "--format", "csv")  # fmt: skip
+    assert code == 0 and len(out.splitlines()) == 2, err
 
 
 def test_classify_with_one_example_a_class_and_other_formats(fsl, folders, tmp_path):
@@ -95,7 +105,7 @@ def test_classify_with_one_example_a_class_and_other_formats(fsl, folders, tmp_p
 def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     base = ("classify", folders / "query", "--recipe", "glyphs_5w5s", "--support")
     code, _, err = fsl(*base, folders / "support" / "class0")
-    assert code == 3 and "put them in" in err or "holds one class" in err
+    assert code == 3 and "put them in" in err and "class0/<class>/<picture>" in err
     one = tmp_path / "only"
     (one / "cat").mkdir(parents=True)
     (one / "cat" / "a.png").write_bytes((folders / "support" / "class0" / "0.png").read_bytes())
@@ -115,6 +125,8 @@ def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = fsl("classify", tmp_path / "empty", "--recipe", "glyphs_5w5s", "--support", folders / "support")
     assert code == 3 and "holds no pictures" in err
+    code, _, err = fsl(*base, tmp_path / "nowhere")
+    assert code == 3 and "nowhere: does not exist; give --support an archive or a folder" in err
     code, _, err = fsl(*base, folders / "support", "--weights", tmp_path / "none.safetensors")
     assert code == 3 and "no such weights file" in err
 
@@ -162,6 +174,55 @@ def test_retrieve_searches_a_folder_for_anothers_pictures(fsl, folders):
     result = json.loads(out)
     assert (result["queries"], result["pictures"], result["shortlist"]) == (16, 12, 12)
     assert result["recall"]["5"]["reranked"] >= result["recall"]["1"]["reranked"] > 50
+
+
+def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path):
+    """Queries of two classes only, so that their labels are not the gallery's numbers; every pair is scored alone."""
+    for name in ("class3", "class1"):
+        (tmp_path / "some" / name).mkdir(parents=True)
+        for i in range(4):
+            (tmp_path / "some" / name / f"{i}.png").write_bytes((folders / "query" / name / f"{i}.png").read_bytes())
+    code, out, err = fsl("retrieve", "--recipe", "glyphs_5w1s", "--gallery", folders / "support", "--query",
+                         tmp_path / "some", "--k", "1,12", "--format", "json")  # fmt: skip
+    assert code == 0, err
+    result, loaded = json.loads(out), recipe.load("glyphs_5w1s")
+    backbone, head = evaluate.load_parts(loaded, build.weights(loaded, None))
+    gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
+    maps, queries = (embed(backbone, x.decode(32)[0], loaded.image, torch.device("cpu")) for x in (gallery, asked))
+    assert len(result["ranking"]) == 8 and result["left_out"] == 0
+    for place, row in enumerate(result["ranking"]):
+        want = [float(head(one[None, None, None], queries[place][None, None]).detach()) for one in maps]
+        order = sorted(range(12), key=lambda i, want=want: -want[i])
+        assert row["class"] == ("class1" if place < 4 else "class3") and row["picture"].startswith(row["class"])
+        assert [f["picture"] for f in row["found"]] == [gallery.names[i] for i in order]
+        assert [f["score"] for f in row["found"]] == pytest.approx([want[i] for i in order], abs=1e-4)
+    first = [row["found"][0]["class"] == row["class"] for row in result["ranking"]]
+    assert result["recall"]["1"]["reranked"] == pytest.approx(100 * sum(first) / 8) and sum(first) > 4
+    assert result["recall"]["12"]["reranked"] == 100
+
+
+def test_retrieve_finds_no_picture_by_itself(fsl, folders, tmp_path):
+    base = ("retrieve", "--recipe", "glyphs_5w1s", "--k", "1,2", "--format", "json", "--gallery")
+    code, out, err = fsl(*base, folders / "support")
+    assert code == 0, err
+    assert (
+        json.loads(out)["ranking"]
+        == json.loads(fsl(*base, folders / "support", "--query", folders / "support")[1])["ranking"]
+    )
+    for i in range(3):
+        folder = tmp_path / "few" / f"class{i}"
+        folder.mkdir(parents=True)
+        for shot in range(1 + (i == 0)):
+            (folder / f"{shot}.png").write_bytes((folders / "support" / f"class{i}" / f"{shot}.png").read_bytes())
+    code, out, err = fsl(*base, tmp_path / "few")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["queries"], result["left_out"]) == (2, 2) and {r["class"] for r in result["ranking"]} == {"class0"}
+    code, out, _ = fsl(*base[:-3], "--gallery", tmp_path / "few")
+    assert "left out: 2 queries whose class has no other picture" in out
+    (tmp_path / "few" / "class0" / "1.png").unlink()
+    code, _, err = fsl(*base, tmp_path / "few")
+    assert code == 3 and "no query has another picture of its class" in err
 
 
 def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
@@ -222,12 +283,34 @@ def test_the_rebuilt_picture_takes_the_best_patch_and_darkens_by_weight():
     assert torch.allclose(out[0, 1::4, 1::4], want, atol=0.15)
 
 
+def test_lines_join_what_flows(monkeypatch):
+    drawn = []
+
+    class Axis:
+        def plot(self, x, y, **_):
+            drawn.append((*map(float, x), *map(float, y)))
+
+        def imshow(self, *_, **__): ...
+
+        def set(self, **_): ...
+
+    flow = torch.zeros(4, 4)
+    flow[1, 2] = 1.0
+    cells, picture = match._cells(2, 2), torch.zeros(3, 20, 20)
+    plots._flows(Axis(), Panel(picture, picture, cells, cells, cells, Matching(flow, flow, flow, flow, 0.0), ""))
+    assert drawn == [(15, 5 + 22, 5, 15)]  # from the left one's upper right to the right one's lower left
+
+
 def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     a = folders / "support" / "class0" / "0.png"
     code, _, err = fsl("match", a, "-o", tmp_path / "m.png")
     assert code == 2 and "give two pictures" in err
     code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w5s")
     assert code == 2 and "--set head=emd" in err
+    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--query", "3", "--recipe", "glyphs_5w1s")
+    assert code == 2 and "--query names a query of an episode" in err
+    code, _, err = fsl("match", "--episode", str(10**23), "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
+    assert code == 2 and "--episode" in err
     code, _, err = fsl("match", a, a, "-o", tmp_path / "m.nonsense", "--recipe", "glyphs_5w1s")
     assert code == 2 and "end the name in .png, .svg or .pdf" in err
     more = ("--recipe", "glyphs_5w1s", "--data-root", glyph_root)
@@ -236,4 +319,4 @@ def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG nothing")
     code, _, err = fsl("match", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
-    assert code == 3 and "bad.png: does not decode as a picture" in err
+    assert code == 3 and "bad.png: does not decode as a picture (no known format)" in err

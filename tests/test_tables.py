@@ -5,9 +5,10 @@ import shlex
 import xml.etree.ElementTree as ET
 
 import pytest
+import torch
 from PIL import Image
 
-from fewshot_cli import recipe, tables
+from fewshot_cli import build, checkpoint, recipe, registry, tables
 
 DATA = ("--recipe", "glyphs_5w1s", "--episodes", "6")
 
@@ -70,6 +71,50 @@ def test_a_table_is_resumed_and_not_mixed(fsl, glyph_root):
     assert code == 3 and "another configuration" in err
 
 
+def test_a_table_is_resumed_when_what_was_missing_has_come(fsl, glyph_root, tmp_path, monkeypatch):
+    shipped = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
+    (tmp_path / "mine.yaml").write_text("base: glyphs_5w1s\nweights: not_there\n")
+    base = ("table", "deepemd.T1", "--recipe", "mine.yaml", "--episodes", "2", "--rows", "dot", "--data-root", glyph_root,
+            "--run-dir", "run")  # fmt: skip
+    assert fsl(*base)[0] == 3 and not (tmp_path / "run").exists()  # nothing ran, nothing is left
+    assert fsl(*base, "--weights", shipped)[0] == 0
+    other = checkpoint.load(shipped)
+    changed = {k: v * 1.01 if v.is_floating_point() else v for k, v in other.tensors.items()}
+    checkpoint.save_tensors(
+        tmp_path / "other.safetensors", changed, {k: v for k, v in other.sidecar.items() if k != "sha256"}
+    )
+    code, _, err = fsl(*base, "--weights", "other.safetensors", "--resume")
+    assert code == 3 and "was run on other data or weights" in err
+    base = ("table", "deepemd.T1", *DATA, "--rows", "Euclidean", "--data-root", glyph_root, "--run-dir", "part")
+    monkeypatch.setattr(registry.part("solvers", "pot"), "works", classmethod(lambda _: "it is away"))
+    code, out, err = fsl(*base, "--solver", "pot")
+    assert code == 0 and "no differences, 5-way 1-shot: DeepEMD was not run: solver pot: it is away" in out, err
+    assert "Euclidean" in fsl(*base, "--solver", "pot", "--resume")[1]
+
+
+def test_rows_are_whole_parts_whatever_the_base_has(tmp_path):
+    (tmp_path / "odd.yaml").write_text(
+        "base: glyphs_5w1s\nextractor: grid\nhead: {name: emd, norm: cosine, floor: 0.5}\n"
+    )
+    ask = tables.Request(str(tmp_path / "odd.yaml"), (), None, None, 5, (), None, tmp_path, torch.device("cpu"))
+    for name, rows in (("deepemd.T2", ("EMD, equal", "EMD, CR")), ("deepemd.grid", ("FCN 5×5", "FCN P(5,2)"))):
+        table = tables.find(name)
+        for row in table["rows"]:
+            if row["name"] in rows:
+                made = ask.recipe(row, table["columns"][0])
+                assert (made.extractor.name, made.head.options.norm, made.head.options.floor) == ("fcn", "center", 1e-3)
+    t1 = {row["name"]: ask.recipe(row, {"way": 5, "shot": 1}) for row in tables.find("deepemd.T1")["rows"]}
+    assert {t1[name].head.options.norm for name in t1 if "local, cosine" in name} == {"cosine"}
+
+
+def test_the_recipe_is_the_one_that_the_weights_are_for(tmp_path):
+    assert tables.recipe_for("cifar_fs", None) == "cifar_fs_5w1s_conv64"
+    assert tables.recipe_for("fc100", checkpoint.shipped()["cifar_fs_conv64"]) == "fc100_5w1s_conv64"
+    large = recipe.load("fc100_5w1s")
+    checkpoint.save(tmp_path / "large.safetensors", {"backbone": build.backbone(large)}, {})
+    assert tables.recipe_for("fc100", tmp_path / "large.safetensors") == "fc100_5w1s"
+
+
 def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
     code, out, err = fsl("table", "deepemd.T1", "--dataset", "cub", "--episodes", "2", "--rows", "ProtoNet")
     assert code == 3 and "no row of deepemd.T1 could be run" in err and "60.37" in out
@@ -82,6 +127,7 @@ def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
     [(("deepemd.T9", *DATA), "did you mean 'deepemd.T"), (("deepemd.T1",), "give --dataset NAME, or --recipe"),
      (("deepemd.T1", *DATA, "--rows", "zzz"), "no row of deepemd.T1 is called so"),
      (("deepemd.T1", *DATA, "--set", "head=knn"), "the rows of a table set this themselves"),
+     (("deepemd.grid", *DATA, "--set", "extractor=grid"), "the rows of a table set this themselves"),
      (("deepemd.T1", *DATA, "--plot", "x.png"), "take deepemd.Fig4")],
 )  # fmt: skip
 def test_bad_requests_get_a_sentence(fsl, arguments, sentence):

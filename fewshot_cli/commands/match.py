@@ -18,9 +18,13 @@ def match(
     recipe: o.Recipe = "cifar_fs_5w1s_conv64",
     episode: Annotated[
         int | None,
-        typer.Option("--episode", min=0, help="In place of two files: this episode of the recipe's dataset."),
+        typer.Option(
+            "--episode", min=0, max=2**63 - 1, help="In place of two files: this episode of the recipe's dataset."
+        ),
     ] = None,
-    query: Annotated[int, typer.Option("--query", min=0, help="Query of the episode, against all its classes.")] = 0,
+    query: Annotated[
+        int | None, typer.Option("--query", min=0, help="Query of the episode, against all its classes (default: 0).")
+    ] = None,
     flows: Annotated[bool, typer.Option("--flows", help="Draw the full flow as lines too.")] = False,
     weights: o.Weights = None,
     sets: o.Set = None,
@@ -39,12 +43,16 @@ def match(
     pair = [path for path in (left, right) if path is not None]
     if len(pair) != (0 if episode is not None else 2):
         raise FslError("give two pictures, LEFT and RIGHT, or --episode with a number for a query against all classes")
+    if query is not None and episode is None:
+        raise FslError("--query names a query of an episode; give --episode too, or leave --query out")
     check(out)
     loaded = recipes.load(recipe, sets, solver, seed)
     where = (out, flows, weights, o.data_root(data_root), resolve(device))
     if pair:
         records = figure.match_pictures(loaded, *pair, *where)
     else:
-        records = figure.match_episode(loaded, episode, query, *where)
+        records = figure.match_episode(loaded, episode, query or 0, *where)
     say(f"figure: {out}")
+    if failed := sum(r["not_converged"] for r in records):
+        say(f"WARNING: the solver did not converge on {failed} problems")
     emit(json.dumps(records, indent=2))

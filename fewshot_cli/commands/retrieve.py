@@ -42,7 +42,7 @@ def retrieve(
     data_root: o.DataRoot = None,
     debug: o.Debug = False,
 ) -> None:
-    """Recall@k of image retrieval: global cosine alone, and its shortlist re-ranked by optimal matching."""
+    """Rank a gallery for each query by optimal matching of a global shortlist (--format json lists it), and Recall@k."""
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
     from fewshot_cli.retrieve import retrieve as run
@@ -73,6 +73,8 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
     draw = markdown if form is Form.md else grid
     lines = [f"{result['queries']} queries in {result['pictures']} pictures of {result['gallery']}; recipe {result['recipe']}, "
              f"weights {result['weights']}", f"intervals: {result['interval']}; difference: {result['interval_difference']}"]  # fmt: skip
+    if result["left_out"]:
+        lines.append(f"left out: {result['left_out']} queries whose class has no other picture")
     if result["not_converged"]:
         lines.append(f"WARNING: the solver did not converge on {result['not_converged']} problems")
     return "\n\n".join([draw(header, rows), "\n".join(lines)])

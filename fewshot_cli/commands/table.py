@@ -12,6 +12,8 @@ from fewshot_cli.console import emit, say
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.report import Format, as_csv, grid, markdown
 
+_OWN = ("head", "head.name", "extractor", "extractor.name", "episode.way", "episode.shot", "eval.episodes")
+
 
 def _tables(incomplete: str) -> list[str]:
     from fewshot_cli.tables import names
@@ -57,7 +59,7 @@ def table(
     if plot is not None:
         plots.check(plot)
     for word in sets or []:
-        if word.partition("=")[0].strip() in ("head", "head.name", "episode.way", "episode.shot", "eval.episodes"):
+        if word.partition("=")[0].strip() in _OWN:
             raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl eval`")
     base = recipe or tables.recipe_for(dataset, weights)
     ask = tables.Request(base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
@@ -89,9 +91,15 @@ def _notes(result: dict[str, Any]) -> list[str]:
     for r in result["records"]:
         if "missing" in r:
             missing.setdefault(r["missing"], []).append(f"{r['row']} ({r['way']}-way {r['shot']}-shot)")
+    alone = {
+        f"{r['way']}-way {r['shot']}-shot": r["difference_missing"]
+        for r in result["records"]
+        if "difference_missing" in r
+    }
     return [f"{result['table']}: {result['title']}; published: {result['source']}",
-            f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}; the run "
-            f"directory {result['run_dir']} holds each row's command",
+            f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}"
+            + (f"; the run directory {result['run_dir']} holds each row's command" if result["run_dir"] else ""),
+            *(f"no differences, {task}: {result['reference']} was not run: {why}" for task, why in alone.items()),
             *(f"not run: {', '.join(rows)}: {why}" for why, rows in missing.items())]  # fmt: skip
 
 

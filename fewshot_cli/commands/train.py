@@ -32,7 +32,7 @@ def pretrain(
     if dry_run:
         build.solver(loaded.solver)
         return _ready(build.store(loaded, root))
-    path = runs.choose(run_dir, "pretrain", loaded.weights or loaded.name, resume)
+    path = runs.choose(run_dir, "pretrain", loaded.start, resume)
     summary = work(loaded, root, path, resume, where)
     say(f"next: fsl metatrain --recipe {recipe} --weights {summary['weights']}")
     emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))

@@ -37,20 +37,20 @@ class _Whole(tarfile.TarInfo):
 class Source:
     """The files of a folder, zip or tar: `names`, and `read(name)`. A context manager.
 
-    A compressed tar is spooled once, unpacked, to an unnamed temporary file in `scratch`. Raises `DataError` for a
+    `option` is the command's option that names the path. A compressed tar is spooled once, unpacked, to an unnamed temporary file in `scratch`. Raises `DataError` for a
     truncated or damaged archive, a member that climbs out of its folder, links and devices, and bombs.
     """
 
-    def __init__(self, path: Path, scratch: Path) -> None:
+    def __init__(self, path: Path, scratch: Path, option: str = "--from") -> None:
         self.path = path
         self._stack = ExitStack()
         self._zip: zipfile.ZipFile | None = None
         self._spans: dict[str, tuple[int, int]] = {}
         if not path.exists():
-            raise DataError(f"{path}: does not exist; give --from an archive or a folder")
+            raise DataError(f"{path}: does not exist; give {option} an archive or a folder")
         if path.is_dir():
             found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
-            self.names = sorted(p.as_posix() for p in found if not _hidden(p.as_posix()))
+            self.names = sorted(p.as_posix() for p in found if not hidden(p.as_posix()))
             return
         try:
             if tarfile.is_tarfile(path):  # first: a tar that ends in a zip would pass for a zip
@@ -106,7 +106,7 @@ class Source:
             total = self._within(name, info.file_size, total, len(self._members))
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
-            if not info.is_dir() and not _hidden(name):
+            if not info.is_dir() and not hidden(name):
                 self._members[name] = info
         self.names = sorted(self._members)
 
@@ -129,7 +129,7 @@ class Source:
                     continue
                 if not member.isreg():
                     raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
-                if _hidden(name):
+                if hidden(name):
                     continue
                 if compressed:
                     with guarded(scratch):
@@ -158,6 +158,6 @@ class Source:
         return total
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
     """Whether a file or a folder above it begins with a dot, as what macOS adds to archives does."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -234,7 +234,24 @@ def _open(data: bytes, name: str, upright: bool = False) -> Image.Image:
             image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
         return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:
-        raise DataError(f"{name}: does not decode as a picture ({fault}); remove or replace it") from fault
+        raise DataError(f"{name}: does not decode as a picture ({_why(fault)}); remove or replace it") from fault
+
+
+class Pictured(Protocol):
+    """Pictures that features can be taken of: a split of a store, or a user's own; `sha256` is that of them all."""
+
+    store: str
+    split: str
+    sha256: str
+
+    def __len__(self) -> int: ...
+
+    def identities(self) -> list[str]:
+        """What each picture is recognised by [N], whichever others there are."""
+
+    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
+               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +274,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """Each picture's name within its class [N]."""
+        return self._index["name"]
+
+    def identities(self) -> list[str]:
+        """As `Pictured.identities`: the places in the split."""
+        return [str(i) for i in range(len(self))]
 
     def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
                only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -295,6 +321,11 @@ class Split:
         if digest.hexdigest() != self.sha256:
             raise DataError(f"{self._file}: the {self.split} pictures do not match the index's SHA-256, so the store is "
                             f"damaged; run `fsl prepare {self.store} --force` again")  # fmt: skip
+
+
+def _why(fault: Exception) -> str:
+    """Pillow's words, without the address of the buffer it was given."""
+    return "no known format" if isinstance(fault, UnidentifiedImageError) else str(fault)
 
 
 @dataclass(frozen=True)
@@ -342,4 +373,4 @@ def open_store(root: Path, name: str) -> Store:
     return Store(name, path, index)
 
 
-__all__ = ["SPLITS", "Split", "Store", "StoreWriter", "decode_picture", "measure", "open_store"]
+__all__ = ["SPLITS", "Pictured", "Split", "Store", "StoreWriter", "decode_picture", "measure", "open_store"]

@@ -25,7 +25,7 @@ def augment(images: Tensor, sizes: Tensor, spec: AugmentSpec, image: ImageSpec, 
     else:
         boxes = crop_boxes(sizes, spec, image, rng)
         flip = torch.rand(len(x), generator=rng) < 0.5 if spec.flip else torch.zeros(len(x), dtype=torch.bool)
-        x = cut(x, boxes.to(x.device), flip.to(x.device), image.size)
+        x = cut(x, boxes.to(x.device), flip.to(x.device), image.size, "zeros" if spec.crop == "pad" else "border")
     if spec.jitter:
         factors = 1 + spec.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=rng) - 1)
         x = jitter(x, factors.to(x.device))

@@ -17,10 +17,10 @@ from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
 from fewshot_cli.stats import mean_ci95
 
 
-def decode(split: Split, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N,3,S,S] on the device, and their original sizes [N,2] on the CPU."""
+def decode(split: Split, recipe: Recipe, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [N,3,side,side] on the device, and their original sizes [N,2] on the CPU."""
     with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-        images, sizes = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
+        images, sizes = split.decode(side, recipe.dataset.crop, bar.update)
     return images.to(device), sizes
 
 
@@ -35,8 +35,8 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
     sampler = Sampler(split, recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
     named: PartSpec = spec.head or recipe.head
     head = own if own is not None and named == recipe.head else build.head(named, backbone.channels, recipe.solver)
-    images, sizes = decode(split, recipe, device)
-    patches = patches_of(recipe, sizes) if own is not None else None
+    images, sizes = decode(split, recipe, recipe.image.decoded if own is None else build.side(recipe), device)
+    patches = patches_of(recipe, split, sizes) if own is not None else None
 
     def validate() -> dict[str, float]:
         head.eval()

@@ -64,7 +64,7 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: t
     run = Run(run_dir, "metatrain", recipe, {
         "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
-    images, sizes = data.decode(split, recipe, device)
+    images, sizes = data.decode(split, recipe, build.side(recipe), device)
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):

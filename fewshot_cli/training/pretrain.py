@@ -42,7 +42,7 @@ def pretrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: to
     classifier = registry.part("classifiers", spec.classifier.name)(
         spec.classifier.options, channels=backbone.channels, classes=len(split.classes)).to(device)  # fmt: skip
     run = Run(run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
-    images, sizes = data.decode(split, recipe, device)
+    images, sizes = data.decode(split, recipe, recipe.image.decoded, device)
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:

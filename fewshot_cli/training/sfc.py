@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import checkpoint, transport
-from fewshot_cli.contracts import Head
+from fewshot_cli.contracts import Learns
 from fewshot_cli.data.folder import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.pictures import Parts
@@ -25,7 +25,7 @@ class _Parts(Parts):
 
     def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
         super().__init__(recipe, given, root, device)
-        if not hasattr(self.head, "learn"):
+        if not isinstance(self.head, Learns):
             raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
                               "with head sfc, such as glyphs_5w5s, or --set head=sfc")  # fmt: skip
 
@@ -42,7 +42,7 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
     Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
     Raises `DataError` for fewer than two classes or undecodable pictures, `RecipeError` for a head without a layer.
     """
-    parts, folder = _Parts(recipe, given, root, device), Folder(support)
+    parts, folder = _Parts(recipe, given, root, device), Folder(support, "--support")
     if len(folder.classes) < 2:
         raise DataError(
             f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders"
@@ -81,11 +81,19 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
         raise DataError(
             f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
         )
-    parts, folder = _Parts(recipe, given, root, device), Folder(query)
+    parts, folder = _Parts(recipe, given, root, device), Folder(query, "--query")
     for what, ours in parts.made_for.items():
         if made.sidecar.get(what) != ours:
             raise DataError(f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
                             "--recipe and --weights as to `fsl finetune-sfc`")  # fmt: skip
+    learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
+    options = learned.get("options", {})
+    other = [k for k, v in _scoring(parts.head, ours["options"]).items() if options.get(k) != v]
+    if learned.get("name") != ours["name"] or other:
+        what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
+        raise DataError(f"{classifier}: was learned with {what}, recipe {recipe.name} has "
+                        f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
+                        "`fsl finetune-sfc`")  # fmt: skip
     names = made.sidecar["classes"]
     unknown = [c for c in folder.classes if c not in names]
     if unknown:
@@ -112,7 +120,13 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
     return summary
 
 
+def _scoring(head: Learns, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a head's options that its scores depend on once the layer is learned."""
+    extra = {k: f.json_schema_extra or {} for k, f in type(head.options).model_fields.items()}
+    return {k: v for k, v in options.items() if not extra[k].get("learning")}
+
+
 @torch.no_grad()
-def _guess(head: Head, layer: Tensor, maps: Tensor) -> Tensor:
+def _guess(head: Learns, layer: Tensor, maps: Tensor) -> Tensor:
     """Class of each picture [N] under a layer [way,n,d]."""
     return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in maps.split(QUERIES)])
