@@ -16,6 +16,7 @@ import torch
 
 from fewshot_cli import build, evaluate, recipe, runs, transport
 from fewshot_cli.commands.options import data_root
+from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.features import cached
 
@@ -44,13 +45,13 @@ def main() -> None:
     weights = build.weights(loaded, given.weights)
     backbone, head = evaluate.load_parts(loaded, weights)
     split = build.store(loaded, root).split("test")
-    features, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, root, device)
+    features, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, root, World(device))
     sampler = Sampler(split, 5, 1, 15, loaded.seed)
     batch = evaluate.episodes_per_call(head, sampler, features)
 
     def whole() -> float:
         start = perf_counter()
-        evaluate.run_episodes(head, features, sampler, 0, given.episodes, batch, lambda records: None)
+        evaluate.run_episodes(head, features, sampler, range(given.episodes), batch, lambda records: None)
         return perf_counter() - start
 
     solver, head.solver = head.solver, Recorder(head.solver)

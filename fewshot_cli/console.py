@@ -8,10 +8,18 @@ from contextlib import contextmanager, suppress
 
 from fewshot_cli.errors import DataError
 
+_muted = False
+
+
+def mute() -> None:
+    """Say and emit nothing from now on: another process of the same run talks."""
+    global _muted
+    _muted = True
+
 
 def say(text: str) -> None:
     """A line of talk on stderr."""
-    if sys.stderr is None:  # print(file=None) would write to stdout
+    if sys.stderr is None or _muted:  # print(file=None) would write to stdout
         return
     with suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
         print(text, file=sys.stderr, flush=True)
@@ -19,6 +27,8 @@ def say(text: str) -> None:
 
 def emit(text: str, kept: str = "") -> None:
     """Data on stdout. Raises `DataError` when stdout is closed; `kept` says where the result still is."""
+    if _muted:
+        return
     try:
         if sys.stdout is None:
             raise BrokenPipeError
@@ -37,7 +47,7 @@ class Bar:
     def __init__(self, title: str, total: int | None) -> None:
         self._title, self._total, self._live, self._task = title, total, None, None
         self._last = time.monotonic()
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and not _muted:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

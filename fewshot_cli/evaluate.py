@@ -11,6 +11,7 @@ from torch import Tensor
 from fewshot_cli import build, transport
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone, Head
+from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.features import cached
@@ -60,25 +61,32 @@ def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
     return records, book.seconds
 
 
-def run_episodes(head: Head, features: Tensor, sampler: Sampler, start: int, stop: int, batch: int,
-        done: Callable[[list[dict[str, Any]]], None], name: Callable[[int], str] = str) -> dict[str, float]:  # fmt: skip
-    """Evaluate episodes start … stop−1 in batches; `done` gets each batch's records. Returns seconds."""
+def run_episodes(head: Head, features: Tensor, sampler: Sampler, numbers: range, batch: int,
+                 done: Callable[[list[dict[str, Any]]], None], name: Callable[[int], str] = str,
+                 world: World | None = None) -> dict[str, float]:  # fmt: skip
+    """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on every
+    process. Returns seconds, those in the solver summed over the processes.
+    """
     begin, inside = perf_counter(), 0.0
-    for first in range(start, stop, batch):
-        records, spent = run_batch(head, features, sampler, range(first, min(first + batch, stop)), name)
-        inside += spent
-        done(records)
+    world = world or World(features.device)
+    batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
+    for i in range(0, len(batches), world.size):
+        own = batches[i + world.rank : i + world.rank + 1]
+        for records, spent in world.gather(run_batch(head, features, sampler, own[0], name) if own else ([], 0.0)):
+            inside += spent
+            if records:
+                done(records)
     return {"matching": perf_counter() - begin, "solver": inside}
 
 
-def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, device: torch.device,
+def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World,
                       given: Path | None, batch: int, check: bool) -> dict[str, Any] | None:  # fmt: skip
     """Evaluate a recipe and return its summary; None when `run_dir` is None, after everything was checked.
 
     `batch` is the number of episodes in one solver call (0 chooses); it changes no result. Raises `DataError`.
     """
-    begin = perf_counter()
-    store = build.store(recipe, root)
+    begin, device = perf_counter(), world.device
+    store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
     sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed)
     weights = build.weights(recipe, given)
@@ -88,10 +96,10 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     home = build.matching_device(head, device)
     identity = {"device": device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
                 "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")}}  # fmt: skip
-    run = Run(run_dir, "eval", recipe, identity, resume)
-    done = run.lines("episodes.jsonl")
+    run = Run.shared(world, run_dir, "eval", recipe, identity, resume)
+    done = world.first(lambda: run.lines("episodes.jsonl"))
     say(f"run directory: {run_dir}" + (f", resuming after {len(done)} episodes" if done else ""))
-    features, embedding = cached(recipe, split, backbone, weights.checkpoint.sha256, root, device)
+    features, embedding = cached(recipe, split, backbone, weights.checkpoint.sha256, root, world)
     features = features.to(home)
     head = head.to(home).eval()
     batch = batch or episodes_per_call(head, sampler, features)
@@ -105,7 +113,8 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
             mean, ci95 = mean_ci95([r["accuracy"] for r in done])
             bar.update(len(done), f"{mean:.2f} ± {ci95:.2f} %")
 
-        spent = run_episodes(head, features, sampler, len(done), total, batch, keep, lambda c: split.classes[c])
+        left = range(len(done), total)
+        spent = run_episodes(head, features, sampler, left, batch, keep, lambda c: split.classes[c], world)
     mean, ci95 = mean_ci95([r["accuracy"] for r in done])
     summary = {
         "format": 1, "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
@@ -115,7 +124,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
         "accuracy": mean, "ci95": ci95, "interval": INTERVAL, "not_converged": sum(r["not_converged"] for r in done),
         "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin}, "seed": recipe.seed,
         "weights": weights.label, "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
-        "versions": versions(), "device": str(device), "run_dir": str(run_dir),
+        "versions": versions(), "device": str(device), "processes": world.size, "run_dir": str(run_dir),
     }  # fmt: skip
     run.finish(judge(summary, recipe) if check else summary)
     return summary

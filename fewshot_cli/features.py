@@ -16,6 +16,7 @@ from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.crops import cut_patches
 from fewshot_cli.data.store import Pictured
+from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic
 from fewshot_cli.schema import ImageSpec, Recipe
@@ -37,17 +38,18 @@ def standardise(x: Tensor, spec: ImageSpec) -> Tensor:
 
 
 @torch.no_grad()
-def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.device,
+def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, world: World,
           tick: Callable[[int], None] | None = None, patches: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
-    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode.
+    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode, on the device; the processes share the batches.
 
     With `patches`, boxes [N,P,4] and mirrorings [N,P], each patch is pooled to one position: [N,d,1,P]. Raises
     `DataError` when features are not finite.
     """
     training = backbone.training
     backbone.eval()
-    out, step = [], BATCH if patches is None else max(1, BATCH // patches[0].shape[1])
-    for start in range(0, len(images), step):
+    out, device = [], world.device
+    step = BATCH if patches is None else max(1, BATCH // patches[0].shape[1])
+    for start in range(step * world.rank, len(images), step * world.size):
         batch = images[start : start + step].to(device)
         if patches is None:
             views = normalise(batch, spec)
@@ -61,6 +63,9 @@ def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, device: torch.dev
         if tick:
             tick(start + len(batch))
     backbone.train(training)
+    if world.size > 1:
+        parts = world.gather([maps.cpu() for maps in out])
+        out = [part[i].to(device) for i in range(len(parts[0])) for part in parts if i < len(part)]
     maps = torch.cat(out)
     if not torch.isfinite(maps.sum()):
         raise DataError("the backbone gives NaN or infinite features; check the weights and image.mean, image.std")
@@ -99,27 +104,29 @@ def key(recipe: Recipe, split: Pictured, weights: str) -> str:
 
 
 def cached(recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path,
-           device: torch.device) -> tuple[Tensor, float]:  # fmt: skip
+           world: World) -> tuple[Tensor, float]:  # fmt: skip
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 
     A cache that cannot be written is said on stderr and done without.
     """
-    start = perf_counter()
+    start, device = perf_counter(), world.device
     path = root / "features" / f"{key(recipe, split, weights)}-{device.type}.safetensors"
-    if path.is_file():
+    if all(world.gather(path.is_file())):
         try:
             maps = load_file(path)["maps"]
-            if maps.shape[0] == len(split):
-                return maps.to(device), perf_counter() - start
         except (SafetensorError, KeyError, OSError):
-            say(f"note: {path} is damaged and will be made again")
+            maps = torch.empty(0)
+        if all(world.gather(len(maps) == len(split))):
+            return maps.to(device), perf_counter() - start
+        say(f"note: {path} is damaged and will be made again")
     with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
         images, sizes = split.decode(build.side(recipe), recipe.dataset.crop, bar.update)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(backbone.to(device), images, recipe.image, device, bar.update, patches_of(recipe, split, sizes))
+        maps = embed(backbone.to(device), images, recipe.image, world, bar.update, patches_of(recipe, split, sizes))
     try:
-        with atomic(path) as part:
-            save_file({"maps": maps.cpu()}, part)
+        if world.rank == 0:
+            with atomic(path) as part:
+                save_file({"maps": maps.cpu()}, part)
     except DataError as fault:
         say(f"note: features are not cached: {fault}")
     return maps, perf_counter() - start

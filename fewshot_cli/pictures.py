@@ -11,6 +11,7 @@ from fewshot_cli import build
 from fewshot_cli.data.archive import hidden
 from fewshot_cli.data.common import PICTURES
 from fewshot_cli.data.store import Pictured, decode_picture
+from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluate import load_parts
 from fewshot_cli.features import cached
@@ -78,6 +79,6 @@ class Parts:
     def maps(self, pictures: Pictured) -> Tensor:
         """Maps [N,d,h,w]; `embedding` then holds the seconds they took."""
         maps, self.embedding = cached(
-            self.recipe, pictures, self.backbone, self.made_for["weights"], self.root, self.device
+            self.recipe, pictures, self.backbone, self.made_for["weights"], self.root, World(self.device)
         )
         return maps.to(self.home)

@@ -53,6 +53,22 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     save(path, figure)
 
 
+def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
+    """Loss and accuracy over epochs, as a training run logged them. Raises `DataError` when it cannot be written."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    left.plot([r["epoch"] for r in records], [r["loss"] for r in records], label="training loss")
+    right.plot([r["epoch"] for r in records], [r["train_accuracy"] for r in records], label="training batches")
+    seen = [(r["epoch"], r["validation"]["accuracy"], r["validation"]["ci95"]) for r in records if "validation" in r]
+    right.errorbar(*zip(*seen, strict=True), marker="o", markersize=3, capsize=2, label="validation episodes")
+    for axes, name in ((left, "cross-entropy"), (right, "accuracy, %")):
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(True, alpha=0.25)
+        axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    save(path, figure)
+
+
 def matches(path: Path, panels: list, flows: bool) -> None:
     """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines between.
 

@@ -6,13 +6,16 @@ import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import fewshot_cli
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import explain, guarded, write_json, write_text
 from fewshot_cli.recipe import fingerprint
 from fewshot_cli.schema import Recipe
+
+if TYPE_CHECKING:
+    from fewshot_cli.engine import World
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
@@ -32,8 +35,17 @@ class Run:
     """One run directory, new or resumed.
 
     `identity` decides whether a directory may be resumed: same identity, same result. Raises `DataError` when the
-    directory holds another run, or one that was not asked to be resumed.
+    directory holds another run, or one that was not asked to be resumed. Of several processes one writes (`shared`).
     """
+
+    writes = True
+
+    @classmethod
+    def shared(cls, world: "World", *arguments: Any) -> Self:
+        """A run that the first process makes and alone writes to."""
+        run = world.first(lambda: cls(*arguments))
+        run.writes = world.rank == 0
+        return run
 
     def __init__(self, path: Path, verb: str, recipe: Recipe, identity: dict[str, Any], resume: bool) -> None:
         self.path = path
@@ -77,18 +89,21 @@ class Run:
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Append records to a JSONL file. Raises `DataError` when the disk refuses."""
+        if not self.writes:
+            return
         text = "".join(map(_line, records))
         with guarded(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
 
     def truncate(self, name: str, count: int) -> None:
         """Keep the first `count` records of a JSONL file."""
-        if (self.path / name).exists():
+        if self.writes and (self.path / name).exists():
             write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary; a run is complete when it is there."""
-        write_json(self.path / SUMMARY, summary)
+        if self.writes:
+            write_json(self.path / SUMMARY, summary)
 
     def discard(self, *files: str) -> None:
         """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty then."""

@@ -86,6 +86,16 @@ class AugmentSpec(Section):
     jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
 
 
+class MixSpec(Section):
+    """Pictures mixed with their neighbour in the batch; with both kinds each picture draws one."""
+
+    mixup: float = Field(
+        0.0, ge=0, le=100, description="alpha of mixup's Beta(alpha, alpha), 0 for none (Zhang et al. 2018)"
+    )
+    cutmix: float = Field(0.0, ge=0, le=100, description="the same of CutMix (Yun et al. 2019)")
+    share: Rate = Field(1.0, description="share of pictures that are mixed")
+
+
 class OptimizerSpec(Section):
     """The optimiser of a training verb."""
 
@@ -109,6 +119,7 @@ class ValidateSpec(Section):
 
     every: Count = Field(1, description="epochs between validations")
     episodes: Count = 100
+    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
     shot: int = Field(1, ge=1, le=1000)
     head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
 
@@ -122,8 +133,16 @@ class PretrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
+    mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
+    rotation: float = Field(
+        0.0, ge=0, le=100, description="weight of telling which of its four rotations a picture has; trains on all four"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
+    )
     precision: Literal["32", "bf16"] = "32"
+    compile: bool = Field(False, description="torch.compile the step, which takes a minute and pays on a GPU")
     validation: ValidateSpec = ValidateSpec()
 
 
@@ -141,7 +160,11 @@ class MetatrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec(lr=5e-4)
     schedule: ScheduleSpec = ScheduleSpec(every=10, gamma=0.5)
     augment: AugmentSpec = AugmentSpec()
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
+    )
     precision: Literal["32", "bf16"] = "32"
+    compile: bool = Field(False, description="torch.compile the backbone, which takes a minute and pays on a GPU")
     validation: ValidateSpec = ValidateSpec(episodes=1000)
 
 

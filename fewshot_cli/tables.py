@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewshot_cli import build, recipe, strictyaml
 from fewshot_cli.console import progress, say
+from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluate import episodes_per_call, load_parts, run_episodes
@@ -181,7 +182,7 @@ class _Runner:
         weights = build.weights(one, self.ask.weights)
         backbone, head = load_parts(one, weights)
         features = self._have(key(one, split, weights.checkpoint.sha256),
-                              lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, self.ask.device)[0])  # fmt: skip
+                              lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, World(self.ask.device))[0])  # fmt: skip
         home = build.matching_device(head, self.ask.device)
         features, head, out = features.to(home), head.to(home).eval(), []
         batch = episodes_per_call(head, sampler, features)
@@ -191,7 +192,7 @@ class _Runner:
                 out.extend(r["accuracy"] for r in records)
                 bar.update(len(out), "{:.2f} ± {:.2f} %".format(*mean_ci95(out)))
 
-            run_episodes(head, features, sampler, 0, self.ask.episodes, batch, keep)
+            run_episodes(head, features, sampler, range(self.ask.episodes), batch, keep)
         return out
 
     def _have(self, name: str, make: Callable[[], Tensor]) -> Tensor:

@@ -10,12 +10,17 @@ from fewshot_cli import build, recipe
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.crops import cut, cut_patches
 from fewshot_cli.data.store import open_store
+from fewshot_cli.engine import World
 from fewshot_cli.extractors import Grid, GridOptions, Sampling, SamplingOptions
 from fewshot_cli.features import embed, key, normalise, patches_of
 from fewshot_cli.schema import AugmentSpec, ImageSpec
-from fewshot_cli.training.augment import augment
+from fewshot_cli.training.augment import apply, draw
 
 IMAGE = ImageSpec(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def augment(images, sizes, spec, image, rng, extractor=None):
+    return apply(images, draw(sizes, spec, image, rng, extractor), spec, image)
 
 
 def rng(seed=0):
@@ -112,15 +117,15 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
     images = (255 * torch.rand(5, 3, 12, 12, generator=rng())).to(torch.uint8)
     grid = Grid(GridOptions(sizes=(2,)))
     boxes, flip = grid.boxes(torch.full((5, 2), 12.0), rng(), training=False)
-    maps = embed(Identity(), images, IMAGE, torch.device("cpu"), patches=(boxes, flip))
+    maps = embed(Identity(), images, IMAGE, World(torch.device("cpu")), patches=(boxes, flip))
     assert maps.shape == (5, 3, 1, 4)
     for i in range(5):
         for p in range(4):
             patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
             assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
-    alone = embed(Identity(), images[3:], IMAGE, torch.device("cpu"), patches=(boxes[3:], flip[3:]))
+    alone = embed(Identity(), images[3:], IMAGE, World(torch.device("cpu")), patches=(boxes[3:], flip[3:]))
     assert torch.allclose(alone, maps[3:], atol=1e-6)
-    whole = embed(Identity(), images, IMAGE, torch.device("cpu"))
+    whole = embed(Identity(), images, IMAGE, World(torch.device("cpu")))
     assert torch.equal(whole, normalise(images, IMAGE))
 
 

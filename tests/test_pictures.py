@@ -13,6 +13,7 @@ from fewshot_cli import build, evaluate, match, plots, recipe
 from fewshot_cli.contracts import Matching
 from fewshot_cli.data.folder import Folder
 from fewshot_cli.data.store import open_store
+from fewshot_cli.engine import World
 from fewshot_cli.features import embed
 from fewshot_cli.match import Panel
 
@@ -69,7 +70,7 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     images, _ = split.decode(32)
     members = split.members()[:4]
     with torch.no_grad():
-        maps = [embed(backbone, images[m], loaded.image, torch.device("cpu")) for m in members]
+        maps = [embed(backbone, images[m], loaded.image, World(torch.device("cpu"))) for m in members]
         support = torch.stack([m[:3] for m in maps])[None]
         want = head(support, torch.cat([maps[1][3:7], maps[0][5:6]])[None])[0].softmax(-1)
     got = torch.tensor([list(row["scores"].values()) for row in rows])
@@ -149,7 +150,7 @@ def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
 
     weights = build.weights(loaded, None)
     backbone, _ = evaluate.load_parts(loaded, weights)
-    maps, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, glyph_root, torch.device("cpu"))
+    maps, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, glyph_root, World(torch.device("cpu")))
     pooled = maps.flatten(2).mean(-1).double().numpy()
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     picks, hits = _picks(len(split), 25, loaded.seed).tolist(), {"global": [], "reranked": []}
@@ -188,7 +189,9 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     result, loaded = json.loads(out), recipe.load("glyphs_5w1s")
     backbone, head = evaluate.load_parts(loaded, build.weights(loaded, None))
     gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
-    maps, queries = (embed(backbone, x.decode(32)[0], loaded.image, torch.device("cpu")) for x in (gallery, asked))
+    maps, queries = (
+        embed(backbone, x.decode(32)[0], loaded.image, World(torch.device("cpu"))) for x in (gallery, asked)
+    )
     assert len(result["ranking"]) == 8 and result["left_out"] == 0
     for place, row in enumerate(result["ranking"]):
         want = [float(head(one[None, None, None], queries[place][None, None]).detach()) for one in maps]

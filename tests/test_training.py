@@ -14,13 +14,17 @@ import torch
 
 from fewshot_cli import checkpoint, recipe
 from fewshot_cli.schema import AugmentSpec, ImageSpec, ScheduleSpec
-from fewshot_cli.training.augment import augment, crop_boxes, jitter
+from fewshot_cli.training.augment import apply, crop_boxes, draw, jitter
 from fewshot_cli.training.loop import generator, rate
 
 TINY = ["backbone.channels=8", "pretrain.epochs=4", "pretrain.validation.episodes=5", "pretrain.validation.every=1",
         "metatrain.epochs=3", "metatrain.steps=3", "metatrain.episodes_per_step=1", "metatrain.query=3",
         "metatrain.validation.episodes=5", "pretrain.batch=256"]  # fmt: skip
 SETS = [word for text in TINY for word in ("--set", text)]
+
+
+def augment(images, sizes, spec, image, rng, extractor=None):
+    return apply(images, draw(sizes, spec, image, rng, extractor), spec, image)
 
 
 def digest(path: Path) -> str:

@@ -36,6 +36,8 @@ def evaluate(
         Path | None, typer.Option("--query", help="Folder of class folders to score with --classifier.")
     ] = None,
     device: o.Device = "auto",
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
@@ -48,6 +50,7 @@ def evaluate(
     from fewshot_cli import recipe as recipes
     from fewshot_cli import runs
     from fewshot_cli.device import resolve
+    from fewshot_cli.engine import launch
     from fewshot_cli.evaluate import evaluate_episodes
     from fewshot_cli.report import render
 
@@ -64,14 +67,17 @@ def evaluate(
         )
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
-    where, root = resolve(device), o.data_root(data_root)
-    path = None if dry_run else runs.choose(run_dir, "eval", loaded.name, resume)
+    if classifier is not None and (devices or nodes):
+        raise FslError("--devices and --num-nodes share out episodes; a classifier on --query has none, leave them out")
+    root = o.data_root(data_root)
+    world = launch(resolve(device), devices, nodes)
+    path = None if dry_run else world.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
     if classifier is not None:
         from fewshot_cli.training.sfc import score
 
-        summary = score(loaded, classifier, query, path, resume, weights, root, where)
+        summary = score(loaded, classifier, query, path, resume, weights, root, world.device)
     else:
-        summary = evaluate_episodes(loaded, root, path, resume, where, weights, batch, check)
+        summary = evaluate_episodes(loaded, root, path, resume, world, weights, batch, check)
     if summary is None:
         return say("dry run: recipe, data, weights and solver are in order")
     emit(render(summary, format), kept=str(path / runs.SUMMARY))

@@ -45,6 +45,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", dir_okay=False, help="Weights file in place of the recipe's.")
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option("--devices", min=1, help="Processes on this machine, one a GPU (default: 1, or torchrun's)."),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--num-nodes", min=1, help="Machines that share the work (default: 1, or torchrun's).")
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="32 or bf16 for the backbone, in place of the recipe's.")
+]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files into the run directory too.")]
 
 DEFAULT_RECIPE = "glyphs_5w1s"
 
@@ -56,6 +67,11 @@ def data_root(given: Path | None) -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("fsl", appauthor=False)
+
+
+def with_precision(sets: list[str] | None, verb: str, given: str | None) -> list[str]:
+    """The `--set` options with that of `--precision`."""
+    return [*(sets or []), *([f"{verb}.precision='{given}'"] if given else [])]
 
 
 def printed(recipe) -> str:  # noqa: ANN001 - importing Recipe here would import pydantic for --help

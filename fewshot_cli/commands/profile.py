@@ -31,12 +31,15 @@ def profile(
         str, typer.Option("--sizes", help="Nodes a side, separated by commas; NxM for different sides.")
     ] = "9,13,25,36,49,64,100",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Problems in one call (375: one 5-way episode).")] = 375,
+    step: Annotated[
+        bool, typer.Option("--step", help="In place of solvers: where the time of the recipe's training steps goes."),
+    ] = False,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Take features of this recipe; without it they are invented."),
     ] = None,
     weights: o.Weights = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver; repeatable."),
+        list[str] | None, typer.Option("--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver (with --step: of the recipe)."),
     ] = None,
     backward: Annotated[bool, typer.Option("--backward/--forward", help="Time the gradient as well.")] = True,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median counts.")] = 7,
@@ -57,6 +60,8 @@ def profile(
     from fewshot_cli.plots import check, complexity
 
     where = resolve(device)
+    if step:
+        return _steps(recipe or o.DEFAULT_RECIPE, solver, sets, rounds, threads, where, format)
     try:
         wanted = list(dict.fromkeys(measuring.parse_sizes(sizes)))
     except ValueError as fault:
@@ -73,6 +78,35 @@ def profile(
         complexity(plot, records, result["fits"], f"Transport solvers on {where}, {source}")
         say(f"plot: {plot}")
     emit(_rendered(result, format))
+
+
+def _steps(
+    recipe: str, solver: str | None, sets: list[str] | None, rounds: int, threads: int, where, form: Form
+) -> None:  # noqa: ANN001
+    import torch
+
+    from fewshot_cli import recipe as recipes
+    from fewshot_cli import runs
+    from fewshot_cli.engine import World
+    from fewshot_cli.training.steps import profile_steps
+
+    loaded = recipes.load(recipe, sets, solver)
+    if threads:
+        torch.set_num_threads(threads)
+    records = profile_steps(loaded, World(where), rounds)
+    result = {"format": 1, "recipe": loaded.name, "device": str(where), "threads": torch.get_num_threads(), "rounds": rounds,
+              "records": records, "versions": runs.versions()}  # fmt: skip
+    if form is Form.json:
+        return emit(json.dumps(result, indent=2))
+    flat = [{"stage": r["stage"], "part": part, "ms": 1e3 * s, "share": s / r["seconds"]}
+            for r in records for part, s in r["parts"].items()]  # fmt: skip
+    if form is Form.csv:
+        return emit(as_csv(flat))
+    rows = [[x["stage"], x["part"], f"{x['ms']:.2f}", f"{100 * x['share']:.1f} %"] for x in flat]
+    notes = [f"{r['stage']}: {r['pictures']} pictures in {1e3 * r['seconds']:.1f} ms, {r['pictures_per_second']:,.0f} a second, "
+             f"{r['share']:.2f} of the bare backbone's forward and backward" for r in records]  # fmt: skip
+    draw = markdown if form is Form.md else grid
+    return emit("\n\n".join([draw(["stage", "part of the step", "ms", "share"], rows), "\n".join(notes)]))
 
 
 def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]:
@@ -110,6 +144,7 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tup
         return problems.generated, "invented features"
     from fewshot_cli import build
     from fewshot_cli import recipe as recipes
+    from fewshot_cli.engine import World
     from fewshot_cli.evaluate import load_parts
     from fewshot_cli.features import cached
 
@@ -117,7 +152,7 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tup
     split = build.store(loaded, root).split(loaded.eval.split)
     found = build.weights(loaded, weights)
     backbone, _ = load_parts(loaded, found)
-    features, _ = cached(loaded, split, backbone, found.checkpoint.sha256, root, device)
+    features, _ = cached(loaded, split, backbone, found.checkpoint.sha256, root, World(device))
 
     def make(n: int, m: int, batch: int, seed: int) -> problems.Problems:
         return problems.from_features(features, split.labels, n, m, batch, seed)

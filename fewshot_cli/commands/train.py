@@ -11,6 +11,10 @@ def pretrain(
     sets: o.Set = None,
     solver: o.Solver = None,
     device: o.Device = "auto",
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
+    precision: o.Precision = None,
+    board: o.Board = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
@@ -23,17 +27,19 @@ def pretrain(
     from fewshot_cli import build, runs
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
+    from fewshot_cli.engine import launch
     from fewshot_cli.training.pretrain import pretrain as work
 
-    loaded = recipes.load(recipe, sets, solver, seed)
+    loaded = recipes.load(recipe, o.with_precision(sets, "pretrain", precision), solver, seed)
     if print_config:
         return emit(o.printed(loaded))
     where, root = resolve(device), o.data_root(data_root)
     if dry_run:
         build.solver(loaded.solver)
         return _ready(build.store(loaded, root))
-    path = runs.choose(run_dir, "pretrain", loaded.start, resume)
-    summary = work(loaded, root, path, resume, where)
+    world = launch(where, devices, nodes, loaded.pretrain.precision)
+    path = world.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
+    summary = work(loaded, root, path, resume, world, board)
     say(f"next: fsl metatrain --recipe {recipe} --weights {summary['weights']}")
     emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
 
@@ -44,6 +50,10 @@ def metatrain(
     sets: o.Set = None,
     solver: o.Solver = None,
     device: o.Device = "auto",
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
+    precision: o.Precision = None,
+    board: o.Board = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
@@ -56,9 +66,10 @@ def metatrain(
     from fewshot_cli import build, runs
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
+    from fewshot_cli.engine import launch
     from fewshot_cli.training.metatrain import metatrain as work
 
-    loaded = recipes.load(recipe, sets, solver, seed)
+    loaded = recipes.load(recipe, o.with_precision(sets, "metatrain", precision), solver, seed)
     if print_config:
         return emit(o.printed(loaded))
     where, root = resolve(device), o.data_root(data_root)
@@ -66,8 +77,9 @@ def metatrain(
         build.solver(loaded.solver)
         build.weights(loaded, weights, stages=("pretrain",))
         return _ready(build.store(loaded, root))
-    path = runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume)
-    summary = work(loaded, root, path, resume, where, weights)
+    world = launch(where, devices, nodes, loaded.metatrain.precision)
+    path = world.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
+    summary = work(loaded, root, path, resume, world, weights, board)
     say(f"next: fsl eval --recipe {recipe} --weights {summary['weights']}")
     emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
 

@@ -7,6 +7,7 @@ labels, offsets, shapes, boxes, checksums and the format version. The folder app
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -285,18 +286,18 @@ class Split:
         return [str(i) for i in range(len(self))]
 
     def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
-               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+               only: list[int] | None = None, into: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
 
-        `crop` is `box` (to the bounding box where there is one) or `raw`. Raises `DataError` for a damaged store.
+        They are written `into` a tensor if one is given. `crop` is `box` (to the bounding box where there is one) or `raw`. Raises `DataError` for a damaged store.
         """
         start, ends = self._index["offset"], list(accumulate(self._index["size"]))
-        with guarded(self._file), self._file.open("rb") as file:
-            file.seek(start)
-            blob = file.read(ends[-1])
+        with guarded(self._file), self._file.open("rb") as file:  # mapped: a split may be larger than the memory
+            blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start : start + ends[-1]]
         self._verify(blob)
         picks = range(len(self)) if only is None else only
-        out, sizes = torch.empty(len(picks), 3, side, side, dtype=torch.uint8), torch.empty(len(picks), 2)
+        sizes = torch.empty(len(picks), 2)
+        out = torch.empty(len(picks), 3, side, side, dtype=torch.uint8) if into is None else into
 
         def one(place: int) -> None:
             i = picks[place]
@@ -315,7 +316,7 @@ class Split:
                     tick(i + 1)
         return out, sizes
 
-    def _verify(self, blob: bytes) -> None:
+    def _verify(self, blob: memoryview) -> None:
         digest = hashlib.sha256(blob)
         digest.update(_columns(self._index))
         if digest.hexdigest() != self.sha256:

@@ -1,4 +1,10 @@
-"""Random crops, flips and colour jitter for a whole batch at once, on the device the pictures are on."""
+"""Random crops, flips, colour jitter and mixing for a whole batch at once, on the device the pictures are on.
+
+What is random is drawn first, on the CPU and for the whole batch, so that the same seed augments alike on every device and
+for every number of processes that share the batch.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -6,29 +12,53 @@ from torch import Generator, Tensor
 from fewshot_cli.contracts import Extractor
 from fewshot_cli.crops import cut, cut_patches, random_resized
 from fewshot_cli.features import standardise
-from fewshot_cli.schema import AugmentSpec, ImageSpec
+from fewshot_cli.schema import AugmentSpec, ImageSpec, MixSpec
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def augment(images: Tensor, sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generator,
-            extractor: Extractor | None = None) -> Tensor:  # fmt: skip
-    """uint8 [N,3,S,S] with original sizes [N,2] (h, w) → standardised float [N,3,size,size], channels last.
-
-    With an extractor of P patches, [N·P,3,size,size]: its patches take the place of the crop. Random numbers come
-    from `rng` on the CPU, so the same seed augments alike on every device.
+@dataclass(frozen=True)
+class Draws:
+    """What is random about N pictures: boxes [N,4] and mirrorings [N], of patches [N,P,4] and [N,P]; `factors` [3,N,1,1,1]
+    of brightness, contrast and saturation, for P patches [3,N·P,1,1,1], or None.
     """
-    x = images.float().div_(255)
+
+    boxes: Tensor
+    flip: Tensor
+    factors: Tensor | None
+
+    def part(self, own: slice) -> "Draws":
+        """Those of some of the pictures."""
+        if self.factors is None:
+            return Draws(self.boxes[own], self.flip[own], None)
+        factors = self.factors.unflatten(1, (len(self.boxes), -1))[:, own].flatten(1, 2)
+        return Draws(self.boxes[own], self.flip[own], factors)
+
+
+def draw(
+    sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generator, extractor: Extractor | None = None
+) -> Draws:
+    """Draw for pictures with original sizes [N,2] (h, w); an extractor's patches take the place of the crop."""
     if extractor is not None and extractor.patches:
         boxes, flip = extractor.boxes(sizes, rng, training=True)
-        x = cut_patches(x, boxes.to(x.device), (flip & spec.flip).to(x.device), image.size)
+        flip &= spec.flip
     else:
         boxes = crop_boxes(sizes, spec, image, rng)
-        flip = torch.rand(len(x), generator=rng) < 0.5 if spec.flip else torch.zeros(len(x), dtype=torch.bool)
-        x = cut(x, boxes.to(x.device), flip.to(x.device), image.size, "zeros" if spec.crop == "pad" else "border")
-    if spec.jitter:
-        factors = 1 + spec.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=rng) - 1)
-        x = jitter(x, factors.to(x.device))
+        flip = torch.rand(len(sizes), generator=rng) < 0.5 if spec.flip else torch.zeros(len(sizes), dtype=torch.bool)
+    factors = 1 + spec.jitter * (2 * torch.rand(3, flip.numel(), 1, 1, 1, generator=rng) - 1) if spec.jitter else None
+    return Draws(boxes, flip, factors)
+
+
+def apply(images: Tensor, draws: Draws, spec: AugmentSpec, image: ImageSpec) -> Tensor:
+    """uint8 [N,3,S,S] → standardised float [N,3,size,size], or [N·P,3,size,size] of P patches, channels last."""
+    x = images.float().div_(255)
+    boxes, flip = draws.boxes.to(x.device), draws.flip.to(x.device)
+    if boxes.ndim == 3:
+        x = cut_patches(x, boxes, flip, image.size)
+    else:
+        x = cut(x, boxes, flip, image.size, "zeros" if spec.crop == "pad" else "border")
+    if draws.factors is not None:
+        x = jitter(x, draws.factors.to(x.device))
     return standardise(x, image).contiguous(memory_format=torch.channels_last)
 
 
@@ -53,3 +83,52 @@ def jitter(x: Tensor, factors: Tensor) -> Tensor:
     x = (x * factors[1] + grey * (1 - factors[1])).clamp_(0, 1)
     grey = (x * luma).sum(1, keepdim=True)
     return (x * factors[2] + grey * (1 - factors[2])).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How N pictures are mixed with their neighbours: each keeps the share `keep` [N] of its label; `box` [N,4] (left, top,
+    right, bottom) in pixels is taken from the neighbour, empty where all of the picture is blended instead.
+    """
+
+    keep: Tensor
+    box: Tensor
+
+    def part(self, own: slice) -> "Mixing":
+        """That of some of the pictures; an even number of them begin and end a part."""
+        return Mixing(self.keep[own], self.box[own])
+
+
+def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing | None:
+    """Draw for `count` pictures of side `size`; None when nothing is mixed."""
+    kinds = [alpha for alpha in (spec.mixup, spec.cutmix) if alpha]
+    if not kinds:
+        return None
+    cut_out = torch.full((count,), bool(spec.cutmix)) if len(kinds) == 1 else torch.rand(count, generator=rng) < 0.5
+    alpha = torch.where(cut_out, spec.cutmix or 1.0, spec.mixup or 1.0)
+    a, b = (torch._standard_gamma(alpha, generator=rng) for _ in range(2))
+    mixed = torch.rand(count, generator=rng) < spec.share
+    keep = torch.where(mixed, a / (a + b).clamp(min=1e-30), 1.0)
+    half = (1 - keep).sqrt() * size / 2
+    centre = torch.rand(2, count, generator=rng) * size
+    low, high = ((centre + sign * half).round().clamp(0, size) for sign in (-1, 1))
+    box = torch.cat([low, high]).T * cut_out[:, None]
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    return Mixing(torch.where(cut_out, 1 - area / size**2, keep), box)
+
+
+def neighbours(count: int) -> Tensor:
+    """Each picture's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is random."""
+    return (torch.arange(count) ^ 1).clamp(max=count - 1)
+
+
+def mix(x: Tensor, mixing: Mixing) -> Tensor:
+    """Standardised pictures [N,3,H,W] mixed with their neighbours."""
+    other = x[neighbours(len(x)).to(x.device)]
+    box, keep = mixing.box.to(x.device), mixing.keep.to(x.device)
+    at = torch.arange(x.shape[-1], device=x.device)
+    across = (at >= box[:, :1]) & (at < box[:, 2:3])
+    down = (at >= box[:, 1:2]) & (at < box[:, 3:])
+    inside = (down[:, :, None] & across[:, None])[:, None]
+    blend = torch.where(box.any(1), 1.0, keep)[:, None, None, None]
+    return torch.where(inside, other, torch.lerp(other, x, blend))

@@ -1,32 +1,107 @@
-"""What both training verbs need: decoded pictures on the device, validation by episodes, and the sidecar."""
+"""What both training verbs need: decoded pictures, validation by episodes, and the sidecar."""
 
-from collections.abc import Callable
-from typing import Any
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot_cli import build, evaluate
-from fewshot_cli.console import progress
+from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.store import Split, Store
+from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.features import embed, patches_of
+from fewshot_cli.files import guarded
 from fewshot_cli.runs import versions
 from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
 from fewshot_cli.stats import mean_ci95
 
-
-def decode(split: Split, recipe: Recipe, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N,3,side,side] on the device, and their original sizes [N,2] on the CPU."""
-    with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-        images, sizes = split.decode(side, recipe.dataset.crop, bar.update)
-    return images.to(device), sizes
+T = TypeVar("T")
 
 
-def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None,
-              device: torch.device) -> Callable[[], dict[str, float]]:  # fmt: skip
-    """Accuracy and interval of fixed validation episodes with the backbone as it is.
+class Pixels:
+    """A split's decoded pictures [N,3,S,S] uint8 and their original sizes [N,2]: on the device when they fit, else in a
+    temporary file of the data root that is mapped into memory.
+    """
+
+    def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, device: torch.device) -> None:
+        shape, self.device = (len(split), 3, side, side), device
+        self.mapped = int(np.prod(shape)) > room(device)
+        images = None
+        if self.mapped:
+            say(
+                f"note: {int(np.prod(shape)) / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}"
+            )
+            with guarded(root), tempfile.TemporaryFile(dir=root) as file:  # no name: it is gone with the process
+                images = torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
+        with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
+            images, self.sizes = split.decode(side, recipe.dataset.crop, bar.update, into=images)
+        self.images = images if self.mapped else images.to(device)
+
+    def __call__(self, pick: Tensor) -> Tensor:
+        """The pictures with these indices [K] (a CPU tensor), on the device: [K,3,S,S]."""
+        if self.mapped:
+            return self.images[pick].to(self.device)
+        return self.images[pick.to(self.device)]
+
+    def ahead(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; those from a file are made by another thread, two ahead."""
+        return _ahead(batches) if self.mapped else iter(batches)
+
+
+def room(device: torch.device) -> int:
+    """Bytes that decoded pictures may take: half of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _ahead(batches: Iterable[T]) -> Iterator[T]:
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(2)
+    stopped = threading.Event()
+
+    def put(item: tuple[bool, Any]) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                put((True, batch))
+                if stopped.is_set():
+                    return
+            put((False, None))
+        except BaseException as fault:
+            put((False, fault))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item
+            elif item is None:
+                return
+            else:
+                raise item
+    finally:
+        stopped.set()
+
+
+def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None, root: Path,
+              world: World) -> Callable[[], dict[str, float]]:  # fmt: skip
+    """Accuracy and interval of fixed validation episodes with the backbone as it is, shared out over the processes.
 
     `own` is the head being trained; without one (pre-training) features are the maps of whole pictures, as DeepEMD's
     first stage knows no patches.
@@ -35,17 +110,17 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
     sampler = Sampler(split, recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
     named: PartSpec = spec.head or recipe.head
     head = own if own is not None and named == recipe.head else build.head(named, backbone.channels, recipe.solver)
-    images, sizes = decode(split, recipe, recipe.image.decoded if own is None else build.side(recipe), device)
-    patches = patches_of(recipe, split, sizes) if own is not None else None
+    home = build.matching_device(head, world.device)
+    pixels = Pixels(split, recipe, recipe.image.decoded if own is None else build.side(recipe), root, world.device)
+    patches = patches_of(recipe, split, pixels.sizes) if own is not None else None
 
     def validate() -> dict[str, float]:
         head.eval()
-        maps = embed(backbone, images, recipe.image, device, patches=patches)
-        features = maps.to(build.matching_device(head, device))
+        maps = embed(backbone, pixels.images, recipe.image, world, patches=patches)
         accuracies: list[float] = []
-        batch = evaluate.episodes_per_call(head, sampler, features)
-        evaluate.run_episodes(head, features, sampler, 0, spec.episodes, batch,
-                     lambda records: accuracies.extend(r["accuracy"] for r in records))  # fmt: skip
+        batch = evaluate.episodes_per_call(head, sampler, maps)
+        evaluate.run_episodes(head, maps.to(home), sampler, range(spec.episodes), batch,
+                              lambda records: accuracies.extend(r["accuracy"] for r in records), world=world)  # fmt: skip
         mean, ci95 = mean_ci95(accuracies)
         return {"accuracy": mean, "ci95": ci95}
 

@@ -1,91 +1,163 @@
 """The one training loop, on Lightning Fabric: epochs, schedule, validation, best checkpoint, log, exact resume.
 
-Everything random in an epoch comes from a generator seeded by (seed, epoch), so a killed run starts its last epoch
+Everything random in an epoch comes from generators seeded by (seed, epoch), so a killed run starts its last epoch
 anew and ends, on the CPU, with the same bytes as an unbroken one.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from fewshot_cli import checkpoint
+from fewshot_cli import checkpoint, plots
 from fewshot_cli.console import progress, say
+from fewshot_cli.engine import World, share_batch_norm
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import atomic, guarded
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, OptimizerSpec, PretrainSpec, ScheduleSpec
 
-LOG, STATE, WEIGHTS = "log.jsonl", "state.pt", "weights.safetensors"
+LOG, STATE, WEIGHTS, CURVES = "log.jsonl", "state.pt", "weights.safetensors", "training.png"
 
 
-def fit(
-    run: Run,
-    spec: PretrainSpec | MetatrainSpec,
-    objective: nn.Module,
-    batches: Callable[[int, Generator], Iterable[Any]],
-    steps: int,
-    validate: Callable[[], dict[str, float]],
-    modules: dict[str, nn.Module],
-    sidecar: dict[str, Any],
-    device: torch.device,
-    seed: int,
-) -> dict[str, Any]:
-    """Train `objective` (batch → loss, share correct) and return the summary.
-
-    `batches(epoch, rng)` yields `steps` batches; `validate()` gives at least `accuracy`, on which the best `modules`
-    are kept as `weights.safetensors`. Raises `DataError` when the loss becomes NaN or infinite.
+@dataclass(frozen=True)
+class Job:
+    """What is trained: `objective` maps a batch to loss and share correct, and `batches(epoch, rng)` yields this process's
+    part of `steps` batches; `validate()` gives at least `accuracy`, by which the best `modules` are kept with `sidecar`.
     """
-    from lightning_fabric import Fabric
 
-    fabric = Fabric(accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1,
-                    precision={"32": "32-true", "bf16": "bf16-mixed"}[spec.precision])  # fmt: skip
-    optimizer = make_optimizer(objective, spec.optimizer)
-    wrapped, optimizer = fabric.setup(objective, optimizer)
-    start, best = _restore(run, objective, optimizer)
+    objective: nn.Module
+    batches: Callable[[int, Generator], Iterable[Any]]
+    steps: int
+    validate: Callable[[], dict[str, float]]
+    modules: dict[str, nn.Module]
+    sidecar: dict[str, Any]
+
+
+class Average:
+    """Exponential moving averages of the modules' weights and statistics (`ema`)."""
+
+    def __init__(self, modules: dict[str, nn.Module], decay: float) -> None:
+        self.decay = decay
+        self.live = [x for module in modules.values() for x in module.state_dict().values()]
+        self.kept = [x.clone() for x in self.live]
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step; the first ones count more, so that the start is forgotten."""
+        self.steps += 1
+        weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        for kept, live in zip(self.kept, self.live, strict=True):
+            kept.lerp_(live, weight) if live.is_floating_point() else kept.copy_(live)
+
+    @contextmanager
+    @torch.no_grad()
+    def applied(self) -> Iterator[None]:
+        """The modules hold the averages inside the block."""
+        own = [x.clone() for x in self.live]
+        for live, kept in zip(self.live, self.kept, strict=True):
+            live.copy_(kept)
+        try:
+            yield
+        finally:
+            for live, x in zip(self.live, own, strict=True):
+                live.copy_(x)
+
+
+def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, seed: int, board: bool) -> dict[str, Any]:
+    """Train and return the summary; `board` writes TensorBoard's files too.
+
+    Raises `DataError` when the loss becomes NaN or infinite.
+    """
+    optimizer = make_optimizer(job.objective, spec.optimizer)
+    average = Average(job.modules, spec.ema) if spec.ema else None
+    objective = share_batch_norm(job.objective, world)
+    start, best, stale = _restore(run, objective, optimizer, average)
+    step = torch.compile(objective) if spec.compile else objective
+    wrapped, wrapped_optimizer = world.fabric.setup(step, optimizer)
     run.truncate(LOG, start)
-    with progress(f"{run.path.name}", spec.epochs * steps) as bar:
+    writer = _board(run) if board and world.rank == 0 else None
+    with progress(f"{run.path.name}", spec.epochs * job.steps) as bar:
         for epoch in range(start, spec.epochs):
+            if spec.validation.patience and stale >= spec.validation.patience:
+                say(f"stopped after {start} epochs: no better validation in the last {stale}")
+                break
             begin, rng = perf_counter(), generator(seed, epoch)
+            torch.manual_seed(int(torch.randint(2**62, (), generator=rng)) + world.rank)  # for drop-out
             for group in optimizer.param_groups:
                 group["lr"] = spec.optimizer.lr * rate(spec.schedule, epoch, spec.epochs)
-            objective.train()
-            loss_sum = right = torch.zeros((), device=device)
-            for step, batch in enumerate(batches(epoch, rng)):
+            wrapped.train()
+            loss_sum = right = torch.zeros((), device=world.device)
+            for number, batch in enumerate(job.batches(epoch, rng)):
                 loss, share = wrapped(batch)
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(loss)
-                optimizer.step()
+                wrapped_optimizer.zero_grad(set_to_none=True)
+                world.fabric.backward(loss)
+                wrapped_optimizer.step()
+                if average:
+                    average.update()
                 loss_sum, right = loss_sum + loss.detach(), right + share
-                bar.update(epoch * steps + step + 1, f"epoch {epoch + 1}, best {best.get('accuracy', 0):.2f} %")
-            record = _record(run, epoch, loss_sum, right, steps, optimizer.param_groups[0]["lr"])
+                bar.update(epoch * job.steps + number + 1, f"epoch {epoch + 1}, best {best.get('accuracy', 0):.2f} %")
+            sums = world.mean(torch.stack([loss_sum, right])) / job.steps
+            record = _record(run, epoch, *sums.tolist(), optimizer.param_groups[0]["lr"])
             if (epoch + 1) % spec.validation.every == 0 or epoch + 1 == spec.epochs:
-                record["validation"] = validate()
-                if record["validation"]["accuracy"] >= best.get("accuracy", -1.0):
-                    best = {"epoch": epoch + 1, **record["validation"]}
-                    checkpoint.save(run.path / WEIGHTS, modules, {**sidecar, "validation": best})
+                record["validation"], found = _validate(job, average, best, epoch, run)
+                best, stale = (found, 0) if found is not best else (best, stale + 1)
             say(_sentence(record, spec.epochs, perf_counter() - begin))
             run.append(LOG, [record])
-            _keep(run, objective, optimizer, epoch + 1, best)
-    summary = {"epochs": spec.epochs, "best": best, "weights": str(run.path / WEIGHTS),
+            if writer:
+                _note(writer, record)
+            _keep(run, objective, optimizer, average, {"epoch": epoch + 1, "best": best, "stale": stale})
+            start = epoch + 1
+    if writer:
+        writer.close()
+    return world.first(lambda: _finish(run, start, best))
+
+
+def _validate(
+    job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run
+) -> tuple[dict[str, float], dict]:
+    """This epoch's validation, and the best so far, whose weights are written."""
+
+    def measured() -> tuple[dict[str, float], dict]:
+        found = job.validate()
+        if found["accuracy"] < best.get("accuracy", -1.0):
+            return found, best
+        better = {"epoch": epoch + 1, **found}
+        if run.writes:
+            checkpoint.save(run.path / WEIGHTS, job.modules, {**job.sidecar, "validation": better})
+        return found, better
+
+    if average is None:
+        return measured()
+    with average.applied():
+        return measured()
+
+
+def _finish(run: Run, epochs: int, best: dict[str, Any]) -> dict[str, Any]:
+    records = run.lines(LOG)
+    plots.training(run.path / CURVES, records, run.path.name)
+    summary = {"epochs": epochs, "best": best, "weights": str(run.path / WEIGHTS),
                "sha256": checkpoint.load(run.path / WEIGHTS).sha256}  # fmt: skip
     run.finish(summary)
     return summary
 
 
 def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """The optimiser over every trainable parameter."""
+    """The optimiser over every trainable parameter, its step one fused kernel."""
     own = [p for p in module.parameters() if p.requires_grad]
     if spec.name == "adam":
-        return torch.optim.Adam(own, lr=spec.lr, weight_decay=spec.weight_decay)
+        return torch.optim.Adam(own, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     return torch.optim.SGD(own, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay,
-                           nesterov=spec.nesterov and spec.momentum > 0)  # fmt: skip
+                           nesterov=spec.nesterov and spec.momentum > 0, fused=True)  # fmt: skip
 
 
 def rate(spec: ScheduleSpec, epoch: int, epochs: int) -> float:
@@ -101,12 +173,11 @@ def generator(seed: int, epoch: int) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest[:7], "little"))
 
 
-def _record(run: Run, epoch: int, loss: Tensor, right: Tensor, steps: int, lr: float) -> dict[str, Any]:
-    mean = float(loss) / steps
-    if not math.isfinite(mean):
+def _record(run: Run, epoch: int, loss: float, right: float, lr: float) -> dict[str, Any]:
+    if not math.isfinite(loss):
         raise DataError(f"{run.path}: the loss became NaN or infinite in epoch {epoch + 1} (learning rate {lr:g}); lower "
                         "optimizer.lr and start a new run, or --resume to repeat the epoch")  # fmt: skip
-    return {"epoch": epoch + 1, "lr": lr, "loss": mean, "train_accuracy": 100 * float(right) / steps}
+    return {"epoch": epoch + 1, "lr": lr, "loss": loss, "train_accuracy": 100 * right}
 
 
 def _sentence(record: dict[str, Any], epochs: int, seconds: float) -> str:
@@ -115,22 +186,50 @@ def _sentence(record: dict[str, Any], epochs: int, seconds: float) -> str:
             f"{tail} ({seconds:.0f} s)")  # fmt: skip
 
 
-def _keep(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, best: dict[str, Any]) -> None:
-    state = {"epoch": epoch, "best": best, "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
+def _board(run: Run) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as fault:
+        raise DataError("--tensorboard: the package is not installed; pip install tensorboard") from fault
+    return SummaryWriter(str(run.path / "tensorboard"))
+
+
+def _note(writer: Any, record: dict[str, Any]) -> None:
+    values = {"loss": record["loss"], "lr": record["lr"], "accuracy/training": record["train_accuracy"]}
+    if "validation" in record:
+        values["accuracy/validation"] = record["validation"]["accuracy"]
+    for name, value in values.items():
+        writer.add_scalar(name, value, record["epoch"])
+
+
+def _keep(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, where: dict[str, Any]) -> None:  # fmt: skip
+    if not run.writes:
+        return
+    state = {**where, "objective": objective.state_dict(), "optimizer": optimizer.state_dict(),
+             "average": (average.steps, average.kept) if average else None}  # fmt: skip
     with atomic(run.path / STATE) as part:
         torch.save(state, part)
 
 
-def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer,
+             average: Average | None) -> tuple[int, dict[str, Any], int]:  # fmt: skip
+    """Epochs done, the best validation and how many have passed since."""
     path: Path = run.path / STATE
     if not (run.resumed and path.exists()):
-        return 0, {}
+        return 0, {}, 0
     try:
         with guarded(path):
             state = torch.load(path, map_location="cpu", weights_only=True)
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.steps, kept = state["average"]
+            for own, x in zip(average.kept, kept, strict=True):
+                own.copy_(x)
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as fault:
         raise DataError(f"{path}: is damaged ({fault}); start again in another --run-dir") from fault
     say(f"resuming after epoch {state['epoch']}")
-    return state["epoch"], state["best"]
+    return state["epoch"], state["best"], state["stale"]
+
+
+__all__ = ["Average", "Job", "fit", "generator", "make_optimizer", "rate"]

@@ -10,17 +10,18 @@ from torch import Generator, Tensor, nn
 
 from fewshot_cli import build
 from fewshot_cli.contracts import Head
+from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.features import pool_patches
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, Recipe
 from fewshot_cli.training import data
-from fewshot_cli.training.augment import augment
-from fewshot_cli.training.loop import fit
+from fewshot_cli.training.augment import apply, draw
+from fewshot_cli.training.loop import Job, fit
 
 
-class _Objective(nn.Module):
+class EpisodeObjective(nn.Module):
     """Images [E·way·(shot+query)·patches,3,H,W], episode by episode, class by class, support first → cross-entropy, share.
 
     `patches` is 0 where features are the maps of whole pictures.
@@ -43,10 +44,12 @@ class _Objective(nn.Module):
         return loss.to(images.device), (logits.detach().argmax(-1) == labels).float().mean().to(images.device)
 
 
-def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: torch.device,
-              given: Path | None) -> dict[str, Any]:  # fmt: skip
+def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, world: World, given: Path | None,
+              board: bool = False) -> dict[str, Any]:  # fmt: skip
     """Train backbone and head on episodes of the train split, from pre-trained weights; returns the summary."""
-    spec, store = recipe.metatrain, build.store(recipe, root)
+    spec, device = recipe.metatrain, world.device
+    store = world.first(lambda: build.store(recipe, root))
+    own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = build.weights(recipe, given, stages=("pretrain",))
     backbone = build.backbone(recipe)
     start.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
@@ -54,29 +57,29 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: t
     head = build.head(recipe.head, backbone.channels, recipe.solver)
     home = build.matching_device(head, device)
     head.to(home)
-    split = store.split("train")
-    extractor = build.extractor(recipe)
+    split, extractor = store.split("train"), build.extractor(recipe)
     if extractor.patches and spec.augment.crop != "none":
         raise RecipeError(f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
                           f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none")  # fmt: skip
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     drop = ("pretrain", "eval", "weights")
-    run = Run(run_dir, "metatrain", recipe, {
+    run = Run.shared(world, run_dir, "metatrain", recipe, {
         "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
-    images, sizes = data.decode(split, recipe, build.side(recipe), device)
+    pixels = data.Pixels(split, recipe, build.side(recipe), root, device)
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):
             first = (epoch * spec.steps + step) * spec.episodes_per_step
             episodes = [sampler(first + i) for i in range(spec.episodes_per_step)]
-            pick = torch.cat([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
-            yield augment(images[pick.to(device)], sizes[pick], spec.augment, recipe.image, rng, extractor)
+            pick = torch.stack([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
+            draws = draw(pixels.sizes[pick.flatten()], spec.augment, recipe.image, rng, extractor)
+            part = slice(own.start * pick.shape[1], own.stop * pick.shape[1])
+            yield apply(pixels(pick[own].flatten()), draws.part(part), spec.augment, recipe.image)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
-    return fit(
-        run, spec, _Objective(backbone, head, spec, extractor.patches, home), batches, spec.steps,
-        data.validator(recipe, spec.validation, store, backbone, head, device),
-        {"backbone": backbone, "head": head},
-        {**data.sidecar("metatrain", recipe, store, parts), "start": start.checkpoint.sha256}, device, recipe.seed,
-    )  # fmt: skip
+    job = Job(EpisodeObjective(backbone, head, spec, extractor.patches, home), lambda *of: pixels.ahead(batches(*of)), spec.steps,
+              data.validator(recipe, spec.validation, store, backbone, head, root, world),
+              {"backbone": backbone, "head": head},
+              {**data.sidecar("metatrain", recipe, store, parts), "start": start.checkpoint.sha256})  # fmt: skip
+    return fit(run, spec, job, world, recipe.seed, board)

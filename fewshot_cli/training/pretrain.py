@@ -9,56 +9,88 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from fewshot_cli import build, registry
+from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.runs import Run
-from fewshot_cli.schema import Recipe
+from fewshot_cli.schema import PretrainSpec, Recipe
 from fewshot_cli.training import data
-from fewshot_cli.training.augment import augment
-from fewshot_cli.training.loop import fit
+from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
+from fewshot_cli.training.loop import Job, fit
+
+Batch = tuple[Tensor, Tensor, Mixing | None]
 
 
-class _Objective(nn.Module):
-    """(images, labels) → cross-entropy of the classifier on the backbone's maps, and the share correct."""
+class ClassObjective(nn.Module):
+    """(images, labels, how they are mixed) → cross-entropy of the classifier on the backbone's maps, and the share correct.
 
-    def __init__(self, backbone: nn.Module, classifier: nn.Module, label_smoothing: float) -> None:
+    With `rotation` every picture is seen in its four rotations, which a second classifier tells apart (Gidaris et al. 2018;
+    added to few-shot pre-training by Mangla et al. 2020).
+    """
+
+    def __init__(self, backbone: nn.Module, classifier: nn.Module, spec: PretrainSpec) -> None:
         super().__init__()
-        self.backbone, self.classifier, self.label_smoothing = backbone, classifier, label_smoothing
+        self.backbone, self.classifier, self.spec = backbone, classifier, spec
+        self.turned = nn.Linear(backbone.channels, 4) if spec.rotation else None
 
-    def forward(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        logits = self.classifier(self.backbone(images)).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss, (logits.detach().argmax(1) == labels).float().mean()
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels, mixing = batch
+        if mixing is not None:
+            images = mix(images, mixing)
+        if self.turned is not None:
+            images = torch.cat([images.rot90(k, (2, 3)) for k in range(4)]).contiguous(
+                memory_format=torch.channels_last
+            )
+        maps = self.backbone(images)
+        logits = self.classifier(maps).float()
+        times = len(images) // len(labels)
+        own = self._loss(logits, labels.repeat(times))
+        if mixing is not None:
+            keep = mixing.keep.to(own).repeat(times)
+            other = self._loss(logits, labels[neighbours(len(labels)).to(labels.device)].repeat(times))
+            own = keep * own + (1 - keep) * other
+        loss = own.mean()
+        if self.turned is not None:
+            turns = torch.arange(4, device=labels.device).repeat_interleave(len(labels))
+            loss = loss + self.spec.rotation * F.cross_entropy(self.turned(maps.flatten(2).mean(-1)).float(), turns)
+        return loss, (logits.detach().argmax(1) == labels.repeat(times)).float().mean()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.spec.label_smoothing, reduction="none")
 
 
-def pretrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, device: torch.device) -> dict[str, Any]:
+def pretrain(
+    recipe: Recipe, root: Path, run_dir: Path, resume: bool, world: World, board: bool = False
+) -> dict[str, Any]:
     """Train backbone and classifier on the train split; returns the summary of the run."""
-    spec, store = recipe.pretrain, build.store(recipe, root)
-    split = store.split("train")
+    spec, device = recipe.pretrain, world.device
+    store = world.first(lambda: build.store(recipe, root))
+    split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(f"{store.path}: the train split has {len(split)} pictures, a batch needs {spec.batch}; "
                         "lower pretrain.batch")  # fmt: skip
+    if spec.mix != type(spec.mix)():
+        world.share(spec.batch // 2, "pretrain.batch in pairs")
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
     classifier = registry.part("classifiers", spec.classifier.name)(
         spec.classifier.options, channels=backbone.channels, classes=len(split.classes)).to(device)  # fmt: skip
-    run = Run(run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
-    images, sizes = data.decode(split, recipe, recipe.image.decoded, device)
+    run = Run.shared(world, run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
+    pixels = data.Pixels(split, recipe, recipe.image.decoded, root, device)
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
-    def batches(epoch: int, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
         order = torch.randperm(len(split), generator=rng)
         for step in range(steps):
             pick = order[step * spec.batch : (step + 1) * spec.batch]
-            there = pick.to(device)
-            yield augment(images[there], sizes[pick], spec.augment, recipe.image, rng), labels[there]
+            draws = draw(pixels.sizes[pick], spec.augment, recipe.image, rng).part(own)
+            mixing = draw_mixing(spec.batch, spec.mix, recipe.image.size, rng)
+            images = apply(pixels(pick[own]), draws, spec.augment, recipe.image)
+            yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
 
-    return fit(
-        run, spec, _Objective(backbone, classifier, spec.label_smoothing), batches, steps,
-        data.validator(recipe, spec.validation, store, backbone, None, device),
-        {"backbone": backbone, "classifier": classifier},
-        data.sidecar("pretrain", recipe, store, {"backbone": recipe.backbone, "classifier": spec.classifier}),
-        device, recipe.seed,
-    )  # fmt: skip
+    job = Job(ClassObjective(backbone, classifier, spec).to(device), lambda *of: pixels.ahead(batches(*of)), steps,
+              data.validator(recipe, spec.validation, store, backbone, None, root, world),
+              {"backbone": backbone, "classifier": classifier},
+              data.sidecar("pretrain", recipe, store, {"backbone": recipe.backbone, "classifier": spec.classifier}))  # fmt: skip
+    return fit(run, spec, job, world, recipe.seed, board)
 
 
 def identity(recipe: Recipe, data_sha: str, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""Where the time of a training step goes: augmentation, backbone, head, transport, backward, optimiser."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot_cli import build, registry
+from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.engine import World
+from fewshot_cli.schema import MetatrainSpec, PretrainSpec, Recipe
+from fewshot_cli.training.augment import apply, draw, draw_mixing
+from fewshot_cli.training.loop import generator, make_optimizer
+from fewshot_cli.training.metatrain import EpisodeObjective
+from fewshot_cli.training.pretrain import ClassObjective
+
+CLASSES = 64  # base classes of invented pictures, which decide nothing
+
+
+@dataclass
+class _Clock:
+    """Seconds of named stages, with the device's queue emptied at both ends."""
+
+    device: torch.device
+    rounds: list[dict[str, float]] = field(default_factory=list)
+
+    def __call__(self, name: str, work: Callable[[], Any]) -> Any:
+        self._wait()
+        begin = perf_counter()
+        out = work()
+        self._wait()
+        self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + perf_counter() - begin
+        return out
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class _Timed(Solver):
+    """A solver whose calls are timed."""
+
+    def __init__(self, inner: Solver, clock: _Clock) -> None:
+        self.inner, self.clock = inner, clock
+        for name in ("devices", "exact", "gradient", "warm_start", "options"):
+            setattr(self, name, getattr(inner, name))
+
+    def solve(self, *problem: Tensor, **more: Any) -> Plan:
+        return self.clock("transport", lambda: self.inner.solve(*problem, **more))
+
+
+def profile_steps(recipe: Recipe, world: World, rounds: int) -> list[dict[str, Any]]:
+    """A record a stage of training: seconds of each part of a step, medians over rounds, on invented pictures.
+
+    `bare` is the backbone's forward and backward alone on a batch that lies ready, in turns with the step; `share` of a
+    record is what the step reaches of the pictures a second of that. Raises `RecipeError` for a solver that cannot run.
+    """
+    return [_measure("pretrain", recipe, recipe.pretrain, world, rounds),
+            _measure("metatrain", recipe, recipe.metatrain, world, rounds)]  # fmt: skip
+
+
+def _measure(
+    stage: str, recipe: Recipe, spec: PretrainSpec | MetatrainSpec, world: World, rounds: int
+) -> dict[str, Any]:
+    device, clock, extractor = world.device, _Clock(world.device), build.extractor(recipe)
+    backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
+    pictures = _pictures(stage, spec)
+    if stage == "pretrain":
+        classifier = registry.part("classifiers", spec.classifier.name)(
+            spec.classifier.options, channels=backbone.channels, classes=CLASSES).to(device)  # fmt: skip
+        objective, extractor, side = ClassObjective(backbone, classifier, spec).to(device), None, recipe.image.decoded
+    else:
+        head = build.head(recipe.head, backbone.channels, recipe.solver)
+        home, side = build.matching_device(head, device), build.side(recipe)
+        if head.solver is not None:
+            head.solver = _Timed(head.solver, clock)
+        objective = EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home)
+    optimizer = make_optimizer(objective, spec.optimizer)
+    raw = torch.randint(0, 256, (pictures, 3, side, side), dtype=torch.uint8, device=device)
+    sizes, labels = torch.full((pictures, 2), float(side)), torch.arange(pictures, device=device) % CLASSES
+    rng = generator(recipe.seed, 0)
+
+    def batch() -> Any:
+        images = apply(raw, draw(sizes, spec.augment, recipe.image, rng, extractor), spec.augment, recipe.image)
+        return (
+            (images, labels, draw_mixing(pictures, spec.mix, recipe.image.size, rng)) if stage == "pretrain" else images
+        )
+
+    ready = batch()
+    shown = ready[0] if stage == "pretrain" else ready
+    watched = _Watched(backbone, clock)
+    objective.backbone = watched
+    objective.train()
+    for _ in range(rounds + 1):
+        clock.rounds.append({})
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            loss = clock("all", lambda: _step(clock, batch, objective, optimizer))
+            clock("bare", lambda: backbone(shown).float().square().mean().backward())
+        optimizer.zero_grad(set_to_none=True)
+        del loss
+    seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
+    seconds["head"] = seconds.pop("objective") - seconds["backbone"] - seconds.get("transport", 0.0)
+    whole, bare = seconds.pop("all"), seconds.pop("bare")
+    return {"stage": stage, "pictures": pictures, "seconds": whole, "parts": seconds,
+            "pictures_per_second": pictures / whole, "share": bare / whole}  # fmt: skip
+
+
+def _pictures(stage: str, spec: PretrainSpec | MetatrainSpec) -> int:
+    return spec.batch if stage == "pretrain" else spec.episodes_per_step * spec.way * (spec.shot + spec.query)
+
+
+class _Watched(nn.Module):
+    """A backbone whose forward pass is timed."""
+
+    def __init__(self, inner: nn.Module, clock: _Clock) -> None:
+        super().__init__()
+        self.inner, self.clock, self.channels = inner, clock, inner.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.clock("backbone", lambda: self.inner(images))
+
+
+def _step(clock: _Clock, batch: Callable[[], Any], objective: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+    made = clock("augmentation", batch)
+    loss, _ = clock("objective", lambda: objective(made))
+    optimizer.zero_grad(set_to_none=True)
+    clock("backward", loss.backward)
+    clock("optimiser", optimizer.step)
+    return loss.detach()
