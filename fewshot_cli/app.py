@@ -18,6 +18,7 @@ from fewshot_cli.commands import (
     prepare,
     profile,
     recipes,
+    reproduce,
     retrieve,
     table,
     train,
@@ -63,6 +64,7 @@ app.command("compare")(compare.compare)
 app.command("classify")(classify.classify)
 app.command("retrieve")(retrieve.retrieve)
 app.command("match")(match.match)
+app.command("reproduce")(reproduce.reproduce)
 app.command("table")(table.table)
 app.command("list")(catalog.list_parts)
 app.command("show")(catalog.show)

@@ -9,6 +9,7 @@ import torch
 from fewshot_cli import checkpoint, registry
 from fewshot_cli.console import say
 from fewshot_cli.contracts import Backbone, DatasetBuilder, Extractor, Head, Solver
+from fewshot_cli.data.download import fetch
 from fewshot_cli.data.store import Store, StoreWriter, open_store
 from fewshot_cli.device import home_of
 from fewshot_cli.errors import DataError, RecipeError
@@ -96,6 +97,16 @@ def store(recipe: Recipe, root: Path) -> Store:
         say(f"making the embedded dataset {recipe.store} in {root} …")
         prepare(recipe.store, builder(), [], root)
     return open_store(root, recipe.store)
+
+
+def sources(dataset: str, given: Path | None, root: Path) -> list[Path]:
+    """What a dataset is made from: `given`, else its public archives, downloaded. Raises `DataError` when it has none."""
+    cls = registry.part("datasets", dataset)
+    if given is None and not cls.urls and not cls.embedded:
+        raise DataError(f"{dataset}: give --from {cls.source}")
+    if given is not None:
+        return [given]
+    return [fetch(url, root / "downloads" / file, digest) for file, (url, digest) in cls.urls.items()]
 
 
 def prepare(name: str, builder: DatasetBuilder, sources: list[Path], root: Path) -> dict[str, Any]:

@@ -27,13 +27,13 @@ class World:
 
     rank, size = 0, 1
 
-    def __init__(self, device: torch.device, precision: str = "32") -> None:
-        self.device, self._precision = device, precision
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     @cached_property
     def fabric(self) -> "Fabric":
         """Lightning Fabric on this process's device."""
-        return _fabric(self.device, 1, 1, self._precision)
+        return _fabric(self.device, 1, 1)
 
     def first(self, work: Callable[[], Any]) -> Any:
         """What `work` gives on the first process, everywhere; an `FslError` it raises is raised everywhere."""
@@ -82,7 +82,7 @@ class _Shared(World):
         self.device, self.rank, self.size = fabric.device, fabric.global_rank, fabric.world_size
 
 
-def launch(device: torch.device, devices: int | None, nodes: int | None, precision: str = "32") -> World:
+def launch(device: torch.device, devices: int | None, nodes: int | None) -> World:
     """The processes asked for; called before anything else, since each runs the same command from its start.
 
     Without numbers they are those that torchrun or SLURM started, or one. Raises `FslError` for more GPUs than there are.
@@ -91,10 +91,10 @@ def launch(device: torch.device, devices: int | None, nodes: int | None, precisi
     started = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or devices)
     nodes = nodes or max(1, started // devices)
     if devices * nodes == 1:
-        return World(device, precision)
+        return World(device)
     if device.type == "cuda" and devices > torch.cuda.device_count():
         raise FslError(f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs; give at most so many")
-    fabric = _fabric(device, devices, nodes, precision)
+    fabric = _fabric(device, devices, nodes)
     fabric.launch()
     if fabric.global_rank:
         console.mute()
@@ -102,14 +102,13 @@ def launch(device: torch.device, devices: int | None, nodes: int | None, precisi
     return _Shared(fabric)
 
 
-def _fabric(device: torch.device, devices: int, nodes: int, precision: str) -> "Fabric":
+def _fabric(device: torch.device, devices: int, nodes: int) -> "Fabric":
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every start
     one = [device.index or 0] if device.type == "cuda" else 1
     return Fabric(accelerator=device.type, devices=devices if devices * nodes > 1 else one, num_nodes=nodes,
-                  strategy="ddp" if devices * nodes > 1 else "auto",
-                  precision={"32": "32-true", "bf16": "bf16-mixed"}[precision])  # fmt: skip
+                  strategy="ddp" if devices * nodes > 1 else "auto")  # fmt: skip
 
 
 class _Sum(torch.autograd.Function):
@@ -134,15 +133,15 @@ class _SharedNorm(nn.BatchNorm2d):
             return super().forward(x)
         own = x.float()
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        sums = _Sum.apply(torch.stack([own.sum((0, 2, 3)), own.square().sum((0, 2, 3))]))
-        mean, square = sums / count
-        variance = square - mean.square()
+        mean = _Sum.apply(own.sum((0, 2, 3))) / count
+        apart = own - mean[:, None, None]  # one pass over the squares would cancel digits
+        variance = _Sum.apply(apart.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (own * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x.dtype)
+        return (apart * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
 def share_batch_norm(module: nn.Module, world: World) -> nn.Module:

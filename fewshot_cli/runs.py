@@ -53,7 +53,7 @@ class Run:
         config = path / CONFIG
         self.resumed = config.exists()
         if self.resumed:
-            old = _read(config)
+            old = read(config)
             if not resume:
                 raise DataError(f"{path}: already holds a run; add --resume to continue it or choose another --run-dir")
             if old.get("key") != self.key:
@@ -65,6 +65,12 @@ class Run:
                 path.mkdir(parents=True, exist_ok=True)
             write_json(config, {"verb": verb, "key": self.key, "identity": identity, "recipe": recipe.resolved(),
                                 "versions": versions()})  # fmt: skip
+
+    @staticmethod
+    def records(path: Path) -> list[dict[str, Any]]:
+        """Records of a finished run's JSONL file."""
+        with guarded(path):
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """Whole records of a JSONL file; a torn last line is cut off the file."""
@@ -115,7 +121,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete run."""
-        return _read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+        return read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -144,7 +150,8 @@ def _ordinal(path: Path) -> int:
     return int(tail) if tail.isdigit() else 0
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of a run. Raises `DataError` when it is damaged."""
     try:
         data = json.loads(path.read_text("utf-8"))
         if not isinstance(data, dict):

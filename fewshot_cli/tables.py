@@ -48,6 +48,11 @@ def find(name: str) -> dict[str, Any]:
     return {**made, "name": name, "source": _paper(paper)["sources"][source] + comma + place}
 
 
+def elsewhere(paper: str, dataset: str) -> list[str]:
+    """What others found for a paper's method on a dataset."""
+    return _paper(paper).get("elsewhere", {}).get(dataset, [])
+
+
 def recipe_for(dataset: str, weights: Path | None) -> str:
     """The 1-shot EMD recipe of a dataset: the first whose backbone has weights at hand (those given), else the first.
 

@@ -19,7 +19,8 @@ from fewshot_cli.training.loop import generator, rate
 
 TINY = ["backbone.channels=8", "pretrain.epochs=4", "pretrain.validation.episodes=5", "pretrain.validation.every=1",
         "metatrain.epochs=3", "metatrain.steps=3", "metatrain.episodes_per_step=1", "metatrain.query=3",
-        "metatrain.validation.episodes=5", "pretrain.batch=256"]  # fmt: skip
+        "metatrain.validation.episodes=5", "pretrain.batch=256",
+        "pretrain.ema=0.5", "pretrain.mix={cutmix: 1.0, share: 0.3}", "metatrain.ema=0.5"]  # fmt: skip
 SETS = [word for text in TINY for word in ("--set", text)]
 
 

@@ -34,9 +34,8 @@ def prepare(
 ) -> None:
     """Turn a public archive (downloaded or given by --from) into one packed store and report on it."""
     from fewshot_cli import build, registry, strictyaml
-    from fewshot_cli.data.download import fetch
     from fewshot_cli.data.store import open_store
-    from fewshot_cli.errors import DataError, FslError
+    from fewshot_cli.errors import FslError
     from fewshot_cli.recipe import check
     from fewshot_cli.schema import DatasetSpec
 
@@ -51,15 +50,7 @@ def prepare(
         report = open_store(root, target).index["report"]
         say(f"{root / target} is already prepared; --force makes it again")
     else:
-        if source is not None:
-            sources = [source]
-        elif cls.urls:
-            sources = [fetch(url, root / "downloads" / file, digest) for file, (url, digest) in cls.urls.items()]
-        elif cls.embedded:
-            sources = []
-        else:
-            raise DataError(f"{name}: give --from {cls.source}")
-        report = build.prepare(target, builder, sources, root)
+        report = build.prepare(target, builder, build.sources(name, source, root), root)
     emit(json.dumps(report, indent=2) if format is Format.json else _table(target, report, root))
 
 

@@ -37,7 +37,7 @@ def pretrain(
     if dry_run:
         build.solver(loaded.solver)
         return _ready(build.store(loaded, root))
-    world = launch(where, devices, nodes, loaded.pretrain.precision)
+    world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
     summary = work(loaded, root, path, resume, world, board)
     say(f"next: fsl metatrain --recipe {recipe} --weights {summary['weights']}")
@@ -77,7 +77,7 @@ def metatrain(
         build.solver(loaded.solver)
         build.weights(loaded, weights, stages=("pretrain",))
         return _ready(build.store(loaded, root))
-    world = launch(where, devices, nodes, loaded.metatrain.precision)
+    world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
     summary = work(loaded, root, path, resume, world, weights, board)
     say(f"next: fsl eval --recipe {recipe} --weights {summary['weights']}")

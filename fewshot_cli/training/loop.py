@@ -25,7 +25,7 @@ from fewshot_cli.files import atomic, guarded
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, OptimizerSpec, PretrainSpec, ScheduleSpec
 
-LOG, STATE, WEIGHTS, CURVES = "log.jsonl", "state.pt", "weights.safetensors", "training.png"
+LOG, TIMES, STATE, WEIGHTS, CURVES = "log.jsonl", "times.jsonl", "state.pt", "weights.safetensors", "training.png"
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
     step = torch.compile(objective) if spec.compile else objective
     wrapped, wrapped_optimizer = world.fabric.setup(step, optimizer)
     run.truncate(LOG, start)
+    run.truncate(TIMES, start)
     writer = _board(run) if board and world.rank == 0 else None
     with progress(f"{run.path.name}", spec.epochs * job.steps) as bar:
         for epoch in range(start, spec.epochs):
@@ -98,7 +99,8 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
             wrapped.train()
             loss_sum = right = torch.zeros((), device=world.device)
             for number, batch in enumerate(job.batches(epoch, rng)):
-                loss, share = wrapped(batch)
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                    loss, share = wrapped(batch)
                 wrapped_optimizer.zero_grad(set_to_none=True)
                 world.fabric.backward(loss)
                 wrapped_optimizer.step()
@@ -106,6 +108,7 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
                     average.update()
                 loss_sum, right = loss_sum + loss.detach(), right + share
                 bar.update(epoch * job.steps + number + 1, f"epoch {epoch + 1}, best {best.get('accuracy', 0):.2f} %")
+            trained = perf_counter() - begin
             sums = world.mean(torch.stack([loss_sum, right])) / job.steps
             record = _record(run, epoch, *sums.tolist(), optimizer.param_groups[0]["lr"])
             if (epoch + 1) % spec.validation.every == 0 or epoch + 1 == spec.epochs:
@@ -113,6 +116,7 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
                 best, stale = (found, 0) if found is not best else (best, stale + 1)
             say(_sentence(record, spec.epochs, perf_counter() - begin))
             run.append(LOG, [record])
+            run.append(TIMES, [{"epoch": epoch + 1, "seconds": perf_counter() - begin, "training": trained}])
             if writer:
                 _note(writer, record)
             _keep(run, objective, optimizer, average, {"epoch": epoch + 1, "best": best, "stale": stale})
@@ -129,7 +133,7 @@ def _validate(
 
     def measured() -> tuple[dict[str, float], dict]:
         found = job.validate()
-        if found["accuracy"] < best.get("accuracy", -1.0):
+        if found["accuracy"] <= best.get("accuracy", -1.0):
             return found, best
         better = {"epoch": epoch + 1, **found}
         if run.writes:
@@ -190,7 +194,9 @@ def _board(run: Run) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as fault:
-        raise DataError("--tensorboard: the package is not installed; pip install tensorboard") from fault
+        raise DataError(
+            "--tensorboard: the package is not installed; pip install 'fewshot-cli[tensorboard]'"
+        ) from fault
     return SummaryWriter(str(run.path / "tensorboard"))
 
 

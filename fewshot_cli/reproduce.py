@@ -1,0 +1,146 @@
+"""A dataset's published accuracies from nothing: prepare, pre-train, meta-train, evaluate, and one report."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fewshot_cli import build, recipe, tables
+from fewshot_cli.console import say
+from fewshot_cli.engine import World
+from fewshot_cli.errors import RecipeError
+from fewshot_cli.evaluate import evaluate_episodes
+from fewshot_cli.files import write_json, write_text
+from fewshot_cli.registry import did_you_mean
+from fewshot_cli.report import markdown
+from fewshot_cli.runs import CONFIG, SUMMARY, Run, read, versions
+from fewshot_cli.schema import Recipe
+from fewshot_cli.stats import INTERVAL, mean_ci95, paired
+from fewshot_cli.training.loop import CURVES, LOG, TIMES
+from fewshot_cli.training.metatrain import metatrain
+from fewshot_cli.training.pretrain import pretrain
+
+# method, the row of DeepEMD's Table 3 that it is, and its part of the recipe at 1 and at 5 shots
+ROWS = (("DeepEMD", "DeepEMD", "head=emd", "head=sfc"), ("ProtoNet, Euclidean", "ProtoNet", "head=prototype", "head=prototype"),
+        ("MatchingNet, cosine", "MatchNet", "head=matching", "head=matching"))  # fmt: skip
+
+
+def names() -> list[str]:
+    """What can be reproduced: `<dataset>` with DeepEMD's backbone, `<dataset>_<backbone>` with another."""
+    known = recipe.installed()
+    one = [n for n in known if "_5w1s" in n and n.replace("_5w1s", "_5w5s") in known]
+    return sorted(n.replace("_5w1s", "") for n in one if recipe.load(n).head.name == "emd" and not n.endswith("_text"))
+
+
+def reproduce(
+    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World
+) -> dict[str, Any]:
+    """Run what is not done yet and return the report, which is also written as report.json and report.md.
+
+    Every stage has its own run directory below `run_dir`; one that was interrupted continues, one that is finished is not
+    run again. Raises `RecipeError` for an unknown name, and whatever the stages raise.
+    """
+    if name not in names():
+        raise RecipeError(f"{name}: nothing of this name can be reproduced{did_you_mean(name, names())}; there are "
+                          + ", ".join(names()))  # fmt: skip
+    dataset = next(d for d in sorted(names(), key=len) if name.startswith(d) and f"{d}_5w1s" in recipe.installed())
+    of = {shot: f"{dataset}_5w{shot}s{name.removeprefix(dataset)}" for shot in (1, 5)}
+    base = recipe.load(of[1], sets)
+    _prepare(base, source, root, world)
+    _stage(world, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, world))
+    start = run_dir / "pretrain" / "weights.safetensors"
+    _stage(world, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, world, start))
+    weights, summaries = run_dir / "metatrain" / "weights.safetensors", {}
+    for method, _, *parts in ROWS:
+        for shot, part in zip(of, parts, strict=True):
+            one = recipe.load(of[shot], [part, *sets])
+            place = run_dir / "eval" / f"{part.removeprefix('head=')}_{shot}"
+            summaries[method, shot] = _stage(
+                world,
+                place,
+                lambda path, again, one=one: evaluate_episodes(one, root, path, again, world, weights, 0, False),
+            )
+    report = _report(name, base, of, summaries, run_dir, sets, world)
+    if world.rank == 0:
+        write_json(run_dir / "report.json", report)
+        write_text(run_dir / "report.md", as_markdown(report))
+    return report
+
+
+def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> None:
+    def work() -> None:
+        if not (root / base.store).exists():
+            from fewshot_cli import registry
+
+            build.prepare(base.store, registry.part("datasets", base.dataset.name)(),
+                          build.sources(base.dataset.name, source, root), root)  # fmt: skip
+
+    world.first(work)
+
+
+def _stage(world: World, path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of a stage, run or continued if it is not finished."""
+    if world.first((path / SUMMARY).exists):
+        return read(path / SUMMARY)
+    say(f"== {path}")
+    return work(path, world.first((path / CONFIG).exists))
+
+
+def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[str, int], dict[str, Any]], run_dir: Path,
+            sets: list[str], world: World) -> dict[str, Any]:  # fmt: skip
+    table = tables.find("deepemd.T3")
+    printed = {row["name"]: row["published"].get(base.dataset.name) for row in table["rows"]}
+    own = {
+        key: [r["accuracy"] for r in Run.records(Path(s["run_dir"]) / "episodes.jsonl")] for key, s in summaries.items()
+    }
+    rows = []
+    for method, known, *_ in ROWS:
+        for place, shot in enumerate(of):
+            made = summaries[method, shot]
+            mean, ci95 = mean_ci95(own[method, shot])
+            row = {"method": method, "shot": shot, "episodes": made["episodes"], "accuracy": mean, "ci95": ci95,
+                   "seed": made["seed"], "not_converged": made["not_converged"], "run_dir": made["run_dir"]}  # fmt: skip
+            if method != ROWS[0][0]:
+                few = min(len(own[method, shot]), len(own[ROWS[0][0], shot]))
+                row["difference"], row["difference_ci95"] = paired(own[method, shot][:few], own[ROWS[0][0], shot][:few])
+            if printed.get(known):
+                row["published"] = printed[known][place]
+            rows.append(row)
+    stages = {}
+    for stage in ("pretrain", "metatrain"):
+        times = Run.records(run_dir / stage / TIMES)
+        stages[stage] = {"epochs": len(times), "seconds": sum(t["seconds"] for t in times),
+                         "training_seconds": sum(t["training"] for t in times), "best": read(run_dir / stage / SUMMARY)["best"],
+                         "log": str(run_dir / stage / LOG), "curves": str(run_dir / stage / CURVES)}  # fmt: skip
+    some = summaries[ROWS[0][0], 1]
+    return {"format": 1, "name": name, "command": " ".join(["fsl reproduce", name, *(f"--set {s}" for s in sets)]),
+            "recipes": list(of.values()), "dataset": base.store, "backbone": base.backbone.name, "interval": INTERVAL,
+            "published": table["source"], "elsewhere": tables.elsewhere("deepemd", base.dataset.name), "rows": rows,
+            "stages": stages, "hashes": some["hashes"], "versions": versions(), "device": str(world.device),
+            "processes": world.size, "run_dir": str(run_dir)}  # fmt: skip
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a page."""
+    rows = []
+    for r in report["rows"]:
+        apart = f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" if "difference" in r else ""
+        printed = " ± ".join(f"{x:.2f}" for x in r.get("published", []))
+        rows.append(
+            [
+                r["method"],
+                f"5-way {r['shot']}-shot",
+                r["episodes"],
+                f"{r['accuracy']:.2f} ± {r['ci95']:.2f}",
+                apart,
+                printed,
+            ]
+        )
+    table = markdown(["method", "task", "episodes", "ours %", f"minus {ROWS[0][0]}, paired", "published %"], rows)
+    times = [f"- {stage}: {s['epochs']} epochs in {s['seconds']:.0f} s, of these {s['training_seconds']:.0f} s training; best "
+             f"validation {s['best']['accuracy']:.2f} ± {s['best']['ci95']:.2f} after epoch {s['best']['epoch']}; "
+             f"[log]({stage}/{LOG}), ![curves]({stage}/{CURVES})" for stage, s in report["stages"].items()]  # fmt: skip
+    others = [f"- elsewhere: {x}" for x in report["elsewhere"]]
+    facts = [f"- {k}: {v}" for k, v in {**report["hashes"], **report["versions"]}.items()]
+    return "\n".join([f"# {report['name']}: {report['backbone']} on {report['dataset']}", "", f"`{report['command']}`", "", table, "",
+                      f"Interval: {report['interval']}. Published: {report['published']}.", *others, "", *times, "", *facts,
+                      f"- device: {report['device']}, {report['processes']} process(es)", ""])  # fmt: skip
