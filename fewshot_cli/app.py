@@ -89,7 +89,7 @@ def main() -> None:
         say(f"fsl: {fault}")
         _leave(fault.code)
     except KeyboardInterrupt:
-        say("fsl: interrupted; the same command with --resume continues a run")
+        say("fsl: interrupted; the same command, with --resume where it has that option, continues a run")
         _leave(Exit.INTERRUPTED)
     except (typer.Abort, typer.Exit) as stop:
         _leave(getattr(stop, "exit_code", Exit.INTERRUPTED))

@@ -50,6 +50,19 @@ class World:
             raise out
         return out
 
+    def each(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives on this process; an `FslError` that any of them raises is raised everywhere."""
+        if self.size == 1:
+            return work()
+        out, fault = None, None
+        try:
+            out = work()
+        except FslError as found:
+            fault = found
+        if first := next((f for f in self.gather(fault) if f is not None), None):
+            raise first
+        return out
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, in the order of ranks, on all of them."""
         if self.size == 1:

@@ -89,7 +89,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
     sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed)
-    weights = build.weights(recipe, given)
+    weights = world.each(lambda: build.weights(recipe, given))
     backbone, head = load_parts(recipe, weights)
     if run_dir is None:
         return None

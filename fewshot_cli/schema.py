@@ -82,6 +82,9 @@ class AugmentSpec(Section):
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
         (0.08, 1.0), description="area share of a random resized crop"
     )
+    side: int | None = Field(
+        None, ge=8, le=1024, description="side of the pictures that crops are cut from (default: that of evaluation)"
+    )
     flip: bool = True
     jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
 

@@ -245,6 +245,33 @@ def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
     assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in log])
 
 
+@pytest.mark.parametrize(
+    ("verb", "wrong", "sentence"),
+    [("pretrain", "pretrain.validation.shot=500", "an episode needs"), ("metatrain", "metatrain.way=900", "900-way episodes need 900"),
+     ("metatrain", "backbone.channels=32", "backbone conv64 needs"), ("pretrain", "pretrain.batch=60000", "a batch needs 60000")],
+)  # fmt: skip
+def test_a_start_that_cannot_work_is_told_by_a_dry_run_and_leaves_nothing(fsl, glyph_root, verb, wrong, sentence):
+    weights = ("--weights", checkpoint.shipped()["glyphs_conv64"]) if verb == "metatrain" else ()
+    for more in (("--dry-run",), ()):
+        code, _, err = fsl(verb, "--set", wrong, "--data-root", glyph_root, *weights, *more)
+        assert code == 3 and sentence in err and not Path("runs").exists()
+    assert fsl(verb, "--data-root", glyph_root, *weights, "--dry-run")[0] == 0
+
+
+def test_training_crops_are_cut_from_the_side_asked_for(fsl, glyph_root, monkeypatch):
+    seen, plain = [], data.Pixels.__init__
+
+    def watch(self, split, recipe, side, *more):
+        seen.append((split.split, side))
+        plain(self, split, recipe, side, *more)
+
+    monkeypatch.setattr(data.Pixels, "__init__", watch)
+    code, _, err = fsl(
+        "pretrain", *SETS, "--set", "pretrain.augment.side=40", "--data-root", glyph_root, "--run-dir", "run"
+    )
+    assert code == 0 and seen == [("train", 40), ("val", 32)], err
+
+
 def test_precision_on_the_command_line_is_the_recipes(fsl, glyph_root):
     code, out, _ = fsl("metatrain", "--recipe", "glyphs_5w1s", "--precision", "32", "--print-config")
     assert code == 0 and "precision: '32'" in out.partition("metatrain:")[2]
@@ -322,3 +349,24 @@ def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):
     assert code == 0 and "==" not in err  # all is done
     code, _, err = fsl("reproduce", "glyfs")
     assert code == 2 and "did you mean 'glyphs'" in err
+
+
+def test_what_one_process_cannot_do_all_say(tmp_path):
+    """Weights that only the first process can read; the second one's fault reaches the first, which tells it."""
+    (tmp_path / "probe.py").write_text(
+        "import torch\n"
+        "from fewshot_cli.engine import launch\n"
+        "from fewshot_cli.errors import DataError\n"
+        "world = launch(torch.device('cpu'), 2, None)\n"
+        "def work():\n"
+        "    if world.rank:\n"
+        "        raise DataError('not on this machine')\n"
+        "try:\n"
+        "    world.each(work)\n"
+        "except DataError as fault:\n"
+        "    print(world.rank, fault, world.first(lambda: 'asked once'), world.gather(world.rank), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "probe.py"], capture_output=True, text=True)
+    assert sorted(done.stdout.splitlines()) == [f"{r} not on this machine asked once [0, 1]" for r in (0, 1)], (
+        done.stderr
+    )

@@ -27,7 +27,7 @@ def pretrain(
     from fewshot_cli import build, runs
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
-    from fewshot_cli.engine import launch
+    from fewshot_cli.engine import World, launch
     from fewshot_cli.training.pretrain import pretrain as work
 
     loaded = recipes.load(recipe, o.with_precision(sets, "pretrain", precision), solver, seed)
@@ -35,7 +35,7 @@ def pretrain(
         return emit(o.printed(loaded))
     where, root = resolve(device), o.data_root(data_root)
     if dry_run:
-        build.solver(loaded.solver)
+        work(loaded, root, None, False, World(where))
         return _ready(build.store(loaded, root))
     world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
@@ -66,7 +66,7 @@ def metatrain(
     from fewshot_cli import build, runs
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
-    from fewshot_cli.engine import launch
+    from fewshot_cli.engine import World, launch
     from fewshot_cli.training.metatrain import metatrain as work
 
     loaded = recipes.load(recipe, o.with_precision(sets, "metatrain", precision), solver, seed)
@@ -74,8 +74,7 @@ def metatrain(
         return emit(o.printed(loaded))
     where, root = resolve(device), o.data_root(data_root)
     if dry_run:
-        build.solver(loaded.solver)
-        build.weights(loaded, weights, stages=("pretrain",))
+        work(loaded, root, None, False, World(where), weights)
         return _ready(build.store(loaded, root))
     world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
@@ -85,4 +84,6 @@ def metatrain(
 
 
 def _ready(store) -> None:  # noqa: ANN001
-    say(f"dry run: recipe, solver and dataset {store.name} (sha256 {store.index['sha256'][:16]}…) are in order")
+    say(
+        f"dry run: recipe, solver, weights, episodes and dataset {store.name} (sha256 {store.index['sha256'][:16]}…) are in order"
+    )

@@ -99,6 +99,11 @@ def _ahead(batches: Iterable[T]) -> Iterator[T]:
         stopped.set()
 
 
+def validation_episodes(recipe: Recipe, spec: ValidateSpec, store: Store) -> Sampler:
+    """The episodes of validation. Raises `DataError` when the split cannot fill one."""
+    return Sampler(store.split("val"), recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
+
+
 def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None, root: Path,
               world: World) -> Callable[[], dict[str, float]]:  # fmt: skip
     """Accuracy and interval of fixed validation episodes with the backbone as it is, shared out over the processes.
@@ -106,12 +111,12 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
     `own` is the head being trained; without one (pre-training) features are the maps of whole pictures, as DeepEMD's
     first stage knows no patches.
     """
-    split = store.split("val")
-    sampler = Sampler(split, recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
+    split, sampler = store.split("val"), validation_episodes(recipe, spec, store)
     named: PartSpec = spec.head or recipe.head
     head = own if own is not None and named == recipe.head else build.head(named, backbone.channels, recipe.solver)
     home = build.matching_device(head, world.device)
-    pixels = Pixels(split, recipe, recipe.image.decoded if own is None else build.side(recipe), root, world.device)
+    side = recipe.image.decoded if own is None else build.side(recipe)
+    pixels = world.each(lambda: Pixels(split, recipe, side, root, world.device))
     patches = patches_of(recipe, split, pixels.sizes) if own is not None else None
 
     def validate() -> dict[str, float]:

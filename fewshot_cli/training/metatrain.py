@@ -44,13 +44,16 @@ class EpisodeObjective(nn.Module):
         return loss.to(images.device), (logits.detach().argmax(-1) == labels).float().mean().to(images.device)
 
 
-def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, world: World, given: Path | None,
-              board: bool = False) -> dict[str, Any]:  # fmt: skip
-    """Train backbone and head on episodes of the train split, from pre-trained weights; returns the summary."""
+def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
+              board: bool = False) -> dict[str, Any] | None:  # fmt: skip
+    """Train backbone and head on episodes of the train split, from pre-trained weights; returns the summary.
+
+    Without a run directory everything is checked and nothing trained.
+    """
     spec, device = recipe.metatrain, world.device
     store = world.first(lambda: build.store(recipe, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
-    start = build.weights(recipe, given, stages=("pretrain",))
+    start = world.each(lambda: build.weights(recipe, given, stages=("pretrain",)))
     backbone = build.backbone(recipe)
     start.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     backbone = backbone.to(device, memory_format=torch.channels_last)
@@ -62,11 +65,15 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path, resume: bool, world: Wo
         raise RecipeError(f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
                           f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none")  # fmt: skip
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
+    data.validation_episodes(recipe, spec.validation, store)
+    if run_dir is None:
+        return None
     drop = ("pretrain", "eval", "weights")
     run = Run.shared(world, run_dir, "metatrain", recipe, {
         "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
-    pixels = data.Pixels(split, recipe, build.side(recipe), root, device)
+    side = build.side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
+    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, device))
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):

@@ -59,9 +59,12 @@ class ClassObjective(nn.Module):
 
 
 def pretrain(
-    recipe: Recipe, root: Path, run_dir: Path, resume: bool, world: World, board: bool = False
-) -> dict[str, Any]:
-    """Train backbone and classifier on the train split; returns the summary of the run."""
+    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, board: bool = False
+) -> dict[str, Any] | None:
+    """Train backbone and classifier on the train split; returns the summary of the run.
+
+    Without a run directory everything is checked and nothing trained.
+    """
     spec, device = recipe.pretrain, world.device
     store = world.first(lambda: build.store(recipe, root))
     split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
@@ -73,8 +76,13 @@ def pretrain(
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
     classifier = registry.part("classifiers", spec.classifier.name)(
         spec.classifier.options, channels=backbone.channels, classes=len(split.classes)).to(device)  # fmt: skip
+    data.validation_episodes(recipe, spec.validation, store)
+    build.head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
+    if run_dir is None:
+        return None
     run = Run.shared(world, run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
-    pixels = data.Pixels(split, recipe, recipe.image.decoded, root, device)
+    side = spec.augment.side or recipe.image.decoded
+    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, device))
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:

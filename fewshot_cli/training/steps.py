@@ -72,13 +72,15 @@ def _measure(
     if stage == "pretrain":
         classifier = registry.part("classifiers", spec.classifier.name)(
             spec.classifier.options, channels=backbone.channels, classes=CLASSES).to(device)  # fmt: skip
-        objective, extractor, side = ClassObjective(backbone, classifier, spec).to(device), None, recipe.image.decoded
+        objective, extractor = ClassObjective(backbone, classifier, spec).to(device), None
     else:
         head = build.head(recipe.head, backbone.channels, recipe.solver)
-        home, side = build.matching_device(head, device), build.side(recipe)
+        home = build.matching_device(head, device)
         if head.solver is not None:
             head.solver = _Timed(head.solver, clock)
         objective = EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home)
+    patches = extractor is not None and extractor.patches
+    side = build.side(recipe) if patches else spec.augment.side or recipe.image.decoded
     optimizer = make_optimizer(objective, spec.optimizer)
     raw = torch.randint(0, 256, (pictures, 3, side, side), dtype=torch.uint8, device=device)
     sizes, labels = torch.full((pictures, 2), float(side)), torch.arange(pictures, device=device) % CLASSES
@@ -92,8 +94,7 @@ def _measure(
 
     ready = batch()
     shown = ready[0] if stage == "pretrain" else ready
-    watched = _Watched(backbone, clock)
-    objective.backbone = watched
+    objective.backbone = _Watched(torch.compile(backbone) if spec.compile else backbone, clock, backbone.channels)
     objective.train()
     for _ in range(rounds + 1):
         clock.rounds.append({})
@@ -116,9 +117,9 @@ def _pictures(stage: str, spec: PretrainSpec | MetatrainSpec) -> int:
 class _Watched(nn.Module):
     """A backbone whose forward pass is timed."""
 
-    def __init__(self, inner: nn.Module, clock: _Clock) -> None:
+    def __init__(self, inner: nn.Module, clock: _Clock, channels: int) -> None:
         super().__init__()
-        self.inner, self.clock, self.channels = inner, clock, inner.channels
+        self.inner, self.clock, self.channels = inner, clock, channels
 
     def forward(self, images: Tensor) -> Tensor:
         return self.clock("backbone", lambda: self.inner(images))
