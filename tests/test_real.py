@@ -45,6 +45,16 @@ def test_shipped_weights_reproduce_the_recipes_accuracy(prepared, fsl, recipe):
     assert got["accuracy"] > published[got["shot"]]
 
 
+@pytest.mark.parametrize("recipe", ["fc100_5w1s_conv64", "fc100_5w5s_conv64", "cub_5w1s_conv64", "cub_5w5s_conv64"])
+def test_shipped_weights_of_other_datasets_reproduce_their_accuracy(archive, root, shared, fsl, recipe):
+    dataset = recipe.partition("_")[0]
+    if not (root / dataset).exists():
+        source = archive if dataset == "fc100" else shared / "cub127"
+        assert fsl("prepare", dataset, "--from", source, "--data-root", root)[0] == 0
+    code, out, err = fsl("eval", "--recipe", recipe, "--check", "--format", "json", "--data-root", root)
+    assert code == 0 and json.loads(out)["passed"], err
+
+
 def test_every_solver_gives_the_same_accuracy_on_real_features(prepared, fsl, tmp_path):
     """Exact solvers make the same predictions; of the others at most one in a hundred differs."""
     correct, exact = {}, {}
