@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # DeepEMD's published accuracies on a GPU from nothing, in pieces of at most LIMIT seconds that each go on where the last ended.
 #   bash benchmarks/reproduce_gpu.sh [NAME …]       NAME of `fsl reproduce`; default: fc100 cifar_fs
-# FROM: archive of the data if it is not prepared. OUT: where runs and reports go (default: runs/reproduce). Exit code 124: call it again.
+# FROM: archive of the data (of all names) if it is not prepared. OUT: where runs and reports go (default: runs/reproduce). Exit code 124: call it again.
 # RECIPE: whose training steps are profiled at the end (default: fc100_5w1s).
 # SETS: further --set options, as "key=value key=value". DEVICE=cpu with small SETS rehearses it without a GPU.
 set -euo pipefail
@@ -18,9 +18,11 @@ for name in "${names[@]}"; do
   folder=${OUT:-runs/reproduce}/$name
   left=$((end - SECONDS))
   [ "$left" -gt 0 ] || exit 124
-  timeout --signal=INT "$left" python -m fewshot_cli reproduce "$name" --device "$device" --run-dir "$folder" ${FROM:+--from "$FROM"} \
+  timeout --kill-after=30 --signal=INT "$left" python -m fewshot_cli reproduce "$name" --device "$device" --run-dir "$folder" ${FROM:+--from "$FROM"} \
     "${sets[@]}" > "$folder.md.part" || { code=$?; rm -f "$folder.md.part"; [ "$code" -ne 130 ] || code=124; exit "$code"; }
   mv "$folder.md.part" "$folder.md"
 done
-python -m fewshot_cli profile --step --device "$device" --recipe "${RECIPE:-fc100_5w1s}" "${sets[@]}" --format json \
+left=$((end - SECONDS))
+[ "$left" -gt 0 ] || exit 124
+timeout --kill-after=5 "$left" python -m fewshot_cli profile --step --device "$device" --recipe "${RECIPE:-fc100_5w1s}" "${sets[@]}" --format json \
   > "${OUT:-runs/reproduce}/step.json"

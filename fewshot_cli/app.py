@@ -1,7 +1,9 @@
 """The Typer app, the one error boundary, and the exit codes. Importing it must stay cheap: no torch, no pydantic."""
 
 import os
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -23,7 +25,7 @@ from fewshot_cli.commands import (
     table,
     train,
 )
-from fewshot_cli.console import say
+from fewshot_cli.console import complain, say
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.version import __version__
 
@@ -75,6 +77,8 @@ app.add_typer(recipes.app, name="recipe")
 def main() -> None:
     """Run the command line; every fault becomes one sentence and an exit code, a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits it ignored
     try:
         try:
             code = app(standalone_mode=False)
@@ -86,7 +90,7 @@ def main() -> None:
     except FslError as fault:
         if debug:
             raise
-        say(f"fsl: {fault}")
+        complain(str(fault), getattr(fault, "shared", False))
         _leave(fault.code)
     except KeyboardInterrupt:
         say("fsl: interrupted; the same command, with --resume where it has that option, continues a run")
@@ -96,13 +100,17 @@ def main() -> None:
     except Exception as fault:
         if not debug and _out_of_memory(fault):
             said = str(fault).partition("\n")[0]
-            say(f"fsl: out of memory ({said}); lower --batch, image.size or the size of the split")
+            complain(f"out of memory ({said}); lower --batch, image.size or the size of the split, or in training "
+                     "pretrain.batch or metatrain.episodes_per_step")  # fmt: skip
+            _leave(Exit.DATA)
+        if not debug and _lost(fault):
+            complain("another process of this run failed or was killed; its own message says why")
             _leave(Exit.DATA)
         show = getattr(fault, "show", None)  # a usage error of the command-line parser prints itself
         if debug or show is None:
             if debug:
                 raise
-            say(f"fsl: internal fault, please report it with the output of the same command and --debug: {fault!r}")
+            complain(f"internal fault, please report it with the output of the same command and --debug: {fault!r}")
             _leave(Exit.DATA)
         show()
         _leave(Exit.USAGE)
@@ -112,6 +120,12 @@ def _out_of_memory(fault: Exception) -> bool:
     """Whether Python's or PyTorch's allocator gave up; PyTorch is not imported for it."""
     return (isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError"
             or "allocate memory" in str(fault))  # fmt: skip
+
+
+def _lost(fault: Exception) -> bool:
+    """Whether this is a collective operation that another process has left."""
+    return type(fault).__name__ in ("DistBackendError", "DistNetworkError") or (
+        isinstance(fault, RuntimeError) and any(f"Connection {how} by peer" in str(fault) for how in ("closed", "reset")))  # fmt: skip
 
 
 def _leave(code: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from fewshot_cli import checkpoint, registry
 from fewshot_cli.console import say
-from fewshot_cli.contracts import Backbone, DatasetBuilder, Extractor, Head, Solver
+from fewshot_cli.contracts import Backbone, Classifier, DatasetBuilder, Extractor, Head, Solver
 from fewshot_cli.data.download import fetch
 from fewshot_cli.data.store import Store, StoreWriter, open_store
 from fewshot_cli.device import home_of
@@ -46,6 +46,21 @@ def head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
     cls = registry.part("heads", spec.name)
     own = solver(solver_spec) if cls.needs_solver else None
     return cls(spec.options, channels=channels, solver=own)
+
+
+def classifier(spec: PartSpec, channels: int, classes: int, solver_spec: PartSpec, device: torch.device) -> Classifier:
+    """A classifier with fresh weights on the device, with its solver when it needs one.
+
+    Raises `RecipeError` when the solver cannot work there.
+    """
+    cls = registry.part("classifiers", spec.name)
+    if not cls.needs_solver:
+        return cls(spec.options, channels=channels, classes=classes).to(device)
+    own = solver(solver_spec)
+    if device.type not in own.devices:
+        raise RecipeError(f"classifier {spec.name}: solver {solver_spec.name} takes no tensors on {device.type}; "
+                          "--solver sinkhorn does")  # fmt: skip
+    return cls(spec.options, channels=channels, classes=classes, solver=own).to(device)
 
 
 def matching_device(head_: Head, device: torch.device) -> torch.device:

@@ -8,13 +8,22 @@ from contextlib import contextmanager, suppress
 
 from fewshot_cli.errors import DataError
 
-_muted = False
+_muted = 0
 
 
-def mute() -> None:
-    """Say and emit nothing from now on: another process of the same run talks."""
+def mute(rank: int) -> None:
+    """Say and emit nothing from now on: the first process of the same run talks."""
     global _muted
-    _muted = True
+    _muted = rank
+
+
+def complain(text: str, shared: bool = False) -> None:
+    """A fault, told by every process that has it, but one that all of them `share` by the first alone."""
+    global _muted
+    rank, _muted = _muted, 0
+    if not (rank and shared):
+        say(f"fsl: process {rank}: {text}" if rank else f"fsl: {text}")
+    _muted = rank
 
 
 def say(text: str) -> None:

@@ -146,13 +146,20 @@ class Matching:
 
 
 class Classifier(nn.Module, ABC):
-    """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training."""
+    """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training.
+
+    One that `needs_solver` is constructed with the recipe's.
+    """
 
     Options: ClassVar[type[Options]] = Options
+    needs_solver: ClassVar[bool] = False
 
-    def __init__(self, options: Options | None = None, *, channels: int, classes: int) -> None:
+    def __init__(
+        self, options: Options | None = None, *, channels: int, classes: int, solver: Solver | None = None
+    ) -> None:
         super().__init__()
         self.options = options or self.Options()
+        self.solver = solver
 
 
 class Extractor:

@@ -72,7 +72,8 @@ def run_episodes(head: Head, features: Tensor, sampler: Sampler, numbers: range,
     batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
     for i in range(0, len(batches), world.size):
         own = batches[i + world.rank : i + world.rank + 1]
-        for records, spent in world.gather(run_batch(head, features, sampler, own[0], name) if own else ([], 0.0)):
+        found = world.each(lambda own=own: run_batch(head, features, sampler, own[0], name) if own else ([], 0.0))
+        for records, spent in world.gather(found):
             inside += spent
             if records:
                 done(records)

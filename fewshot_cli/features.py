@@ -64,8 +64,11 @@ def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, world: World,
             tick(start + len(batch))
     backbone.train(training)
     if world.size > 1:
-        parts = world.gather([maps.cpu() for maps in out])
-        out = [part[i].to(device) for i in range(len(parts[0])) for part in parts if i < len(part)]
+        shape = world.gather(out[0].shape[1:] if out else None)[0]
+        parts = [
+            part.split(step) for part in world.rows(torch.cat(out) if out else torch.empty(0, *shape, device=device))
+        ]
+        out = [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
     maps = torch.cat(out)
     if not torch.isfinite(maps.sum()):
         raise DataError("the backbone gives NaN or infinite features; check the weights and image.mean, image.std")

@@ -60,7 +60,8 @@ def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
     left.plot([r["epoch"] for r in records], [r["loss"] for r in records], label="training loss")
     right.plot([r["epoch"] for r in records], [r["train_accuracy"] for r in records], label="training batches")
     seen = [(r["epoch"], r["validation"]["accuracy"], r["validation"]["ci95"]) for r in records if "validation" in r]
-    right.errorbar(*zip(*seen, strict=True), marker="o", markersize=3, capsize=2, label="validation episodes")
+    if seen:
+        right.errorbar(*zip(*seen, strict=True), marker="o", markersize=3, capsize=2, label="validation")
     for axes, name in ((left, "cross-entropy"), (right, "accuracy, %")):
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(True, alpha=0.25)

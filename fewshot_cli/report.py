@@ -71,6 +71,11 @@ def render(summary: dict[str, Any], form: Format) -> str:
 
 def _row(s: dict[str, Any]) -> tuple[list[str], list[Any]]:
     header = ["recipe", "dataset", "head", "solver", "task", "episodes", "accuracy %", "± 95 %", "seconds"]
+    if s.get("protocol") == "classification":
+        header[2], header[5:5] = "classifier", ["top-5 %"]
+        header[6] = "pictures"
+        return header, [s["recipe"], s["dataset"], s["classifier"], s["solver"] or "-", f"{s['classes']} classes", f"{s['top5']:.2f}",
+                        s["pictures"], f"{s['accuracy']:.2f}", f"{s['ci95']:.2f}", f"{s['seconds']['total']:.1f}"]  # fmt: skip
     task = f"{s['way']}-way {s['shot']}-shot"
     row = [s["recipe"], s["dataset"], s["head"], s["solver"] or "-", task, s["episodes"], f"{s['accuracy']:.2f}",
            f"{s['ci95']:.2f}", f"{s['seconds']['total']:.1f}"]  # fmt: skip
@@ -79,6 +84,10 @@ def _row(s: dict[str, Any]) -> tuple[list[str], list[Any]]:
 
 def _notes(s: dict[str, Any]) -> list[str]:
     notes = [f"interval: {s['interval']}; seed {s['seed']}; weights {s['weights']}"]
+    if s.get("iterations"):
+        notes.append(
+            f"iterations of the solver: {s['iterations']['mean']:.2f} on average, spread {s['iterations']['spread']:.2f}"
+        )
     if s["not_converged"]:
         notes.append(f"WARNING: the solver did not converge on {s['not_converged']} problems")
     if "passed" in s:
@@ -94,7 +103,8 @@ def _junit(s: dict[str, Any]) -> str:
                        time=f"{s['seconds']['total']:.3f}")  # fmt: skip
     case = ET.SubElement(suite, "testcase", classname=f"fsl.{s['dataset']}", name=s["recipe"],
                          time=f"{s['seconds']['total']:.3f}")  # fmt: skip
-    text = f"accuracy {s['accuracy']:.2f} ± {s['ci95']:.2f} % over {s['episodes']} episodes"
+    over = f"{s['episodes']} episodes" if "episodes" in s else f"{s['pictures']} pictures"
+    text = f"accuracy {s['accuracy']:.2f} ± {s['ci95']:.2f} % over {over}"
     if failed:
         e = s["expect"]
         ET.SubElement(case, "failure", message=f"{text}; expected {e['accuracy']} ± {e['tolerance']}").text = e[

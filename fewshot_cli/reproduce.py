@@ -32,12 +32,13 @@ def names() -> list[str]:
 
 
 def reproduce(
-    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World
-) -> dict[str, Any]:
+    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World,
+              command: str) -> dict[str, Any]:  # fmt: skip
     """Run what is not done yet and return the report, which is also written as report.json and report.md.
 
     Every stage has its own run directory below `run_dir`; one that was interrupted continues, one that is finished is not
-    run again. Raises `RecipeError` for an unknown name, and whatever the stages raise.
+    run again, and one of another configuration is refused. `command` is what was typed. Raises `RecipeError` for an unknown
+    name, and whatever the stages raise.
     """
     if name not in names():
         raise RecipeError(f"{name}: nothing of this name can be reproduced{did_you_mean(name, names())}; there are "
@@ -59,11 +60,14 @@ def reproduce(
                 place,
                 lambda path, again, one=one: evaluate_episodes(one, root, path, again, world, weights, 0, False),
             )
-    report = _report(name, base, of, summaries, run_dir, sets, world)
-    if world.rank == 0:
+
+    def finish() -> dict[str, Any]:
+        report = _report(name, base, of, summaries, run_dir, command, world)
         write_json(run_dir / "report.json", report)
         write_text(run_dir / "report.md", as_markdown(report))
-    return report
+        return report
+
+    return world.first(finish)
 
 
 def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> None:
@@ -78,15 +82,14 @@ def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> Non
 
 
 def _stage(world: World, path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
-    """The summary of a stage, run or continued if it is not finished."""
-    if world.first((path / SUMMARY).exists):
-        return read(path / SUMMARY)
-    say(f"== {path}")
+    """The summary of a stage, which continues what is there of the same configuration."""
+    if not world.first((path / SUMMARY).exists):
+        say(f"== {path}")
     return work(path, world.first((path / CONFIG).exists))
 
 
 def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[str, int], dict[str, Any]], run_dir: Path,
-            sets: list[str], world: World) -> dict[str, Any]:  # fmt: skip
+            command: str, world: World) -> dict[str, Any]:  # fmt: skip
     table = tables.find("deepemd.T3")
     printed = {row["name"]: row["published"].get(base.dataset.name) for row in table["rows"]}
     own = {
@@ -112,7 +115,7 @@ def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[s
                          "training_seconds": sum(t["training"] for t in times), "best": read(run_dir / stage / SUMMARY)["best"],
                          "log": str(run_dir / stage / LOG), "curves": str(run_dir / stage / CURVES)}  # fmt: skip
     some = summaries[ROWS[0][0], 1]
-    return {"format": 1, "name": name, "command": " ".join(["fsl reproduce", name, *(f"--set {s}" for s in sets)]),
+    return {"format": 1, "name": name, "command": command,
             "recipes": list(of.values()), "dataset": base.store, "backbone": base.backbone.name, "interval": INTERVAL,
             "published": table["source"], "elsewhere": tables.elsewhere("deepemd", base.dataset.name), "rows": rows,
             "stages": stages, "hashes": some["hashes"], "versions": versions(), "device": str(world.device),

@@ -69,8 +69,11 @@ class EpisodeSpec(Section):
 
 
 class EvalSpec(Section):
-    """Which split, and how many episodes."""
+    """Which split, by which protocol, and how many episodes."""
 
+    protocol: Literal["episodes", "classification"] = Field(
+        "episodes", description="few-shot episodes of new classes, or the classes that the classifier was trained on"
+    )
     split: Literal["train", "val", "test"] = "test"
     episodes: Count = 600
 
@@ -110,10 +113,11 @@ class OptimizerSpec(Section):
 
 
 class ScheduleSpec(Section):
-    """Learning rate over epochs; `step` multiplies by gamma every `every` epochs."""
+    """Learning rate over epochs; `step` multiplies by gamma every `every` epochs, or after each of the epochs `at`."""
 
     name: Literal["constant", "step", "cosine"] = "step"
     every: Count = 30
+    at: tuple[Count, ...] = ()
     gamma: Rate = 0.2
 
 
@@ -167,7 +171,7 @@ class MetatrainSpec(Section):
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
     )
     precision: Literal["32", "bf16"] = "32"
-    compile: bool = Field(False, description="torch.compile the backbone, which takes a minute and pays on a GPU")
+    compile: bool = Field(False, description="torch.compile the step, which takes a minute and pays on a GPU")
     validation: ValidateSpec = ValidateSpec(episodes=1000)
 
 

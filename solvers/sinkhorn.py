@@ -9,6 +9,7 @@ converged leave the batch.
 from typing import Literal
 
 import torch
+from fewshot_cli.solvers.scaling import scale
 from pydantic import Field
 from torch import Tensor
 
@@ -28,14 +29,16 @@ class EntropicOptions(Options):
 class SinkhornOptions(EntropicOptions):
     """Options of `sinkhorn`."""
 
-    stop: Literal["marginal", "value", "iterations"] = Field(
+    stop: Literal["marginal", "value", "iterations", "change", "change_each"] = Field(
         "marginal", description="what `tolerance` is compared with: the L2 error of the marginals relative to the mass, or the "
-        "relative change of <C,X> over 10 iterations; `iterations` runs all of max_iterations")  # fmt: skip
+        "relative change of <C,X> over 10 iterations; `iterations` runs all of max_iterations; `change` is the mean change of the "
+        "row scaling over the whole batch (Multi-Proxy Wasserstein), `change_each` that of each problem")  # fmt: skip
     tolerance: float = Field(1e-5, gt=0, description="see stop")
     scaling: float = Field(1.0, gt=0, le=1, description="ε starts at the largest cost and shrinks by this factor every 10 "
                            "iterations; 1 starts at ε itself")  # fmt: skip
-    gradient: Literal["implicit", "unrolled"] = Field(
-        "implicit", description="differentiate the fixed point (Luise et al. 2018), or through every iteration")  # fmt: skip
+    gradient: Literal["implicit", "unrolled", "stop"] = Field(
+        "implicit", description="differentiate the fixed point (Luise et al. 2018), or through every iteration, or take the plan "
+        "for a constant")  # fmt: skip
 
 
 COMPLEXITY = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2.0)
@@ -51,13 +54,22 @@ class Sinkhorn(Solver):
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; in the tensors' own precision. Prices are the potentials, optimal up to ε."""
-        given = [x.detach() for x in (cost, supply, demand)]
-        u, v, iterations, converged = _potentials(*given, self.options)
+        o, given = self.options, [x.detach() for x in (cost, supply, demand)]
         wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
-        if wanted and self.options.gradient == "unrolled":
-            flow = _unrolled(cost, supply, demand, self.options, int(iterations.max()) if len(cost) else 0)
+        unrolled, u, v = wanted and o.gradient == "unrolled", None, None
+        if o.stop in ("change", "change_each"):
+            with torch.set_grad_enabled(unrolled):
+                inputs = (cost, supply, demand) if unrolled else given
+                each = o.stop == "change_each"
+                flow, iterations, converged = scale(*inputs, o.regularisation, o.max_iterations, o.tolerance, each)
         else:
-            flow = _Implicit.apply(cost, supply, demand, u, v, self.options.regularisation)
+            u, v, iterations, converged = _potentials(*given, o)
+            if unrolled:
+                flow = _unrolled(cost, supply, demand, o, int(iterations.max()) if len(cost) else 0)
+            else:
+                flow = _plan(given[0], u, v, o.regularisation)
+        if wanted and o.gradient == "implicit":
+            flow = _Implicit.apply(cost, supply, demand, flow, o.regularisation)
         return Plan(flow, u, v, iterations, converged)
 
 
@@ -182,8 +194,8 @@ class _Implicit(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, cost, supply, demand, u, v, epsilon):
-        flow = _plan(cost, u, v, epsilon)
+    def forward(ctx, cost, supply, demand, flow, epsilon):
+        flow = flow.clone()
         ctx.save_for_backward(flow)
         ctx.epsilon = epsilon
         return flow
@@ -204,4 +216,4 @@ class _Implicit(torch.autograd.Function):
         beta = torch.cholesky_solve(target[:, :, None], torch.linalg.cholesky(schur))[:, :, 0]
         alpha = inverse * (left - (x @ beta[:, :, None])[:, :, 0])
         to_cost = x * (alpha[:, :, None] + beta[:, None, :] - g) / ctx.epsilon
-        return (*(y.to(flow.dtype) for y in (to_cost, alpha, beta)), None, None, None)
+        return (*(y.to(flow.dtype) for y in (to_cost, alpha, beta)), None, None)

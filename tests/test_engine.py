@@ -15,6 +15,7 @@ from fewshot_cli.heads.linear import Linear
 from torch import nn
 
 from fewshot_cli import checkpoint, engine
+from fewshot_cli.errors import FslError
 from fewshot_cli.schema import AugmentSpec, ImageSpec, MixSpec, PretrainSpec
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
@@ -202,7 +203,6 @@ def test_a_split_larger_than_the_memory_trains_to_the_same_bytes(fsl, glyph_root
         assert code == 0 and ("do not fit; they are kept in a file" in err) == (name == "small"), err
         digests.add(json.loads(out)["sha256"])
     assert len(digests) == 1
-    assert not [p for p in glyph_root.iterdir() if p.name.startswith("tmp")]
 
 
 def test_batches_made_ahead_keep_their_order_and_their_faults():
@@ -217,15 +217,24 @@ def test_batches_made_ahead_keep_their_order_and_their_faults():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_trains_alike(fsl, glyph_root):
-    losses = []
+def test_a_compiled_step_trains_alike(fsl, glyph_root, tmp_path, monkeypatch):
+    """In a process of its own, where nothing has imported Fabric before."""
+    losses, more = [], (*SETS, "--set", "pretrain.ema=0.9")
     for name, compiled in (("plain", "false"), ("compiled", "true")):
-        code, _, err = fsl("pretrain", *SETS, "--set", f"pretrain.compile={compiled}", "--data-root", glyph_root,
-                           "--run-dir", name)  # fmt: skip
-        assert code == 0, err
-        losses.append(json.loads(Path(name, "log.jsonl").read_text())["loss"])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
-    assert same(weights_of(Path("plain")), weights_of(Path("compiled")), 1e-2)
+        done = alone(
+            "pretrain", glyph_root, *more, "--set", f"pretrain.compile={compiled}", "--run-dir", tmp_path / name
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads((tmp_path / name / "log.jsonl").read_text())["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert same(learned(weights_of(tmp_path / "plain")), learned(weights_of(tmp_path / "compiled")), 1e-3)
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda module: seen.append(type(module).__name__) or module)
+    assert (
+        fsl("pretrain", *more, "--set", "pretrain.compile=true", "--data-root", glyph_root, "--run-dir", "again")[0]
+        == 0
+    )
+    assert seen == ["ClassObjective"]
 
 
 def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
@@ -279,29 +288,59 @@ def test_precision_on_the_command_line_is_the_recipes(fsl, glyph_root):
     assert code == 2 and "pretrain.precision" in err
 
 
-def test_torchrun_and_slurm_say_how_many_processes_there_are(monkeypatch):
-    asked = []
-
+@pytest.mark.parametrize(
+    ("environment", "asked", "found"),
+    [({}, (None, None), None), ({}, (2, None), (2, 1)), ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, (None, None), None),
+     ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, (None, None), (2, 2)),
+     ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (None, None), (2, 3)),
+     ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}, (4, None), "the launcher started 2 processes"),
+     ({}, (1, 2), "set MASTER_ADDR"), ({"MASTER_ADDR": "a"}, (1, 2), (1, 2))],
+)  # fmt: skip
+def test_torchrun_and_srun_say_how_many_processes_there_are_and_sbatch_does_not(monkeypatch, environment, asked, found):
     class Stop(Exception):
         pass
 
     def fabric(device, devices, nodes):
-        asked.append((devices, nodes))
-        raise Stop
+        raise Stop((devices, nodes))
 
+    for name in ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(engine, "_fabric", fabric)
-    cpu = torch.device("cpu")
-    assert engine.launch(cpu, None, None).size == 1
-    for environment in (
-        {"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"},
-        {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NTASKS": "6"},
-    ):
-        with monkeypatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            with pytest.raises(Stop):
-                engine.launch(cpu, None, None)
-    assert asked == [(2, 3), (2, 3)]
+    if found is None:
+        assert engine.launch(torch.device("cpu"), *asked).size == 1
+    elif isinstance(found, str):
+        with pytest.raises(FslError, match=found):
+            engine.launch(torch.device("cpu"), *asked)
+    else:
+        with pytest.raises(Stop) as stop:
+            engine.launch(torch.device("cpu"), *asked)
+        assert stop.value.args[0] == found
+
+
+def test_an_allocation_of_several_tasks_does_not_disturb_one_process(glyph_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    done = alone("pretrain", glyph_root, *SETS, "--run-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path):
+    (tmp_path / "probe.py").write_text(
+        "import os, signal, sys, torch\n"
+        "from fewshot_cli import app\n"
+        "from fewshot_cli.engine import launch\n"
+        "def work(**_):\n"
+        "    world = launch(torch.device('cpu'), 2, None)\n"
+        "    if world.rank:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    world.gather(1)\n"
+        "app.app = work\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "probe.py"], capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0 and "internal fault" not in done.stderr
+    assert "another process of this run failed or was killed" in done.stderr or "Child process with PID" in done.stderr
 
 
 def test_profile_of_a_step_adds_up(fsl):
@@ -347,6 +386,11 @@ def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):
     assert json.loads(Path("all/report.json").read_text()) == report and "![curves](pretrain/training.png)" in page
     code, _, err = fsl("reproduce", "glyphs", *sets)
     assert code == 0 and "==" not in err  # all is done
+    code, _, err = fsl("reproduce", "glyphs", *sets, "--set", "eval.episodes=5")
+    assert code == 3 and "all/eval/emd_1: was started with another configuration (recipe.eval.episodes)" in err
+    code, _, err = fsl("reproduce", "glyphs", *sets, "--set", "backbone.channels=4")
+    assert code == 3 and "all/pretrain: was started with another configuration" in err
+    assert report["command"].startswith("fsl reproduce glyphs --set") and "'pretrain.precision='" in report["command"]
     code, _, err = fsl("reproduce", "glyfs")
     assert code == 2 and "did you mean 'glyphs'" in err
 

@@ -111,6 +111,7 @@ def test_loss_that_is_not_finite_stops_with_a_sentence(glyph_root, fsl, tmp_path
 
 def test_schedules():
     assert [rate(ScheduleSpec(every=2, gamma=0.5), e, 6) for e in range(5)] == [1, 1, 0.5, 0.5, 0.25]
+    assert [rate(ScheduleSpec(at=(2, 3), gamma=0.5), e, 6) for e in range(5)] == [1, 1, 0.5, 0.25, 0.25]
     assert rate(ScheduleSpec(name="constant"), 5, 6) == 1
     cosine = [rate(ScheduleSpec(name="cosine"), e, 4) for e in range(4)]
     assert cosine[0] == 1 and abs(cosine[2] - 0.5) < 1e-12 and cosine[3] < cosine[1]

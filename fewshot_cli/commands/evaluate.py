@@ -67,15 +67,19 @@ def evaluate(
         )
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
-    if classifier is not None and (devices or nodes):
-        raise FslError("--devices and --num-nodes share out episodes; a classifier on --query has none, leave them out")
     root = o.data_root(data_root)
     world = launch(resolve(device), devices, nodes)
+    if classifier is not None and world.size > 1:
+        raise FslError("a classifier on --query has no episodes to share out; run it in one process")
     path = None if dry_run else world.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
     if classifier is not None:
         from fewshot_cli.training.sfc import score
 
         summary = score(loaded, classifier, query, path, resume, weights, root, world.device)
+    elif loaded.eval.protocol == "classification":
+        from fewshot_cli.classification import evaluate_classes
+
+        summary = evaluate_classes(loaded, root, path, resume, world, weights, check)
     else:
         summary = evaluate_episodes(loaded, root, path, resume, world, weights, batch, check)
     if summary is None:

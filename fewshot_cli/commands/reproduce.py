@@ -1,6 +1,8 @@
 """`fsl reproduce`: a dataset's published accuracies from nothing, with a report."""
 
 import json
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +49,9 @@ def reproduce(
 
     world = launch(resolve(device), devices, nodes)
     path = run_dir or Path("runs") / "reproduce" / name
-    report = work.reproduce(name, list(sets or []), source, o.data_root(data_root), path, world)
+    report = work.reproduce(
+        name, list(sets or []), source, o.data_root(data_root), path, world, shlex.join(["fsl", *sys.argv[1:]])
+    )
     say(f"report: {path / 'report.md'}")
     emit(
         json.dumps(report, indent=2) if format is Form.json else work.as_markdown(report),

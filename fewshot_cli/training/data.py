@@ -5,6 +5,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import build, evaluate
+from fewshot_cli.classification import predict
 from fewshot_cli.console import progress, say
-from fewshot_cli.contracts import Backbone, Head
+from fewshot_cli.contracts import Backbone, Classifier, Head
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
@@ -22,7 +24,7 @@ from fewshot_cli.features import embed, patches_of
 from fewshot_cli.files import guarded
 from fewshot_cli.runs import versions
 from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
-from fewshot_cli.stats import mean_ci95
+from fewshot_cli.stats import mean_ci95, share_ci95
 
 T = TypeVar("T")
 
@@ -32,19 +34,20 @@ class Pixels:
     temporary file of the data root that is mapped into memory.
     """
 
-    def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, device: torch.device) -> None:
-        shape, self.device = (len(split), 3, side, side), device
-        self.mapped = int(np.prod(shape)) > room(device)
+    def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, world: World) -> None:
+        shape, self.device = (len(split), 3, side, side), world.device
+        self.mapped = int(np.prod(shape)) > room(world)
         images = None
         if self.mapped:
             say(
                 f"note: {int(np.prod(shape)) / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}"
             )
             with guarded(root), tempfile.TemporaryFile(dir=root) as file:  # no name: it is gone with the process
+                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a disk full later would kill the process
                 images = torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
         with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
             images, self.sizes = split.decode(side, recipe.dataset.crop, bar.update, into=images)
-        self.images = images if self.mapped else images.to(device)
+        self.images = images if self.mapped else images.to(self.device)
 
     def __call__(self, pick: Tensor) -> Tensor:
         """The pictures with these indices [K] (a CPU tensor), on the device: [K,3,S,S]."""
@@ -57,11 +60,14 @@ class Pixels:
         return _ahead(batches) if self.mapped else iter(batches)
 
 
-def room(device: torch.device) -> int:
-    """Bytes that decoded pictures may take: half of what is free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+def room(world: World) -> int:
+    """Bytes that decoded pictures may take: half of what is free, of it each process's part."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, StopIteration):  # where there is no /proc, the file cache counts as taken
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    own = free // 2 // world.local
+    return min(own, torch.cuda.mem_get_info(world.device)[0] // 2) if world.device.type == "cuda" else own
 
 
 def _ahead(batches: Iterable[T]) -> Iterator[T]:
@@ -116,7 +122,7 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
     head = own if own is not None and named == recipe.head else build.head(named, backbone.channels, recipe.solver)
     home = build.matching_device(head, world.device)
     side = recipe.image.decoded if own is None else build.side(recipe)
-    pixels = world.each(lambda: Pixels(split, recipe, side, root, world.device))
+    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
     patches = patches_of(recipe, split, pixels.sizes) if own is not None else None
 
     def validate() -> dict[str, float]:
@@ -128,6 +134,21 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
                               lambda records: accuracies.extend(r["accuracy"] for r in records), world=world)  # fmt: skip
         mean, ci95 = mean_ci95(accuracies)
         return {"accuracy": mean, "ci95": ci95}
+
+    return validate
+
+
+def classifying(recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path,
+                world: World) -> Callable[[], dict[str, float]] | None:  # fmt: skip
+    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such split."""
+    if "val" not in store.index["splits"]:
+        return None
+    split = store.split("val")
+    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
+
+    def validate() -> dict[str, float]:
+        hits = predict(recipe, split, backbone, classifier, world, pixels.images)[:, 0] == split.labels
+        return dict(zip(("accuracy", "ci95"), share_ci95(int(hits.sum()), len(hits)), strict=True))
 
     return validate
 

@@ -31,13 +31,14 @@ LOG, TIMES, STATE, WEIGHTS, CURVES = "log.jsonl", "times.jsonl", "state.pt", "we
 @dataclass(frozen=True)
 class Job:
     """What is trained: `objective` maps a batch to loss and share correct, and `batches(epoch, rng)` yields this process's
-    part of `steps` batches; `validate()` gives at least `accuracy`, by which the best `modules` are kept with `sidecar`.
+    part of `steps` batches; `validate()` gives at least `accuracy`, by which the best `modules` are kept with `sidecar`;
+    without it they are those of the last epoch.
     """
 
     objective: nn.Module
     batches: Callable[[int, Generator], Iterable[Any]]
     steps: int
-    validate: Callable[[], dict[str, float]]
+    validate: Callable[[], dict[str, float]] | None
     modules: dict[str, nn.Module]
     sidecar: dict[str, Any]
 
@@ -78,15 +79,16 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
 
     Raises `DataError` when the loss becomes NaN or infinite.
     """
+    fabric = world.fabric  # it must be there before anything is compiled
     optimizer = make_optimizer(job.objective, spec.optimizer)
     average = Average(job.modules, spec.ema) if spec.ema else None
     objective = share_batch_norm(job.objective, world)
     start, best, stale = _restore(run, objective, optimizer, average)
     step = torch.compile(objective) if spec.compile else objective
-    wrapped, wrapped_optimizer = world.fabric.setup(step, optimizer)
+    wrapped, wrapped_optimizer = fabric.setup(step, optimizer)
     run.truncate(LOG, start)
     run.truncate(TIMES, start)
-    writer = _board(run) if board and world.rank == 0 else None
+    writer = _board(run, start) if board and world.rank == 0 else None
     with progress(f"{run.path.name}", spec.epochs * job.steps) as bar:
         for epoch in range(start, spec.epochs):
             if spec.validation.patience and stale >= spec.validation.patience:
@@ -102,7 +104,7 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
                     loss, share = wrapped(batch)
                 wrapped_optimizer.zero_grad(set_to_none=True)
-                world.fabric.backward(loss)
+                fabric.backward(loss)
                 wrapped_optimizer.step()
                 if average:
                     average.update()
@@ -111,33 +113,39 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
             trained = perf_counter() - begin
             sums = world.mean(torch.stack([loss_sum, right])) / job.steps
             record = _record(run, epoch, *sums.tolist(), optimizer.param_groups[0]["lr"])
-            if (epoch + 1) % spec.validation.every == 0 or epoch + 1 == spec.epochs:
-                record["validation"], found = _validate(job, average, best, epoch, run)
+            last = epoch + 1 == spec.epochs
+            if last or (job.validate and (epoch + 1) % spec.validation.every == 0):
+                measured, found = _validate(job, average, best, epoch, run, world)
                 best, stale = (found, 0) if found is not best else (best, stale + 1)
+                record |= {"validation": measured} if measured else {}
             say(_sentence(record, spec.epochs, perf_counter() - begin))
-            run.append(LOG, [record])
-            run.append(TIMES, [{"epoch": epoch + 1, "seconds": perf_counter() - begin, "training": trained}])
-            if writer:
-                _note(writer, record)
-            _keep(run, objective, optimizer, average, {"epoch": epoch + 1, "best": best, "stale": stale})
+            state = {"epoch": epoch + 1, "best": best, "stale": stale}
+            times = {"epoch": epoch + 1, "seconds": perf_counter() - begin, "training": trained}
+
+            def keep(record: dict = record, state: dict = state, times: dict = times) -> None:
+                run.append(LOG, [record])
+                run.append(TIMES, [times])
+                if writer:
+                    _note(writer, record)
+                _keep(run, objective, optimizer, average, state)
+
+            world.first(keep)
             start = epoch + 1
     if writer:
         writer.close()
     return world.first(lambda: _finish(run, start, best))
 
 
-def _validate(
-    job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run
-) -> tuple[dict[str, float], dict]:
+def _validate(job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run,
+              world: World) -> tuple[dict[str, float], dict]:  # fmt: skip
     """This epoch's validation, and the best so far, whose weights are written."""
 
     def measured() -> tuple[dict[str, float], dict]:
-        found = job.validate()
-        if found["accuracy"] <= best.get("accuracy", -1.0):
+        found = job.validate() if job.validate else {}
+        if found and found["accuracy"] <= best.get("accuracy", -1.0):
             return found, best
         better = {"epoch": epoch + 1, **found}
-        if run.writes:
-            checkpoint.save(run.path / WEIGHTS, job.modules, {**job.sidecar, "validation": better})
+        world.first(lambda: checkpoint.save(run.path / WEIGHTS, job.modules, {**job.sidecar, "validation": better}))
         return found, better
 
     if average is None:
@@ -167,7 +175,7 @@ def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimi
 def rate(spec: ScheduleSpec, epoch: int, epochs: int) -> float:
     """Factor of the learning rate in an epoch (counted from 0)."""
     if spec.name == "step":
-        return spec.gamma ** (epoch // spec.every)
+        return spec.gamma ** (sum(epoch >= at for at in spec.at) if spec.at else epoch // spec.every)
     return 0.5 * (1 + math.cos(math.pi * epoch / epochs)) if spec.name == "cosine" else 1.0
 
 
@@ -190,14 +198,21 @@ def _sentence(record: dict[str, Any], epochs: int, seconds: float) -> str:
             f"{tail} ({seconds:.0f} s)")  # fmt: skip
 
 
-def _board(run: Run) -> Any:
+def check_board(wanted: bool) -> None:
+    """Refuse `--tensorboard` where it is not installed. Raises `DataError`."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        if wanted:
+            import torch.utils.tensorboard  # noqa: F401
     except ImportError as fault:
         raise DataError(
             "--tensorboard: the package is not installed; pip install 'fewshot-cli[tensorboard]'"
         ) from fault
-    return SummaryWriter(str(run.path / "tensorboard"))
+
+
+def _board(run: Run, start: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=start + 1)
 
 
 def _note(writer: Any, record: dict[str, Any]) -> None:
@@ -209,8 +224,6 @@ def _note(writer: Any, record: dict[str, Any]) -> None:
 
 
 def _keep(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, where: dict[str, Any]) -> None:  # fmt: skip
-    if not run.writes:
-        return
     state = {**where, "objective": objective.state_dict(), "optimizer": optimizer.state_dict(),
              "average": (average.steps, average.kept) if average else None}  # fmt: skip
     with atomic(run.path / STATE) as part:
@@ -238,4 +251,4 @@ def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer,
     return state["epoch"], state["best"], state["stale"]
 
 
-__all__ = ["Average", "Job", "fit", "generator", "make_optimizer", "rate"]
+__all__ = ["Average", "Job", "check_board", "fit", "generator", "make_optimizer", "rate"]

@@ -18,7 +18,7 @@ from fewshot_cli.runs import Run
 from fewshot_cli.schema import MetatrainSpec, Recipe
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import apply, draw
-from fewshot_cli.training.loop import Job, fit
+from fewshot_cli.training.loop import Job, check_board, fit
 
 
 class EpisodeObjective(nn.Module):
@@ -66,6 +66,7 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, wo
                           f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none")  # fmt: skip
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     data.validation_episodes(recipe, spec.validation, store)
+    check_board(board)
     if run_dir is None:
         return None
     drop = ("pretrain", "eval", "weights")
@@ -73,7 +74,9 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, wo
         "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
     side = build.side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
-    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, device))
+    if (done := world.first(lambda: run.summary)) is not None:
+        return done
+    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, world))
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli import build, registry
+from fewshot_cli import build
 from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.runs import Run
 from fewshot_cli.schema import PretrainSpec, Recipe
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
-from fewshot_cli.training.loop import Job, fit
+from fewshot_cli.training.loop import Job, check_board, fit
 
 Batch = tuple[Tensor, Tensor, Mixing | None]
 
@@ -63,6 +63,8 @@ def pretrain(
 ) -> dict[str, Any] | None:
     """Train backbone and classifier on the train split; returns the summary of the run.
 
+    Under protocol `classification` the validation is top-1 on the `val` split; without one the last epoch's weights are kept.
+
     Without a run directory everything is checked and nothing trained.
     """
     spec, device = recipe.pretrain, world.device
@@ -74,15 +76,19 @@ def pretrain(
     if spec.mix != type(spec.mix)():
         world.share(spec.batch // 2, "pretrain.batch in pairs")
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
-    classifier = registry.part("classifiers", spec.classifier.name)(
-        spec.classifier.options, channels=backbone.channels, classes=len(split.classes)).to(device)  # fmt: skip
-    data.validation_episodes(recipe, spec.validation, store)
-    build.head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
+    classifier = build.classifier(spec.classifier, backbone.channels, len(split.classes), recipe.solver, device)
+    episodes = recipe.eval.protocol == "episodes"
+    if episodes:
+        data.validation_episodes(recipe, spec.validation, store)
+        build.head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
+    check_board(board)
     if run_dir is None:
         return None
     run = Run.shared(world, run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
     side = spec.augment.side or recipe.image.decoded
-    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, device))
+    if (done := world.first(lambda: run.summary)) is not None:
+        return done
+    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, world))
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
@@ -94,10 +100,14 @@ def pretrain(
             images = apply(pixels(pick[own]), draws, spec.augment, recipe.image)
             yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
 
-    job = Job(ClassObjective(backbone, classifier, spec).to(device), lambda *of: pixels.ahead(batches(*of)), steps,
-              data.validator(recipe, spec.validation, store, backbone, None, root, world),
+    if episodes:
+        validate = data.validator(recipe, spec.validation, store, backbone, None, root, world)
+    else:
+        validate = data.classifying(recipe, store, backbone, classifier, root, world)
+    parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
+    job = Job(ClassObjective(backbone, classifier, spec).to(device), lambda *of: pixels.ahead(batches(*of)), steps, validate,
               {"backbone": backbone, "classifier": classifier},
-              data.sidecar("pretrain", recipe, store, {"backbone": recipe.backbone, "classifier": spec.classifier}))  # fmt: skip
+              {**data.sidecar("pretrain", recipe, store, parts), "classes": split.classes})  # fmt: skip
     return fit(run, spec, job, world, recipe.seed, board)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_cli import build, registry
+from fewshot_cli import build
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.engine import World
 from fewshot_cli.schema import MetatrainSpec, PretrainSpec, Recipe
@@ -55,6 +55,7 @@ class _Timed(Solver):
 
 def profile_steps(recipe: Recipe, world: World, rounds: int) -> list[dict[str, Any]]:
     """A record a stage of training: seconds of each part of a step, medians over rounds, on invented pictures.
+    `compile` compiles the backbone alone here, so that the parts can be told apart.
 
     `bare` is the backbone's forward and backward alone on a batch that lies ready, in turns with the step; `share` of a
     record is what the step reaches of the pictures a second of that. Raises `RecipeError` for a solver that cannot run.
@@ -70,8 +71,7 @@ def _measure(
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
     pictures = _pictures(stage, spec)
     if stage == "pretrain":
-        classifier = registry.part("classifiers", spec.classifier.name)(
-            spec.classifier.options, channels=backbone.channels, classes=CLASSES).to(device)  # fmt: skip
+        classifier = build.classifier(spec.classifier, backbone.channels, CLASSES, recipe.solver, device)
         objective, extractor = ClassObjective(backbone, classifier, spec).to(device), None
     else:
         head = build.head(recipe.head, backbone.channels, recipe.solver)
@@ -94,13 +94,13 @@ def _measure(
 
     ready = batch()
     shown = ready[0] if stage == "pretrain" else ready
-    objective.backbone = _Watched(torch.compile(backbone) if spec.compile else backbone, clock, backbone.channels)
+    bare, half = torch.compile(backbone) if spec.compile else backbone, spec.precision == "bf16"
+    objective.backbone = _Watched(bare, clock, backbone.channels)
     objective.train()
     for _ in range(rounds + 1):
         clock.rounds.append({})
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
-            loss = clock("all", lambda: _step(clock, batch, objective, optimizer))
-            clock("bare", lambda: backbone(shown).float().square().mean().backward())
+        loss = clock("all", lambda: _step(clock, batch, objective, optimizer, half))
+        clock("bare", lambda: _bare(bare, shown, half))
         optimizer.zero_grad(set_to_none=True)
         del loss
     seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
@@ -125,9 +125,18 @@ class _Watched(nn.Module):
         return self.clock("backbone", lambda: self.inner(images))
 
 
-def _step(clock: _Clock, batch: Callable[[], Any], objective: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
+def _bare(backbone: nn.Module, images: Tensor, half: bool) -> None:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+        loss = backbone(images).float().square().mean()
+    loss.backward()
+
+
+def _step(
+    clock: _Clock, batch: Callable[[], Any], objective: nn.Module, optimizer: torch.optim.Optimizer, half: bool
+) -> Tensor:
     made = clock("augmentation", batch)
-    loss, _ = clock("objective", lambda: objective(made))
+    with torch.autocast(clock.device.type, torch.bfloat16, enabled=half):
+        loss, _ = clock("objective", lambda: objective(made))
     optimizer.zero_grad(set_to_none=True)
     clock("backward", loss.backward)
     clock("optimiser", optimizer.step)

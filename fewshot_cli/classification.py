@@ -1,0 +1,105 @@
+"""The protocol `classification`: top-1 and top-5 of a backbone and its classifier on pictures of the classes they were trained on."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import build, transport
+from fewshot_cli.console import progress, say
+from fewshot_cli.contracts import Backbone, Classifier
+from fewshot_cli.data.store import Split
+from fewshot_cli.engine import World
+from fewshot_cli.errors import DataError
+from fewshot_cli.evaluate import judge
+from fewshot_cli.features import BATCH, normalise
+from fewshot_cli.runs import Run, versions
+from fewshot_cli.schema import Recipe
+from fewshot_cli.stats import INTERVAL_PICTURES, share_ci95
+
+TOP = 5
+PREDICTIONS = "predictions.jsonl"
+
+
+@torch.no_grad()
+def predict(recipe: Recipe, split: Split, backbone: Backbone, classifier: Classifier, world: World,
+            images: Tensor | None = None) -> Tensor:  # fmt: skip
+    """The five likeliest classes [N,5] of a split's pictures (fewer of fewer classes), best first, in evaluation mode.
+
+    The processes share the pictures; `images` are these, decoded, if they are at hand. Raises `DataError` for NaN logits.
+    """
+    training = backbone.training, classifier.training
+    backbone.eval()
+    classifier.eval()
+    found = []
+    with progress(f"classify {split.store}/{split.split}", len(split)) as bar:
+        for start in range(BATCH * world.rank, len(split), BATCH * world.size):
+            picks = list(range(start, min(start + BATCH, len(split))))
+            some = images[start : start + BATCH] if images is not None else split.decode(
+                recipe.image.decoded, recipe.dataset.crop, only=picks)[0]  # fmt: skip
+            views = normalise(some.to(world.device), recipe.image).contiguous(memory_format=torch.channels_last)
+            logits = classifier(backbone(views).float())
+            if not torch.isfinite(logits).all():
+                raise DataError(f"pictures {start}-{start + len(picks) - 1}: NaN or infinite logits; check the weights")
+            found.append((start, logits.topk(min(TOP, logits.shape[1]), 1).indices.cpu()))
+            bar.update(start + len(picks))
+    backbone.train(training[0])
+    classifier.train(training[1])
+    return torch.cat([top for _, top in sorted((x for part in world.gather(found) for x in part), key=lambda x: x[0])])
+
+
+def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
+                     check: bool) -> dict[str, Any] | None:  # fmt: skip
+    """Evaluate a recipe's backbone and classifier and return the summary; None when `run_dir` is None, after all checks.
+
+    Raises `DataError` for weights without the classifier and for a split of other classes than those trained on.
+    """
+    begin = perf_counter()
+    store = world.first(lambda: build.store(recipe, root))
+    split = store.split(recipe.eval.split)
+    weights = world.each(lambda: build.weights(recipe, given, stages=("pretrain",)))
+    trained = next(
+        (len(v) for k, v in weights.checkpoint.tensors.items() if k.startswith("classifier.") and v.ndim), None
+    )
+    if trained is None:
+        raise DataError(f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
+                        "`fsl pretrain`")  # fmt: skip
+    named = weights.checkpoint.sidecar.get("classes")
+    if named is not None and named != split.classes:
+        raise DataError(f"{store.path}: the {split.split} split has other classes than the weights were trained on "
+                        f"({len(split.classes)}, {len(named)}); protocol episodes is for new classes")  # fmt: skip
+    backbone = build.backbone(recipe)
+    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    spec = recipe.pretrain.classifier
+    classifier = build.classifier(spec, backbone.channels, len(split.classes), recipe.solver, world.device)
+    weights.checkpoint.fill(classifier, "classifier", f"classifier {spec.name}")
+    if run_dir is None:
+        return None
+    drop = ("metatrain", "weights", "episode")
+    run = Run.shared(world, run_dir, "eval", recipe, {
+        "device": world.device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
+        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
+    say(f"run directory: {run_dir}")
+    with transport.ledger() as book:
+        top = predict(recipe, split, backbone.to(world.device, memory_format=torch.channels_last), classifier, world)
+    run.truncate(PREDICTIONS, 0)
+    run.append(PREDICTIONS, [{"picture": i, "class": split.classes[t], "top": [split.classes[c] for c in row]}
+                             for i, (t, row) in enumerate(zip(split.labels.tolist(), top.tolist(), strict=True))])  # fmt: skip
+    hits = top == split.labels[:, None]
+    first, ci95 = share_ci95(int(hits[:, 0].sum()), len(hits))
+    among, among_ci95 = share_ci95(int(hits.any(1).sum()), len(hits))
+    iterations = torch.cat([x.float() for x in book.iterations]) if book.iterations else None
+    summary = {
+        "format": 1, "protocol": "classification", "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
+        "backbone": recipe.backbone.name, "classifier": spec.name, "solver": recipe.solver.name if classifier.solver else None,
+        "classes": len(split.classes), "pictures": len(split), "accuracy": first, "ci95": ci95, "top5": among,
+        "top5_ci95": among_ci95, "interval": INTERVAL_PICTURES, "not_converged": sum(world.gather(sum(book.failures(1)))),
+        "iterations": None if iterations is None else {"mean": float(iterations.mean()), "spread": float(iterations.std())},
+        "seconds": {"solver": book.seconds, "total": perf_counter() - begin}, "seed": recipe.seed, "weights": weights.label,
+        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256}, "versions": versions(),
+        "device": str(world.device), "processes": world.size, "run_dir": str(run_dir),
+    }  # fmt: skip
+    run.finish(judge(summary, recipe) if check else summary)
+    return summary
