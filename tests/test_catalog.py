@@ -32,6 +32,11 @@ def test_show_gives_docstring_and_option_ranges(fsl):
     assert code == 0 and "temperature: number > 0" in out and "default 12.5" in out and "Logit" in out
     code, out, _ = fsl("show", "dataset", "cub")
     assert code == 0 and "--from:" in out
+    code, out, _ = fsl("show", "backbone", "cifar_resnet", "--set", "depth=110", "--classes", "100")
+    assert code == 0 and "1.7338 M parameters with a linear classifier of 100 classes" in out
+    assert "32×32: 252.9 M (255.0 M)" in out  # the paper prints 1.73 M and 255 M
+    code, _, err = fsl("show", "head", "emd", "--classes", "5")
+    assert code == 2 and "are for counting a backbone" in err
     code, _, err = fsl("show", "solver", "opencw")
     assert code == 2 and "did you mean 'opencv'" in err
     code, _, err = fsl("show", "sovler", "opencv")
@@ -43,13 +48,17 @@ def test_recipe_loads_opens_with_its_command_and_is_named_by_its_task(name):
     loaded = recipe.load(name)
     first = recipe.find(name).read_text().splitlines()[0]
     assert first.startswith(f"# fsl eval --recipe {name}")
+    if loaded.eval.protocol == "classification":
+        assert name.startswith(f"{loaded.dataset.name}_")
+        return
     task = re.match(rf"{loaded.dataset.name}_(\d+)w(\d+)s", name)
     assert task and (int(task[1]), int(task[2])) == (loaded.episode.way, loaded.episode.shot)
     assert ("--check" in first) == (loaded.expect is not None)
 
 
 def test_every_dataset_has_one_and_five_shot_recipes_for_deepemd_and_prototypes():
-    for dataset in registry.entries("datasets"):
+    same = {"cifar10", "cifar10_1", "cifar100", "ilsvrc2012"}  # the same classes in train and test: no episodes
+    for dataset in set(registry.entries("datasets")) - same:
         for shot in (1, 5):
             assert recipe.load(f"{dataset}_5w{shot}s").head.name == ("emd" if shot == 1 else "sfc")
             assert recipe.load(f"{dataset}_5w{shot}s_prototype").head.name == "prototype"

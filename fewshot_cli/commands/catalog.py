@@ -54,7 +54,7 @@ def _recipe_rows() -> list[dict]:
     for name in installed():
         r = load(name)
         rows.append({"name": name, "dataset": r.dataset.name, "backbone": r.backbone.name, "head": r.head.name,
-                     "solver": r.solver.name, "task": f"{r.episode.way}w{r.episode.shot}s",
+                     "solver": r.solver.name, "task": "classification" if r.eval.protocol == "classification" else f"{r.episode.way}w{r.episode.shot}s",
                      "expects": r.expect.accuracy if r.expect else "-"})  # fmt: skip
     return rows
 
@@ -99,15 +99,28 @@ def _names(ctx: typer.Context, incomplete: str) -> list[str]:
 def show(
     kind: Annotated[str, typer.Argument(help="solver, head, backbone, classifier, extractor, dataset or recipe.")],
     name: Annotated[str, typer.Argument(autocompletion=_names, help="Its name.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Option of a backbone to count with; repeatable."),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=2, help="Count a backbone with a linear classifier of so many classes."),
+    ] = None,
     debug: o.Debug = False,
 ) -> None:
-    """Show a part's documentation and its options with ranges and defaults, or a recipe with every default."""
+    """Show a part's documentation and its options with ranges and defaults, or a recipe with every default.
+
+    Of a backbone also parameters and multiply-adds.
+    """
     kinds = {k.value for k in Kind}
     plural = f"{kind.removesuffix('s')}s"
     if plural not in kinds:
         from fewshot_cli.registry import did_you_mean
 
         raise FslError(f"{kind}: no such kind{did_you_mean(plural, kinds)}; one of {', '.join(sorted(kinds))}")
+    if (sets or classes) and plural != "backbones":
+        raise FslError("--set and --classes are for counting a backbone; leave them out")
     if plural == "recipes":
         from fewshot_cli.recipe import load
 
@@ -122,7 +135,28 @@ def show(
         reason = cls.works()
         lines += [f"devices: {', '.join(cls.devices)}; exact: {'yes' if cls.exact else 'no'}; gradient: {cls.gradient}; "
                   f"works here: {'yes' if reason is None else 'no, ' + reason}", ""]  # fmt: skip
+    if plural == "backbones":
+        lines += [*_costs(cls, sets or [], classes), ""]
     return emit("\n".join(lines + ["options:", *_options(cls.Options)]))
+
+
+def _costs(cls: type, sets: list[str], classes: int | None) -> list[str]:
+    from torch import nn
+
+    from fewshot_cli import recipe, strictyaml
+    from fewshot_cli.flops import count
+
+    pairs = [text.partition("=") for text in sets]
+    if bad := next((key for key, equals, _ in pairs if not equals), None):
+        raise FslError(f"--set {bad}: write it as key=value")
+    network = cls(recipe.check(cls.Options, {key: strictyaml.scalar(value) for key, _, value in pairs}, "--set"))
+    if classes:
+        pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(network.channels, classes))
+        network = nn.Sequential(network, pooled)
+    found = {size: count(network, size) for size in (32, 84, 224)}
+    of = f" with a linear classifier of {classes} classes" if classes else ""
+    return [f"{found[32].parameters / 1e6:.4f} M parameters{of}; multiply-adds of a picture (with 2 for each value of a batch norm):",
+            *(f"  {size}×{size}: {c.multiply_adds / 1e6:,.1f} M ({c.multiply_adds_bn / 1e6:,.1f} M)" for size, c in found.items())]  # fmt: skip
 
 
 def _options(model: type) -> list[str]:

@@ -65,7 +65,8 @@ def _table(name: str, report: dict, root: Path) -> str:
     lines.append(f"duplicate pictures: {doubles}, of them across splits: {report['duplicates_across_splits']}"
                  + (f" (such as {' = '.join(report['example_duplicates'][0])})" if doubles else ""))  # fmt: skip
     shared = report["classes_in_several_splits"]
-    lines.append(f"classes in several splits: {', '.join(shared) if shared else 'none'}")
+    every = len(report["splits"]) > 1 and all(r["classes"] == len(shared) for r in report["splits"].values())
+    lines.append(f"classes in several splits: {'all' if every else ', '.join(shared) if shared else 'none'}")
     if report["complete_public_data"] is not None:
         verdict = "yes" if report["complete_public_data"] else "NO: published figures may not be reproduced"
         lines.append(f"the complete public data: {verdict}")
