@@ -18,13 +18,16 @@ class CifarResNetOptions(Options):
     depth: Annotated[int, depth_rule(6, 2)] = Field(
         20, ge=8, le=1202, description="layers with the classifier, 6n + 2: n blocks of two a group; 20, 110"
     )
+    map: int | None = Field(
+        None, ge=1, le=64, description="side that the last map is pooled to; 4 is what the multi-proxy paper speaks of"
+    )
 
 
 class CifarResNet(Backbone):
     """ResNet of 6n + 2 layers with option A's shortcuts, which have no parameters (He et al., CVPR 2016, Table 6).
 
     A 3×3 stem, then n blocks in each of three groups; the second and the third halve the map.
-    images [N,3,H,W] → [N,64,⌈H/4⌉,⌈W/4⌉]: 32×32 gives 8×8.
+    images [N,3,H,W] → [N,64,⌈H/4⌉,⌈W/4⌉], 8×8 of 32×32, or [N,64,map,map].
     """
 
     Options = CifarResNetOptions
@@ -44,7 +47,8 @@ class CifarResNet(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps [N,64,h,w] of images [N,3,H,W]."""
-        return self.blocks(self.stem(images))
+        maps = self.blocks(self.stem(images))
+        return F.adaptive_avg_pool2d(maps, self.options.map) if self.options.map else maps
 
 
 class _Block(nn.Module):

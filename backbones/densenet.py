@@ -4,11 +4,11 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import conv1x1, conv3x3, depth_rule, initialise
+from fewshot_cli.backbones.layers import PreActivated, conv1x1, conv3x3, depth_rule
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Backbone, Options
+from fewshot_cli.contracts import Options
 
 
 class DenseNetOptions(Options):
@@ -20,13 +20,13 @@ class DenseNetOptions(Options):
     growth: int = Field(12, ge=1, le=1024, description="channels that each layer adds; the stem has twice as many")
 
 
-class DenseNet(Backbone):
+class DenseNet(PreActivated):
     """DenseNet-C: layers of one 3×3 convolution, transitions that halve channels and map (Huang et al., section 3).
 
     Three dense blocks, no bottleneck, the last batch norm and ReLU included. This is neither the paper's plain network
     (no compression) nor its DenseNet-BC: with depth 100 and growth 12 it has the 4.07 M parameters and 1.35 G
     multiply-adds of the Multi-Proxy Wasserstein classifier's table.
-    images [N,3,H,W] → [N,678,H/4,W/4] for depth 100 and growth 12: 32×32 gives 8×8.
+    images [N,3,H,W], H and W at least 4, → [N,678,H/4,W/4] for depth 100 and growth 12: 32×32 gives 8×8.
     """
 
     Options = DenseNetOptions
@@ -35,7 +35,7 @@ class DenseNet(Backbone):
         super().__init__(options)
         growth = self.options.growth
         channels = 2 * growth
-        self.stem = conv3x3(3, channels)
+        stem = conv3x3(3, channels)
         layers: list[nn.Module] = []
         for block in range(3):
             if block:
@@ -44,14 +44,7 @@ class DenseNet(Backbone):
             for _ in range((self.options.depth - 4) // 3):
                 layers.append(_Layer(channels, growth))
                 channels += growth
-        self.blocks = nn.Sequential(*layers)
-        self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
-        self.channels = channels
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps [N,d,h,w] of images [N,3,H,W]; H and W at least 4."""
-        return self.end(self.blocks(self.stem(images)))
+        self.assemble(stem, layers, channels)
 
 
 class _Layer(nn.Module):

@@ -17,6 +17,9 @@ class ImageNetResNetOptions(Options):
     """Shape of the network."""
 
     depth: Literal[18, 50, 101] = Field(50, description="layers with the classifier; 18 has basic blocks")
+    stem: Literal["imagenet", "cifar"] = Field(
+        "imagenet", description="7×7 with stride 2 and a pool, or, for small pictures, 3×3 with stride 1"
+    )
 
 
 class ImageNetResNet(Backbone):
@@ -24,7 +27,8 @@ class ImageNetResNet(Backbone):
 
     A bottleneck's stride is in its 3×3 convolution (version 1.5). Parameters are called `conv1.weight`,
     `layer1.0.conv1.weight`, `layer2.0.downsample.0.weight` and so on: a checkpoint of torchvision fits once its `fc` is
-    left out. images [N,3,H,W] → [N,d,⌈H/32⌉,⌈W/32⌉]: 224×224 gives 7×7; d is 512 for depth 18, else 2048.
+    left out. images [N,3,H,W] → [N,d,⌈H/32⌉,⌈W/32⌉]: 224×224 gives 7×7; d is 512 for depth 18, else 2048. With the stem for
+    small pictures it is ⌈H/8⌉: 32×32 gives 4×4.
     """
 
     Options = ImageNetResNetOptions
@@ -33,7 +37,8 @@ class ImageNetResNet(Backbone):
         super().__init__(options)
         depth = self.options.depth
         block: type[_Basic] | type[_Bottleneck] = _Basic if depth == 18 else _Bottleneck
-        self.conv1 = nn.Conv2d(3, STEM, 7, stride=2, padding=3, bias=False)
+        small = self.options.stem == "cifar"
+        self.conv1 = conv3x3(3, STEM) if small else nn.Conv2d(3, STEM, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM)
         self.channels = STEM
         self.layer1, self.layer2, self.layer3, self.layer4 = (
@@ -50,7 +55,9 @@ class ImageNetResNet(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps [N,d,h,w] of images [N,3,H,W]."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images)), inplace=True), 3, stride=2, padding=1)
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        if self.options.stem == "imagenet":
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 

@@ -5,6 +5,8 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from fewshot_cli.contracts import Backbone
+
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """x [N,inputs,h,w] → [N,outputs,⌈h/stride⌉,⌈w/stride⌉], without bias."""
@@ -26,6 +28,21 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class PreActivated(Backbone):
+    """A stem, blocks that begin with batch norm, and a last batch norm and ReLU, which belong to the map."""
+
+    def assemble(self, stem: nn.Module, blocks: list[nn.Module], channels: int) -> None:
+        """Put the parts in place, `channels` those of the last block, and draw their weights."""
+        self.stem, self.blocks = stem, nn.Sequential(*blocks)
+        self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+        self.channels = channels
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps [N,d,h,w] of images [N,3,H,W]."""
+        return self.end(self.blocks(self.stem(images)))
 
 
 def depth_rule(step: int, rest: int) -> AfterValidator:

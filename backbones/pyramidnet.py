@@ -3,11 +3,11 @@
 from typing import Annotated
 
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import conv1x1, conv3x3, depth_rule, initialise, widen
+from fewshot_cli.backbones.layers import PreActivated, conv1x1, conv3x3, depth_rule, widen
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Backbone, Options
+from fewshot_cli.contracts import Options
 
 STEM = 16
 EXPANSION = 4
@@ -22,7 +22,7 @@ class PyramidNetOptions(Options):
     alpha: int = Field(240, ge=0, le=4096, description="channels that all blocks together add to the first 16")
 
 
-class PyramidNet(Backbone):
+class PyramidNet(PreActivated):
     """Additive PyramidNet of bottlenecks with zero-padded shortcuts (Han et al., CVPR 2017, section 2.1 and Figure 6d).
 
     The k-th of N blocks has 16 + αk/N channels, rounded once, and four times as many at its end; the second and the
@@ -35,20 +35,12 @@ class PyramidNet(Backbone):
     def __init__(self, options: PyramidNetOptions | None = None) -> None:
         super().__init__(options)
         group = (self.options.depth - 2) // 9
-        self.stem = nn.Sequential(conv3x3(3, STEM), nn.BatchNorm2d(STEM))
         layers, inputs = [], STEM
         for k in range(3 * group):
             width = round(STEM + self.options.alpha * (k + 1) / (3 * group))
             layers.append(_Block(inputs, width, 2 if k in (group, 2 * group) else 1))
             inputs = EXPANSION * width
-        self.blocks = nn.Sequential(*layers)
-        self.end = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
-        self.channels = inputs
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps [N,d,h,w] of images [N,3,H,W]."""
-        return self.end(self.blocks(self.stem(images)))
+        self.assemble(nn.Sequential(conv3x3(3, STEM), nn.BatchNorm2d(STEM)), layers, inputs)
 
 
 class _Block(nn.Module):

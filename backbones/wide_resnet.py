@@ -3,11 +3,11 @@
 from typing import Annotated
 
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import conv1x1, conv3x3, depth_rule, initialise
+from fewshot_cli.backbones.layers import PreActivated, conv1x1, conv3x3, depth_rule
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Backbone, Options
+from fewshot_cli.contracts import Options
 
 STEM = 16
 
@@ -22,7 +22,7 @@ class WideResNetOptions(Options):
     dropout: float = Field(0.0, ge=0, lt=1, description="share dropped between a block's convolutions in training")
 
 
-class WideResNet(Backbone):
+class WideResNet(PreActivated):
     """WRN-depth-width of basic blocks B(3,3), the last batch norm and ReLU included (Zagoruyko and Komodakis, Table 1).
 
     images [N,3,H,W] → [N,64·width,⌈H/4⌉,⌈W/4⌉]: 32×32 gives 8×8, 128 channels for WRN-40-2 and 640 for WRN-28-10.
@@ -33,20 +33,12 @@ class WideResNet(Backbone):
     def __init__(self, options: WideResNetOptions | None = None) -> None:
         super().__init__(options)
         o = self.options
-        self.stem = conv3x3(3, STEM)
         layers, inputs = [], STEM
         for group, channels in enumerate((16, 32, 64)):
             for block in range((o.depth - 4) // 6):
                 layers.append(_Block(inputs, channels * o.width, 2 if group and not block else 1, o.dropout))
                 inputs = channels * o.width
-        self.blocks = nn.Sequential(*layers)
-        self.end = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True))
-        self.channels = inputs
-        initialise(self)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps [N,d,h,w] of images [N,3,H,W]."""
-        return self.end(self.blocks(self.stem(images)))
+        self.assemble(conv3x3(3, STEM), layers, inputs)
 
 
 class _Block(nn.Module):

@@ -13,23 +13,13 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from recorder import Recorder, bare
 
-from fewshot_cli import build, evaluate, recipe, runs, transport
+from fewshot_cli import build, evaluate, recipe, runs
 from fewshot_cli.commands.options import data_root
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.features import cached
-
-
-class Recorder:
-    """Stands in for the solver once, to keep the problems it is given."""
-
-    def __init__(self, solver) -> None:
-        self.solver, self.gradient, self.problems = solver, solver.gradient, []
-
-    def solve(self, *problem):
-        self.problems.append(tuple(x.clone() for x in problem))
-        return self.solver.solve(*problem)
 
 
 def main() -> None:
@@ -58,13 +48,7 @@ def main() -> None:
     whole()
     problems, head.solver = head.solver.problems, solver
 
-    def bare() -> float:
-        start = perf_counter()
-        for problem in problems:
-            transport.solve(solver, *problem)
-        return perf_counter() - start
-
-    times = [(whole(), bare()) for _ in range(given.rounds)]
+    times = [(whole(), bare(solver, problems)) for _ in range(given.rounds)]
     evaluated, alone = (statistics.median(column) for column in zip(*times, strict=True))
     print(json.dumps({
         "recipe": given.recipe, "solver": given.solver, "episodes": given.episodes, "problems": sum(len(p[0]) for p in problems),

@@ -1,10 +1,10 @@
-"""What the Multi-Proxy Wasserstein classifier adds to training and testing, and its Sinkhorn beside POT's.
+"""What the Multi-Proxy Wasserstein classifier adds to training and testing, and its Sinkhorn beside POT's and OTT's.
 
-    python benchmarks/multi_proxy.py [--depth 110] [--batch 128] [--rounds 9] [--device cpu|cuda] [--threads N]
+    python benchmarks/multi_proxy.py [--recipe cifar100_resnet110] [--batch 128] [--rounds 9] [--device cpu|cuda] [--threads N]
 
-ResNet-`depth` at 32×32 with 100 classes: a training step (forward, backward, SGD) and a test pass with the linear classifier and with
-four proxies a class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch`, with as many
-iterations of each.
+A training step (forward, backward, SGD) and a test pass of the recipe's network with the linear classifier and with four proxies
+a class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch` and, where jax and ott-jax are
+installed, OTT, all with six iterations.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from statistics import median
 from time import perf_counter
 
 import torch
-import torch.nn.functional as F
 
-from fewshot_cli import build, recipe, registry, runs
+from fewshot_cli import build, recipe, runs
 from fewshot_cli.device import resolve
-from fewshot_cli.recipe import default_part
-from fewshot_cli.schema import OptimizerSpec
-from fewshot_cli.training.loop import make_optimizer
+from fewshot_cli.engine import World
+from fewshot_cli.training.steps import beside
+
+CLASSES, ITERATIONS, EPSILON = 100, 6, 0.1
 
 
 def timed(work, device) -> float:
@@ -31,37 +31,14 @@ def timed(work, device) -> float:
     return perf_counter() - begin
 
 
-def steps(depth: int, batch: int, rounds: int, device: torch.device) -> dict[str, float]:
-    images = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % 100
-    solver = recipe.load("cifar100_resnet20_mpw").solver
-    cases = {}
-    for name in ("linear", "multi_proxy"):
-        backbone = registry.part("backbones", "cifar_resnet")
-        backbone = backbone(backbone.Options(depth=depth)).to(device, memory_format=torch.channels_last)
-        classifier = build.classifier(default_part("classifiers", name), backbone.channels, 100, solver, device)
-        optimizer = make_optimizer(torch.nn.ModuleList([backbone, classifier]), OptimizerSpec())
-
-        def train(backbone=backbone, classifier=classifier, optimizer=optimizer) -> None:
-            loss = F.cross_entropy(classifier(backbone(images)), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        def test(backbone=backbone, classifier=classifier) -> None:
-            with torch.no_grad():
-                classifier(backbone(images))
-
-        cases[name] = {"train": train, "test": test}
-    seconds = {(name, kind): [] for name in cases for kind in ("train", "test")}
-    for turn in range(rounds + 1):
-        for (name, kind), own in seconds.items():
-            spent = timed(cases[name][kind], device)
-            if turn:
-                own.append(spent)
-    middle = {key: median(own) for key, own in seconds.items()}
-    return {f"{kind}_over_linear": middle["multi_proxy", kind] / middle["linear", kind] for kind in ("train", "test")} | {
-        f"{kind}_seconds_linear": middle["linear", kind] for kind in ("train", "test")}  # fmt: skip
+def steps(name: str, batch: int, rounds: int, device: torch.device) -> dict[str, float]:
+    mpw = recipe.load("cifar100_resnet20_mpw")
+    sets = [f"pretrain.batch={batch}"]
+    plain = recipe.load(name, sets)
+    proxies = plain.pretrain.model_copy(update={"classifier": mpw.pretrain.classifier, "solver": mpw.solver})
+    linear, ours = beside([plain, plain.model_copy(update={"pretrain": proxies})], CLASSES, World(device), rounds)
+    return {f"{kind}_over_linear": ours[kind] / linear[kind] for kind in linear} | {
+        f"{kind}_seconds_linear": linear[kind] for kind in linear}  # fmt: skip
 
 
 def flows(rounds: int, device: torch.device) -> dict[str, float]:
@@ -69,14 +46,20 @@ def flows(rounds: int, device: torch.device) -> dict[str, float]:
 
     cost = torch.rand(12_800, 64, 4, device=device)
     supply, demand = cost.new_full((12_800, 64), 1 / 64), cost.new_full((12_800, 4), 1 / 4)
-    ours = build.solver(
-        recipe.load("cifar100_resnet20_mpw", ["solver.tolerance=1e-30", "solver.max_iterations=6"]).solver
-    )
+    sets = ["solver.tolerance=1e-30", f"solver.max_iterations={ITERATIONS}"]
+    ours = build.solver(recipe.load("cifar100_resnet20_mpw", sets).solver)
+    same = {"a": supply, "b": demand, "max_iter": ITERATIONS, "tol": 0.0, "grad": "detach"}
     cases = {
         "ours": lambda: ours.solve(cost, supply, demand),
-        "pot": lambda: solve_batch(cost, 0.1, a=supply, b=demand, max_iter=6, tol=0.0, method="sinkhorn", grad="detach"),
-        "pot_logarithmic": lambda: solve_batch(cost, 0.1, a=supply, b=demand, max_iter=6, tol=0.0, method="log_sinkhorn", grad="detach"),
-    }  # fmt: skip
+        "pot": lambda: solve_batch(cost, EPSILON, method="sinkhorn", **same),
+        "pot_logarithmic": lambda: solve_batch(cost, EPSILON, method="log_sinkhorn", **same),
+    }
+    try:
+        cases |= {
+            f"ott_{name}": _ott((cost, supply, demand), name == "logarithmic") for name in ("direct", "logarithmic")
+        }
+    except ImportError:
+        print("OTT is not installed: pip install jax ott-jax to compare with it")
     seconds = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, work in cases.items():
@@ -87,17 +70,38 @@ def flows(rounds: int, device: torch.device) -> dict[str, float]:
     return {f"{name}_over_ours": middle[name] / middle["ours"] for name in cases if name != "ours"}
 
 
+def _ott(given, logarithmic: bool):
+    """OTT's Sinkhorn under vmap and jit, a fixed number of iterations, in logarithms or on the kernel itself."""
+    import jax
+    from ott.geometry import geometry
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn
+
+    arrays = [jax.numpy.asarray(x.cpu().numpy()) for x in given]
+    own = sinkhorn.Sinkhorn(threshold=0.0, min_iterations=ITERATIONS, max_iterations=ITERATIONS, inner_iterations=ITERATIONS,
+                            lse_mode=logarithmic)  # fmt: skip
+
+    @jax.jit
+    @jax.vmap
+    def run(cost, supply, demand):
+        problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=EPSILON), a=supply, b=demand)
+        return own(problem).matrix
+
+    return lambda: run(*arrays).block_until_ready()
+
+
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, value in (("depth", 110), ("batch", 128), ("rounds", 9), ("threads", 0)):
+    words.add_argument("--recipe", default="cifar100_resnet110")
+    for name, value in (("batch", 128), ("rounds", 9), ("threads", 0)):
         words.add_argument(f"--{name}", type=int, default=value)
     words.add_argument("--device", default="auto")
     given = words.parse_args()
     device = resolve(given.device)
     if given.threads:
         torch.set_num_threads(given.threads)
-    found = {"device": str(device), "threads": torch.get_num_threads(), **steps(given.depth, given.batch, given.rounds, device),
-             **flows(given.rounds, device), "versions": runs.versions()}  # fmt: skip
+    found = {"device": str(device), "threads": torch.get_num_threads(), **flows(given.rounds, device),
+             **steps(given.recipe, given.batch, given.rounds, device), "versions": runs.versions()}  # fmt: skip
     print(json.dumps(found, indent=2))
 
 

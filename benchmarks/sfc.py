@@ -14,26 +14,12 @@ import statistics
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from recorder import Recorder, bare
 
 from fewshot_cli import build, transport
-from fewshot_cli.contracts import Head, Plan, Solver
+from fewshot_cli.contracts import Head
 from fewshot_cli.device import keep_freed_memory
 from fewshot_cli.recipe import default_part
-
-
-class Recorder(Solver):
-    """Keeps a copy of every batch of problems it passes on, without warm starts."""
-
-    exact = True
-
-    def __init__(self, inner: Solver) -> None:
-        super().__init__(inner.options)
-        self.inner, self.problems, self.devices = inner, [], inner.devices
-
-    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
-        self.problems.append(tuple(x.clone() for x in (cost, supply, demand)))
-        return self.inner.solve(cost, supply, demand)
 
 
 def main() -> None:
@@ -70,16 +56,10 @@ def main() -> None:
     run(flow)
     problems, flow.solver = flow.solver.problems, solver
 
-    def bare() -> float:
-        begin = perf_counter()
-        for problem in problems:
-            transport.solve(solver, *problem)
-        return perf_counter() - begin
-
     heads = {"flow": flow} | ({} if given.only_flow else {"full": head("full")})
     seen: dict[str, list[float]] = {name: [] for name in ("bare", *(f"{h}{k}" for h in heads for k in ("", "_solver")))}
     for turn in range(given.rounds + 1):  # the first is a warm-up
-        times = {"bare": bare()}
+        times = {"bare": bare(solver, problems)}
         for name, own in heads.items():
             times[name], times[f"{name}_solver"] = run(own)
         for name, seconds in times.items() if turn else ():

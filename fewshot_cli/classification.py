@@ -1,5 +1,6 @@
 """The protocol `classification`: top-1 and top-5 of a backbone and its classifier on pictures of the classes they were trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from fewshot_cli import build, transport
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone, Classifier
-from fewshot_cli.data.store import Split
+from fewshot_cli.data.store import Store
 from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluate import judge
@@ -18,36 +19,49 @@ from fewshot_cli.features import BATCH, normalise
 from fewshot_cli.runs import Run, versions
 from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL_PICTURES, share_ci95
+from fewshot_cli.training.data import Pixels
 
 TOP = 5
 PREDICTIONS = "predictions.jsonl"
 
 
 @torch.no_grad()
-def predict(recipe: Recipe, split: Split, backbone: Backbone, classifier: Classifier, world: World,
-            images: Tensor | None = None) -> Tensor:  # fmt: skip
-    """The five likeliest classes [N,5] of a split's pictures (fewer of fewer classes), best first, in evaluation mode.
+def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, world: World) -> Tensor:
+    """The five likeliest classes [N,5] of decoded pictures (fewer of fewer classes), best first, in evaluation mode.
 
-    The processes share the pictures; `images` are these, decoded, if they are at hand. Raises `DataError` for NaN logits.
+    The processes share the pictures. Raises `DataError` for NaN logits.
     """
     training = backbone.training, classifier.training
     backbone.eval()
     classifier.eval()
     found = []
-    with progress(f"classify {split.store}/{split.split}", len(split)) as bar:
-        for start in range(BATCH * world.rank, len(split), BATCH * world.size):
-            picks = list(range(start, min(start + BATCH, len(split))))
-            some = images[start : start + BATCH] if images is not None else split.decode(
-                recipe.image.decoded, recipe.dataset.crop, only=picks)[0]  # fmt: skip
+    with progress("classify", len(images)) as bar:
+        for start in range(BATCH * world.rank, len(images), BATCH * world.size):
+            some = images[start : start + BATCH]
             views = normalise(some.to(world.device), recipe.image).contiguous(memory_format=torch.channels_last)
             logits = classifier(backbone(views).float())
             if not torch.isfinite(logits).all():
-                raise DataError(f"pictures {start}-{start + len(picks) - 1}: NaN or infinite logits; check the weights")
+                raise DataError(f"pictures {start}-{start + len(some) - 1}: NaN or infinite logits; check the weights")
             found.append((start, logits.topk(min(TOP, logits.shape[1]), 1).indices.cpu()))
-            bar.update(start + len(picks))
+            bar.update(start + len(some))
     backbone.train(training[0])
     classifier.train(training[1])
     return torch.cat([top for _, top in sorted((x for part in world.gather(found) for x in part), key=lambda x: x[0])])
+
+
+def validator(recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path,
+              world: World) -> Callable[[], dict[str, float]] | None:  # fmt: skip
+    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such split."""
+    if "val" not in store.index["splits"]:
+        return None
+    split = store.split("val")
+    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
+
+    def validate() -> dict[str, float]:
+        hits = predict(recipe, pixels.images, backbone, classifier, world)[:, 0] == split.labels
+        return dict(zip(("accuracy", "ci95"), share_ci95(int(hits.sum()), len(hits)), strict=True))
+
+    return validate
 
 
 def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
@@ -60,10 +74,7 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
     store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
     weights = world.each(lambda: build.weights(recipe, given, stages=("pretrain",)))
-    trained = next(
-        (len(v) for k, v in weights.checkpoint.tensors.items() if k.startswith("classifier.") and v.ndim), None
-    )
-    if trained is None:
+    if not any(name.startswith("classifier.") for name in weights.checkpoint.tensors):
         raise DataError(f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
                         "`fsl pretrain`")  # fmt: skip
     named = weights.checkpoint.sidecar.get("classes")
@@ -73,7 +84,7 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
     backbone = build.backbone(recipe)
     weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     spec = recipe.pretrain.classifier
-    classifier = build.classifier(spec, backbone.channels, len(split.classes), recipe.solver, world.device)
+    classifier = build.classifier(spec, backbone.channels, len(split.classes), recipe.classifier_solver, world.device)
     weights.checkpoint.fill(classifier, "classifier", f"classifier {spec.name}")
     if run_dir is None:
         return None
@@ -82,8 +93,10 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
         "device": world.device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
         "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
     say(f"run directory: {run_dir}")
+    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
+    backbone = backbone.to(world.device, memory_format=torch.channels_last)
     with transport.ledger() as book:
-        top = predict(recipe, split, backbone.to(world.device, memory_format=torch.channels_last), classifier, world)
+        top = predict(recipe, pixels.images, backbone, classifier, world)
     run.truncate(PREDICTIONS, 0)
     run.append(PREDICTIONS, [{"picture": i, "class": split.classes[t], "top": [split.classes[c] for c in row]}
                              for i, (t, row) in enumerate(zip(split.labels.tolist(), top.tolist(), strict=True))])  # fmt: skip
@@ -93,7 +106,7 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
     iterations = torch.cat([x.float() for x in book.iterations]) if book.iterations else None
     summary = {
         "format": 1, "protocol": "classification", "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
-        "backbone": recipe.backbone.name, "classifier": spec.name, "solver": recipe.solver.name if classifier.solver else None,
+        "backbone": recipe.backbone.name, "classifier": spec.name, "solver": recipe.classifier_solver.name if classifier.solver else None,
         "classes": len(split.classes), "pictures": len(split), "accuracy": first, "ci95": ci95, "top5": among,
         "top5_ci95": among_ci95, "interval": INTERVAL_PICTURES, "not_converged": sum(world.gather(sum(book.failures(1)))),
         "iterations": None if iterations is None else {"mean": float(iterations.mean()), "spread": float(iterations.std())},

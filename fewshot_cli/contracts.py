@@ -161,6 +161,10 @@ class Classifier(nn.Module, ABC):
         self.options = options or self.Options()
         self.solver = solver
 
+    def multiply_adds(self, positions: int) -> int:
+        """Multiply-adds of scoring one map of so many positions, without the solver's; here those of linear layers."""
+        return sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+
 
 class Extractor:
     """How a picture becomes local features: the positions of its map, or the pooled features of several patches of it.

@@ -80,10 +80,10 @@ def pool_patches(maps: Tensor, patches: int) -> Tensor:
     return maps.mean((2, 3)).unflatten(0, (-1, patches)).mT[:, :, None]
 
 
-def patches_of(recipe: Recipe, pictures: Pictured, sizes: Tensor) -> tuple[Tensor, Tensor] | None:
+def patches_of(recipe: Recipe, identities: list[str], sizes: Tensor) -> tuple[Tensor, Tensor] | None:
     """Boxes [N,P,4] and mirrorings [N,P] of the patches of pictures with original sizes [N,2]; None for maps.
 
-    Random ones are drawn for each picture from the recipe's seed and the picture, whatever others there are.
+    Random ones are drawn for each picture from the recipe's seed and its identity, whatever others there are.
     """
     extractor, rng = build.extractor(recipe), torch.Generator()
     if not extractor.patches:
@@ -91,7 +91,7 @@ def patches_of(recipe: Recipe, pictures: Pictured, sizes: Tensor) -> tuple[Tenso
     if not extractor.random:
         return extractor.boxes(sizes, rng, training=False)
     drawn = []
-    for identity, size in zip(pictures.identities(), sizes, strict=True):
+    for identity, size in zip(identities, sizes, strict=True):
         digest = hashlib.sha256(f"{recipe.seed}/{identity}".encode()).digest()
         drawn.append(extractor.boxes(size[None], rng.manual_seed(int.from_bytes(digest[:4])), training=False))
     boxes, flip = zip(*drawn, strict=True)
@@ -125,7 +125,9 @@ def cached(recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, ro
     with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
         images, sizes = split.decode(build.side(recipe), recipe.dataset.crop, bar.update)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(backbone.to(device), images, recipe.image, world, bar.update, patches_of(recipe, split, sizes))
+        maps = embed(
+            backbone.to(device), images, recipe.image, world, bar.update, patches_of(recipe, split.identities(), sizes)
+        )
     try:
         if world.rank == 0:
             with atomic(path) as part:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Counts:
     """`multiply_adds` are those of convolutions and linear layers; `multiply_adds_bn` has two more for each value of a
-    batch norm, as the tables of the Multi-Proxy Wasserstein classifier count.
+    batch norm, as the tables of the Multi-Proxy Wasserstein classifier count. `positions` are those of the output's map.
     """
 
     parameters: int
     multiply_adds: int
     multiply_adds_bn: int
+    positions: int
 
 
 def count(backbone: nn.Module, size: int) -> Counts:
@@ -43,10 +44,10 @@ def count(backbone: nn.Module, size: int) -> Counts:
     try:
         backbone.eval()
         with torch.no_grad():
-            torch.func.functional_call(backbone, tensors, (torch.empty(1, 3, size, size, device="meta"),))
+            out = torch.func.functional_call(backbone, tensors, (torch.empty(1, 3, size, size, device="meta"),))
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes:
             module.training = mode
-    return Counts(sum(x.numel() for x in backbone.parameters()), products, products + 2 * normed)
+    return Counts(sum(x.numel() for x in backbone.parameters()), products, products + 2 * normed, out.shape[2:].numel())

@@ -60,7 +60,7 @@ def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bo
     parts, pictures = _parts(recipe, given, root, device), Pictures([left, right])
     if len(pictures) != 2:
         raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
-    panel, failed = _panel(parts, pictures, parts.maps(pictures), _boxes(parts, pictures), 0, 1, "similarity ")
+    panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
@@ -77,11 +77,11 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
             f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
         )
     left, truth = int(chosen.query.flatten()[query]), int(chosen.labels()[query])
-    maps, boxes = parts.maps(split), _boxes(parts, split)
+    maps = parts.maps(split)
     records, panels = [], []
     for place, (cls, support) in enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True)):
         name = split.classes[cls] + (" (its class)" if place == truth else "")
-        panel, failed = _panel(parts, split, maps, boxes, left, support, f"{name}: ")
+        panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
         records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity,
                         "not_converged": failed})  # fmt: skip
         panels.append(panel)
@@ -97,21 +97,17 @@ def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device)
     return parts
 
 
-def _boxes(parts: Parts, pictures: Pictures | Split) -> Tensor | None:
-    """Patches [N,P,4] of all pictures, as they were embedded; None for maps."""
-    if not build.extractor(parts.recipe).patches:
-        return None
-    return patches_of(parts.recipe, pictures, pictures.decode(1, parts.recipe.dataset.crop)[1])[0]
-
-
-def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, patches: Tensor | None, left: int, right: int,
+def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int,
            label: str) -> tuple[Panel, int]:  # fmt: skip
-    """A panel of two pictures of a set with the maps [N,d,h,w] and patches [N,P,4], and how many of its problems the
-    solver gave up on; the similarity follows the label.
+    """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
+    similarity follows the label.
     """
     image, where = parts.recipe.image, parts.recipe.dataset.crop
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    shown = pictures.decode(side, where, only=[left, right])[0].float() / 255
+    pair = [left, right]
+    shown, sizes = pictures.decode(side, where, only=pair)
+    shown, names = shown.float() / 255, pictures.identities()
+    patches = patches_of(parts.recipe, [names[i] for i in pair], sizes)
     if patches is None:
         edge = (image.decoded - image.size) * side // image.decoded // 2
         shown = shown[..., edge : side - edge, edge : side - edge]
@@ -119,7 +115,7 @@ def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, patches: Tens
         places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
         boxes = places[None].expand(2, -1, -1)
     else:
-        boxes = patches[[left, right]]
+        boxes = patches[0]
         places = build.extractor(parts.recipe).cells(boxes[0])
     with transport.ledger() as book:
         found = parts.head.match(maps[left], maps[right])

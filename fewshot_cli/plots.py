@@ -53,6 +53,22 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     save(path, figure)
 
 
+def iterations(path: Path, records: list[dict[str, Any]], title: str) -> None:
+    """Mean iterations of the solver over epochs, a line a row (Multi-Proxy Wasserstein Classifier, Figure 2).
+
+    Raises `DataError` when it cannot be written.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    for mark, r in zip(MARKS * 9, (r for r in records if "iterations" in r), strict=False):
+        epochs = r["iterations"]["epochs"]
+        axes.plot(range(1, len(epochs) + 1), epochs, marker=mark, markersize=3, label=r["row"])
+    axes.set(xlabel="epoch", ylabel="iterations of a problem", title=title)
+    axes.grid(True, alpha=0.25)
+    axes.legend(frameon=False)
+    save(path, figure)
+
+
 def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
     """Loss and accuracy over epochs, as a training run logged them. Raises `DataError` when it cannot be written."""
     plt = _pyplot()

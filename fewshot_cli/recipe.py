@@ -12,7 +12,7 @@ from fewshot_cli.errors import RecipeError
 from fewshot_cli.schema import PartSpec, Recipe, Section
 
 _PARTS = {("backbone",): "backbones", ("extractor",): "extractors", ("head",): "heads", ("solver",): "solvers", ("pretrain", "classifier"): "classifiers",
-          ("pretrain", "validation", "head"): "heads", ("metatrain", "validation", "head"): "heads"}  # fmt: skip
+          ("pretrain", "solver"): "solvers", ("pretrain", "validation", "head"): "heads", ("metatrain", "validation", "head"): "heads"}  # fmt: skip
 
 
 class _Source:

@@ -18,6 +18,15 @@ class Format(StrEnum):
     junit = "junit"
 
 
+class TableFormat(StrEnum):
+    """Formats of several rows of figures."""
+
+    table = "table"
+    json = "json"
+    md = "md"
+    csv = "csv"
+
+
 def grid(header: list[str], rows: list[list[Any]]) -> str:
     """A plain table in aligned columns, drawn by Rich."""
     from rich import box

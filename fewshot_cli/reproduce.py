@@ -1,18 +1,16 @@
 """A dataset's published accuracies from nothing: prepare, pre-train, meta-train, evaluate, and one report."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli import build, recipe, tables
-from fewshot_cli.console import say
+from fewshot_cli import build, recipe, registry, tables
 from fewshot_cli.engine import World
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluate import evaluate_episodes
 from fewshot_cli.files import write_json, write_text
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.report import markdown
-from fewshot_cli.runs import CONFIG, SUMMARY, Run, read, versions
+from fewshot_cli.runs import SUMMARY, Run, read, stage, versions
 from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.training.loop import CURVES, LOG, TIMES
@@ -47,15 +45,15 @@ def reproduce(
     of = {shot: f"{dataset}_5w{shot}s{name.removeprefix(dataset)}" for shot in (1, 5)}
     base = recipe.load(of[1], sets)
     _prepare(base, source, root, world)
-    _stage(world, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, world))
+    stage(world, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, world))
     start = run_dir / "pretrain" / "weights.safetensors"
-    _stage(world, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, world, start))
+    stage(world, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, world, start))
     weights, summaries = run_dir / "metatrain" / "weights.safetensors", {}
     for method, _, *parts in ROWS:
         for shot, part in zip(of, parts, strict=True):
             one = recipe.load(of[shot], [part, *sets])
             place = run_dir / "eval" / f"{part.removeprefix('head=')}_{shot}"
-            summaries[method, shot] = _stage(
+            summaries[method, shot] = stage(
                 world,
                 place,
                 lambda path, again, one=one: evaluate_episodes(one, root, path, again, world, weights, 0, False),
@@ -73,19 +71,10 @@ def reproduce(
 def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> None:
     def work() -> None:
         if not (root / base.store).exists():
-            from fewshot_cli import registry
-
             build.prepare(base.store, registry.part("datasets", base.dataset.name)(),
                           build.sources(base.dataset.name, source, root), root)  # fmt: skip
 
     world.first(work)
-
-
-def _stage(world: World, path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
-    """The summary of a stage, which continues what is there of the same configuration."""
-    if not world.first((path / SUMMARY).exists):
-        say(f"== {path}")
-    return work(path, world.first((path / CONFIG).exists))
 
 
 def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[str, int], dict[str, Any]], run_dir: Path,
@@ -109,11 +98,11 @@ def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[s
                 row["published"] = printed[known][place]
             rows.append(row)
     stages = {}
-    for stage in ("pretrain", "metatrain"):
-        times = Run.records(run_dir / stage / TIMES)
-        stages[stage] = {"epochs": len(times), "seconds": sum(t["seconds"] for t in times),
-                         "training_seconds": sum(t["training"] for t in times), "best": read(run_dir / stage / SUMMARY)["best"],
-                         "log": str(run_dir / stage / LOG), "curves": str(run_dir / stage / CURVES)}  # fmt: skip
+    for verb in ("pretrain", "metatrain"):
+        times = Run.records(run_dir / verb / TIMES)
+        stages[verb] = {"epochs": len(times), "seconds": sum(t["seconds"] for t in times),
+                         "training_seconds": sum(t["training"] for t in times), "best": read(run_dir / verb / SUMMARY)["best"],
+                         "log": str(run_dir / verb / LOG), "curves": str(run_dir / verb / CURVES)}  # fmt: skip
     some = summaries[ROWS[0][0], 1]
     return {"format": 1, "name": name, "command": command,
             "recipes": list(of.values()), "dataset": base.store, "backbone": base.backbone.name, "interval": INTERVAL,

@@ -54,13 +54,14 @@ def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: in
     picks = can[_picks(len(can), count, recipe.seed)]
     found = parts.maps(pictures)
     searched = found if asked is pictures else parts.maps(asked)
+    stored = _pooled(found)
     shortlist = min(max(shortlist, max(ks)), size)
     hits, ranking = {"global": [], "reranked": []}, []
     with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
         for part in picks.split(_queries_a_call(parts, shortlist, found)):
             queries = part.tolist()
             order, again, scores = _ranks(
-                parts, searched[part.to(found.device)], found, shortlist, [same[q] for q in queries]
+                parts, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
             )
             for kind, places in zip(hits, (order, again), strict=True):
                 hits[kind].append(pictures.labels[places] == truth[part, None])
@@ -101,14 +102,19 @@ def _queries_a_call(parts: Parts, shortlist: int, maps: Tensor) -> int:
     return max(1, min(256, BUDGET // 4 // one))
 
 
+def _pooled(maps: Tensor) -> Tensor:
+    """Maps [N,d,h,w] as directions [N,d]."""
+    return F.normalize(maps.flatten(2).mean(-1), dim=-1)
+
+
 @torch.no_grad()
-def _ranks(parts: Parts, query: Tensor, gallery: Tensor, shortlist: int, same: list[list[int]]) -> tuple[Tensor, ...]:
+def _ranks(parts: Parts, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int,
+           same: list[list[int]]) -> tuple[Tensor, ...]:  # fmt: skip
     """The shortlist [Q,shortlist] of each query by global cosine, the same re-ranked, and the scores of that.
 
-    `same` are each query's own places in the gallery.
+    `stored` are the gallery's maps pooled, `same` each query's own places in the gallery.
     """
-    pooled, stored = (F.normalize(x.flatten(2).mean(-1), dim=-1) for x in (query, gallery))
-    near = pooled @ stored.T
+    near = _pooled(query) @ stored.T
     for row, own in zip(near, same, strict=True):
         row[own] = -torch.inf
     order = near.topk(shortlist, 1).indices

@@ -3,12 +3,14 @@
 import glob
 import json
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import fewshot_cli
+from fewshot_cli.console import say
 from fewshot_cli.errors import DataError
 from fewshot_cli.files import explain, guarded, write_json, write_text
 from fewshot_cli.recipe import fingerprint
@@ -143,6 +145,13 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
         return taken[-1]
     number = max((_ordinal(p) if p.name != name else 1 for p in taken), default=0) + 1
     return base / (name if number == 1 else f"{name}-{number}")
+
+
+def stage(world: "World", path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of one step of a longer work, which continues what is there of the same configuration."""
+    if not world.first((path / SUMMARY).exists):
+        say(f"== {path}")
+    return work(path, world.first((path / CONFIG).exists))
 
 
 def _ordinal(path: Path) -> int:

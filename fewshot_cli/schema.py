@@ -137,6 +137,7 @@ class PretrainSpec(Section):
     epochs: Count = 120
     batch: int = Field(128, ge=2, le=65536)
     classifier: PartSpec = PartSpec(name="linear")
+    solver: PartSpec | None = Field(None, description="solver of a classifier that needs one (default: the recipe's)")
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
@@ -208,6 +209,11 @@ class Recipe(Section):
         return self.metatrain.start or self.weights or self.name
 
     @property
+    def classifier_solver(self) -> PartSpec:
+        """The solver of its classifier."""
+        return self.pretrain.solver or self.solver
+
+    @property
     def store(self) -> str:
         """Name of the packed store the recipe reads."""
         return self.dataset.store or self.dataset.name
@@ -219,8 +225,10 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the result: `resolved` without words, expectations and options that only change speed."""
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
-        fast = [
-            k for k, f in type(self.solver.options).model_fields.items() if (f.json_schema_extra or {}).get("speed")
-        ]
-        data["solver"]["options"] = {k: v for k, v in data["solver"]["options"].items() if k not in fast}
+        for spec, place in ((self.solver, data), (self.pretrain.solver, data["pretrain"])):
+            if spec is not None:
+                fast = [
+                    k for k, f in type(spec.options).model_fields.items() if (f.json_schema_extra or {}).get("speed")
+                ]
+                place["solver"]["options"] = {k: v for k, v in place["solver"]["options"].items() if k not in fast}
         return data

@@ -45,7 +45,17 @@ def find(name: str) -> dict[str, Any]:
     paper, _, table = name.partition(".")
     made = _paper(paper)["tables"][table]
     source, comma, place = made["source"].partition(",")
-    return {**made, "name": name, "source": _paper(paper)["sources"][source] + comma + place}
+    return {**made, "name": name, "source": _paper(paper)["sources"][source] + comma + place,
+            "parts": _paper(paper).get("parts", {})}  # fmt: skip
+
+
+def chosen(table: dict[str, Any], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Rows whose names hold one of the words, all without words. Raises `RecipeError` when there is none."""
+    rows = [r for r in table["rows"] if not wanted or any(w.lower() in r["name"].lower() for w in wanted)]
+    if not rows:
+        raise RecipeError(f"--rows {' '.join(wanted)}: no row of {table['name']} is called so; it has "
+                          + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip
+    return rows
 
 
 def elsewhere(paper: str, dataset: str) -> list[str]:
@@ -122,10 +132,7 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     again when the table is resumed. Raises `RecipeError` when no row's name is meant, `DataError` when data or weights
     are others than those of the rows already there.
     """
-    rows = [r for r in table["rows"] if not ask.wanted or any(w.lower() in r["name"].lower() for w in ask.wanted)]
-    if not rows:
-        raise RecipeError(f"--rows {' '.join(ask.wanted)}: no row of {table['name']} is called so; it has "
-                          + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip
+    rows = chosen(table, ask.wanted)
     reference = next(r for r in table["rows"] if r["name"] == table["reference"])
     plain = ask.recipe(reference, table["columns"][0])
     identity = {"table": table["name"], "recipe": plain.identity(), "episodes": ask.episodes, "device": ask.device.type}
@@ -239,4 +246,4 @@ def missing_everywhere(result: dict[str, Any]) -> str | None:
     return None if ran else next(r["missing"] for r in result["records"])
 
 
-__all__ = ["Request", "find", "missing_everywhere", "names", "recipe_for", "run"]
+__all__ = ["Request", "chosen", "elsewhere", "find", "missing_everywhere", "names", "recipe_for", "run"]

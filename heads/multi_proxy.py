@@ -15,6 +15,20 @@ from fewshot_cli.errors import DataError
 TINY = 1e-8  # length of a feature that is zero, whose cosine with everything is then zero
 
 
+def drawn(classes: int, count: int, channels: int) -> nn.Parameter:
+    """Vectors [classes,count,channels] drawn as those of a linear layer, each for itself: equal ones get equal gradients
+    and stay equal for ever.
+    """
+    return nn.Parameter((2 * torch.rand(classes, count, channels) - 1) / math.sqrt(channels))
+
+
+def products(features: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products and cosines [N,classes,M,HW] of features [N,d,HW] with proxies [classes,M,d]."""
+    inner = (proxies.flatten(0, 1) @ features).unflatten(1, proxies.shape[:2])
+    own, others = features.norm(dim=1).clamp(min=TINY), proxies.norm(dim=2).clamp(min=TINY)
+    return inner, inner / (own[:, None, None] * others[:, :, None])
+
+
 class MultiProxyOptions(Options):
     """What the paper leaves open or varies; defaults are its own, λ and the stopping rule are the solver's options."""
 
@@ -47,12 +61,12 @@ class MultiProxy(Classifier):
         self, options: MultiProxyOptions | None = None, *, channels: int, classes: int, solver: Solver
     ) -> None:
         super().__init__(options, channels=channels, classes=classes, solver=solver)
-        shape = (classes, self.options.proxies, channels)
-        # independent draws: equal proxies get equal gradients and stay equal for ever
-        self.proxies = nn.Parameter((2 * torch.rand(shape) - 1) / math.sqrt(channels))
+        self.proxies = drawn(classes, self.options.proxies, channels)
         if self.options.init == "randn":
             nn.init.normal_(self.proxies)
-        self.masses = nn.Parameter(torch.zeros(shape[:2])) if self.options.marginals == "learned" else None
+        self.masses = (
+            nn.Parameter(torch.zeros(classes, self.options.proxies)) if self.options.marginals == "learned" else None
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
@@ -61,20 +75,21 @@ class MultiProxy(Classifier):
             weighed = inner if self.options.score == "inner" else cosine
             return self.options.scale * (self.flow(cosine).flow.unflatten(0, inner.shape[:2]) * weighed).sum((2, 3))
 
+    def multiply_adds(self, positions: int) -> int:
+        """Every position with every proxy."""
+        return positions * self.proxies.numel()
+
     def products(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Inner products and cosines [N,classes,HW,M] of maps [N,d,h,w] with the proxies."""
-        features = maps.flatten(2)
-        inner = (self.proxies.flatten(0, 1) @ features).unflatten(1, self.proxies.shape[:2])  # [N, classes, M, HW]
-        lengths = features.norm(dim=1)[:, None, None].clamp(min=TINY) * self.proxies.norm(dim=2)[:, :, None].clamp(
-            min=TINY
-        )
-        return inner.mT, (inner / lengths).mT
+        inner, cosine = products(maps.flatten(2), self.proxies)
+        return inner.mT, cosine.mT
 
     def flow(self, cosine: Tensor) -> Plan:
         """The plan of every picture and class, of cosines [N,classes,HW,M]: flow [N·classes,HW,M]."""
         count, classes, positions, proxies = cosine.shape
-        cost = (1 - cosine).clamp(min=0) if self.options.power != 1 else 1 - cosine
-        cost = (cost**self.options.power if self.options.power != 1 else cost).flatten(0, 1)
+        cost = (1 - cosine).flatten(0, 1)
+        if self.options.power != 1:
+            cost = cost.clamp(min=0) ** self.options.power
         supply = cost.new_full((), 1 / positions).expand(count * classes, positions)
         if self.masses is None:
             demand = cost.new_full((), 1 / proxies).expand(count * classes, proxies)
@@ -105,18 +120,19 @@ class MultiLinear(Classifier):
 
     def __init__(self, options: MultiLinearOptions | None = None, *, channels: int, classes: int) -> None:
         super().__init__(options, channels=channels, classes=classes)
-        self.proxies = nn.Parameter((2 * torch.rand(classes, self.options.proxies, channels) - 1) / math.sqrt(channels))
+        self.proxies = drawn(classes, self.options.proxies, channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
         features = maps.flatten(2)
         if self.options.combine == "average":
             return features.mean(2) @ self.proxies.mean(1).T
-        inner = (self.proxies.flatten(0, 1) @ features).unflatten(1, self.proxies.shape[:2])
-        lengths = features.norm(dim=1)[:, None, None].clamp(min=TINY) * self.proxies.norm(dim=2)[:, :, None].clamp(
-            min=TINY
-        )
-        return (inner / lengths * inner).mean((2, 3))
+        inner, cosine = products(features, self.proxies)
+        return (cosine * inner).mean((2, 3))
+
+    def multiply_adds(self, positions: int) -> int:
+        """Every position with every vector; their mean is one layer."""
+        return self.proxies[:, 0].numel() if self.options.combine == "average" else positions * self.proxies.numel()
 
 
 class FlattenOptions(Options):
@@ -154,6 +170,10 @@ class Bilinear(Classifier):
         features = maps.flatten(2)
         return self.layer(rooted((features @ features.mT / features.shape[2]).flatten(1)))
 
+    def multiply_adds(self, positions: int) -> int:
+        """The layer, and the products of all channels."""
+        return super().multiply_adds(positions) + positions * self.layer.in_features
+
 
 class AttentionOptions(Options):
     """The attention maps of WS-DAN."""
@@ -181,6 +201,10 @@ class Attention(Classifier):
         """As the class says."""
         weights = self.attend(maps).flatten(2)
         return self.layer(rooted((weights @ maps.flatten(2).mT / weights.shape[2]).flatten(1)))
+
+    def multiply_adds(self, positions: int) -> int:
+        """The layer, the attention maps, and pooling under them."""
+        return super().multiply_adds(positions) + 2 * positions * self.layer.in_features
 
 
 def rooted(x: Tensor) -> Tensor:

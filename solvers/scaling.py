@@ -21,17 +21,15 @@ def scale(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: in
         return cost * 0, none, none == 0
     direct = cost.dtype not in (torch.float16, torch.bfloat16) and float(cost.detach().abs().amax()) < DIRECT * epsilon
     step = _direct(cost, supply, demand, epsilon) if direct else _logarithmic(cost, supply, demand, epsilon)
-    b = torch.ones_like(demand) if direct else torch.zeros_like(demand)
     last = torch.ones_like(supply)
+    a, b = (last, torch.ones_like(demand)) if direct else (torch.zeros_like(supply), torch.zeros_like(demand))
     left = torch.ones(len(cost), dtype=torch.bool, device=cost.device)
     iterations = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
-    a = None
     for _ in range(most):
-        if a is None or not each or bool(left.all()):
-            a, b = step.both(b)
-        else:
-            fresh_a, fresh_b = step.both(b)
-            a, b = torch.where(left[:, None], fresh_a, a), torch.where(left[:, None], fresh_b, b)
+        fresh = step.both(b)
+        if each and not bool(left.all()):
+            fresh = tuple(torch.where(left[:, None], new, old) for new, old in zip(fresh, (a, b), strict=True))
+        a, b = fresh
         iterations += left
         now = a.detach() if direct else a.detach().exp()
         change = (now - last).abs().mean(1)

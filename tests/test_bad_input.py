@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from layouts import Malicious
 from PIL import Image
 
 from fewshot_cli import build, checkpoint, recipe, registry
@@ -366,14 +367,6 @@ def test_bad_weights_are_refused(refused, world, tmp_path, case):
 
 def test_a_folder_as_weights_is_a_usage_error(refused, world, tmp_path):
     refused(Exit.USAGE, r"is a directory", *arguments(world, "--weights", spoil(world, "folder", tmp_path)))
-
-
-class Malicious:
-    def __init__(self, flag: Path) -> None:
-        self.flag = flag
-
-    def __reduce__(self):
-        return (open, (str(self.flag), "w"))
 
 
 @pytest.mark.parametrize("how", ["torch zip", "torch legacy", "pickle"])

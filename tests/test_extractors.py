@@ -27,16 +27,6 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-class Named:
-    """Pictures of which only the names matter."""
-
-    def __init__(self, names):
-        self.names = names
-
-    def identities(self):
-        return list(self.names)
-
-
 class Identity(Backbone):
     """The standardised picture itself."""
 
@@ -131,18 +121,18 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
 
 def test_random_patches_come_from_the_seed():
     named = recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"])
-    sizes, pictures = torch.full((6, 2), 32.0), Named("abcdef")
+    sizes, pictures = torch.full((6, 2), 32.0), list("abcdef")
     (a, flip), (b, _) = patches_of(named, pictures, sizes), patches_of(named, pictures, sizes)
     other = recipe.load("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2)
     assert torch.equal(a, b) and not torch.equal(a, patches_of(other, pictures, sizes)[0])
     assert len(a.flatten(1).unique(dim=0)) == 6
-    alone, mirrored = patches_of(named, Named("fc"), sizes[:2])  # whatever other pictures there are
+    alone, mirrored = patches_of(named, list("fc"), sizes[:2])  # whatever other pictures there are
     assert torch.equal(alone, a[[5, 2]]) and torch.equal(mirrored, flip[[5, 2]])
 
 
 def test_a_grid_in_evaluation_is_the_same_for_every_picture_and_seed():
     named = recipe.load("glyphs_5w1s", ["extractor={name: grid, ratio: 1.5}"])
-    boxes, flip = patches_of(named, Named("abc"), torch.full((3, 2), 32.0))
+    boxes, flip = patches_of(named, list("abc"), torch.full((3, 2), 32.0))
     want, _ = Grid(GridOptions(ratio=1.5)).boxes(torch.ones(1, 2), rng(), training=False)
     assert torch.equal(boxes, want.expand(3, -1, -1)) and not flip.any()
 

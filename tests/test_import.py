@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import torch
+from layouts import Malicious
 from torch import nn
 
 from fewshot_cli import checkpoint, foreign, recipe, registry
@@ -307,14 +308,6 @@ def test_a_folder_is_a_usage_error_and_a_tar_archive_is_to_be_unpacked(refused, 
     with tarfile.open(tmp_path / "w.tar", "w") as archive:
         archive.add(tmp_path / "folder", "folder")
     refused(Exit.DATA, r"w\.tar: is a tar archive; unpack it", "w.tar", "-o", "w.safetensors")
-
-
-class Malicious:
-    def __init__(self, flag) -> None:
-        self.flag = flag
-
-    def __reduce__(self):
-        return (open, (str(self.flag), "w"))
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])

@@ -1,7 +1,6 @@
 """`fsl retrieve`: rank a gallery for each query, a global shortlist first, then the recipe's head."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,16 +9,8 @@ import typer
 from fewshot_cli.commands import options as o
 from fewshot_cli.console import emit
 from fewshot_cli.errors import FslError
+from fewshot_cli.report import TableFormat as Form
 from fewshot_cli.report import as_csv, grid, markdown
-
-
-class Form(StrEnum):
-    """Formats of the recalls."""
-
-    table = "table"
-    json = "json"
-    md = "md"
-    csv = "csv"
 
 
 def retrieve(

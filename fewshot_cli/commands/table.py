@@ -22,7 +22,9 @@ def _tables(incomplete: str) -> list[str]:
 
 
 def table(
-    name: Annotated[str, typer.Argument(autocompletion=_tables, help="deepemd.T1, .T2, .T3, .Fig4 or .grid.")],
+    name: Annotated[
+        str, typer.Argument(autocompletion=_tables, help="deepemd.T1, .T2, .T3, .Fig4, .grid; mpw.T1 to .T5, .Fig2.")
+    ],
     dataset: Annotated[
         str | None, typer.Option("--dataset", autocompletion=o.names_of("datasets"), help="Dataset to run the rows on.")
     ] = None,
@@ -32,13 +34,24 @@ def table(
     rows: Annotated[
         list[str] | None, typer.Option("--rows", help="Only rows whose name holds this; repeatable.")
     ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of every row.")] = 600,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="Episodes of every row (default: 600).")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds", min=1, max=1000, help="Seeds that every row of a trained table is trained with (default: 5)."
+        ),
+    ] = None,
     weights: o.Weights = None,
     solver: o.Solver = None,
     sets: o.Set = None,
     format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.table,
     plot: Annotated[
-        Path | None, typer.Option("--plot", dir_okay=False, help="Draw accuracy over shots (PNG, SVG or PDF).")
+        Path | None,
+        typer.Option(
+            "--plot", dir_okay=False, help="Draw accuracy over shots, or iterations over epochs (PNG, SVG, PDF)."
+        ),
     ] = None,
     device: o.Device = "auto",
     seed: o.Seed = None,
@@ -47,11 +60,28 @@ def table(
     resume: o.Resume = False,
     debug: o.Debug = False,
 ) -> None:
-    """Run every row of a paper's table on the same episodes and print ours, the published value and the difference."""
+    """Run every row of a paper's table and print ours, the published value and the difference.
+
+    The rows of deepemd.* are evaluated on the same episodes; those of mpw.* are trained, which continues by itself when the
+    command is given again.
+    """
     from fewshot_cli import plots, runs, tables
     from fewshot_cli.device import resolve
 
     found = tables.find(name)
+    if found.get("trained"):
+        given = {"--dataset": dataset, "--recipe": recipe, "--episodes": episodes, "--weights": weights}
+        for option, value in given.items():
+            if value is not None:
+                raise FslError(
+                    f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
+                )
+        if resume:
+            raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
+        return _trained(found, seeds, sets, solver, rows, plot, format, device, seed, data_root, run_dir)
+    if seeds is not None:
+        raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
+    episodes = episodes or 600
     if (dataset is None) == (recipe is None):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
     if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
@@ -72,6 +102,83 @@ def table(
         say(f"curve: {plot}")
     if (reason := tables.missing_everywhere(result)) is not None:
         raise DataError(f"no row of {name} could be run: {reason}")
+
+
+def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed, data_root, run_dir) -> None:  # noqa: ANN001
+    from fewshot_cli import plots, trained
+    from fewshot_cli.device import resolve
+    from fewshot_cli.engine import World
+
+    name = found["name"]
+    if form is Format.junit:
+        raise FslError(f"--format junit: {name} has no test to report; take table, json, md or csv")
+    if plot is not None and name != "mpw.Fig2":
+        raise FslError(f"--plot draws the iterations of the solver over training, and {name} has others; take mpw.Fig2")
+    if plot is not None:
+        plots.check(plot)
+    for word in sets or []:
+        if word.partition("=")[0].strip() in (
+            "pretrain.classifier",
+            "backbone",
+            "dataset.name",
+            "dataset",
+            "solver",
+            "eval.protocol",
+        ):
+            raise FslError(
+                f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl pretrain`"
+            )
+    first = 1 if seed is None else seed
+    ask = trained.Request(tuple(sets or ()), solver, tuple(range(first, first + (seeds or 5))), tuple(rows or ()),
+                          o.data_root(data_root), World(resolve(device)))  # fmt: skip
+    path = run_dir or Path("runs") / "table" / name.partition(".")[0]
+    result = trained.run(found, ask, path)
+    records = result["records"]
+    if form is Format.json:
+        emit(json.dumps(result, indent=2))
+    elif form is Format.csv:
+        emit(as_csv(records))
+    else:
+        draw = markdown if form is Format.md else grid
+        emit("\n\n".join([draw(*_trained_cells(records)), "\n".join(_trained_notes(result))]))
+    if plot is not None and any("iterations" in r for r in records):
+        plots.iterations(plot, records, f"{name}, seeds {', '.join(map(str, result['seeds']))}")
+        say(f"curve: {plot}")
+    if all("missing" in r for r in records):
+        raise DataError(f"no row of {name} could be run: {records[0]['missing']}")
+
+
+def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    header = ["row", "measured", "ours, median", "least to largest", "minus the first", "published", "million parameters (printed)",
+              "million multiply-adds (printed)", "training, test over the first", "iterations (spread)"]  # fmt: skip
+    lines = []
+    for r in records:
+        if "missing" in r:
+            lines.append([r["row"], r["column"], "-", *[""] * 7])
+            continue
+        apart = f"{r['difference']:+.2f}" if "difference" in r else ""
+        apart += f" ± {r['difference_ci95']:.2f}" if "difference_ci95" in r else ""
+        span = f"{min(r['values']):.2f} to {max(r['values']):.2f}" if len(r["values"]) > 1 else ""
+        costs = [
+            f"{r[k]:,.2f}" + (f" ({r[f'printed_{k}']:,g})" if f"printed_{k}" in r else "")
+            for k in ("parameters", "multiply_adds")
+        ]
+        ratios = ", ".join(f"{r[k]:.2f}×" for k in ("training_over_first", "test_over_first") if k in r)
+        steps = f"{r['iterations']['mean']:.2f} ({r['iterations']['spread']:.2f})" if "iterations" in r else ""
+        lines.append([r["row"], r["column"], f"{r['value']:.2f}", span, apart, f"{r['published']:.2f}" if r.get("published") else "",
+                      *costs, ratios, steps])  # fmt: skip
+    return header, lines
+
+
+def _trained_notes(result: dict[str, Any]) -> list[str]:
+    missing: dict[str, list[str]] = {}
+    for r in result["records"]:
+        if "missing" in r:
+            missing.setdefault(r["missing"], []).append(r["row"])
+    return [f"{result['table']}: {result['title']}; published: {result['source']}",
+            f"ours: seeds {', '.join(map(str, result['seeds']))}; difference: mean, {result['interval']}; the first of a network's rows is "
+            f"its baseline; times in turns on {result['device']}; {result['run_dir']} holds the runs",
+            *(f"not run: {', '.join(dict.fromkeys(rows))}: {why}" for why, rows in missing.items())]  # fmt: skip
 
 
 def _cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -40,7 +40,8 @@ def pretrain(
     world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
     summary = work(loaded, root, path, resume, world, board)
-    say(f"next: fsl metatrain --recipe {recipe} --weights {summary['weights']}")
+    verb = "eval" if loaded.eval.protocol == "classification" else "metatrain"
+    say(f"next: fsl {verb} --recipe {recipe} --weights {summary['weights']}")
     emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
 
 

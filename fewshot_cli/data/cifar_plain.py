@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fewshot_cli.contracts import DatasetBuilder, Options
 from fewshot_cli.data.archive import Source
+from fewshot_cli.data.cifar import FC100
 from fewshot_cli.data.common import PICTURES, class_split, tame_pickle
 from fewshot_cli.data.store import SPLITS, StoreWriter, decode_picture
 from fewshot_cli.errors import DataError
@@ -149,9 +150,7 @@ class CIFAR100(_Batches):
     meta = ("meta", b"fine_label_names")
     labels = b"fine_labels"
     source = "cifar-100-python.tar.gz, its unpacked folder, or a folder (or archive) train|test/<class>/<picture> of 32×32 pictures"
-    urls = {"cifar-100-python.tar.gz": (
-        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")}  # fmt: skip
+    urls = FC100.urls
     sha256 = "8652d532a5685b4ff006c695b596a64c6cd373310706b6a7075e07d2ab78e003"
 
 

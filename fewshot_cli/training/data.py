@@ -1,5 +1,6 @@
 """What both training verbs need: decoded pictures, validation by episodes, and the sidecar."""
 
+import math
 import os
 import queue
 import tempfile
@@ -14,9 +15,8 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import build, evaluate
-from fewshot_cli.classification import predict
 from fewshot_cli.console import progress, say
-from fewshot_cli.contracts import Backbone, Classifier, Head
+from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
@@ -24,7 +24,7 @@ from fewshot_cli.features import embed, patches_of
 from fewshot_cli.files import guarded
 from fewshot_cli.runs import versions
 from fewshot_cli.schema import PartSpec, Recipe, ValidateSpec
-from fewshot_cli.stats import mean_ci95, share_ci95
+from fewshot_cli.stats import mean_ci95
 
 T = TypeVar("T")
 
@@ -36,14 +36,13 @@ class Pixels:
 
     def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, world: World) -> None:
         shape, self.device = (len(split), 3, side, side), world.device
-        self.mapped = int(np.prod(shape)) > room(world)
+        size = math.prod(shape)
+        self.mapped = size > room(world)
         images = None
         if self.mapped:
-            say(
-                f"note: {int(np.prod(shape)) / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}"
-            )
+            say(f"note: {size / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}")
             with guarded(root), tempfile.TemporaryFile(dir=root) as file:  # no name: it is gone with the process
-                os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a disk full later would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)  # a disk full later would kill the process
                 images = torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
         with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
             images, self.sizes = split.decode(side, recipe.dataset.crop, bar.update, into=images)
@@ -123,7 +122,7 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
     home = build.matching_device(head, world.device)
     side = recipe.image.decoded if own is None else build.side(recipe)
     pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
-    patches = patches_of(recipe, split, pixels.sizes) if own is not None else None
+    patches = patches_of(recipe, split.identities(), pixels.sizes) if own is not None else None
 
     def validate() -> dict[str, float]:
         head.eval()
@@ -134,21 +133,6 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
                               lambda records: accuracies.extend(r["accuracy"] for r in records), world=world)  # fmt: skip
         mean, ci95 = mean_ci95(accuracies)
         return {"accuracy": mean, "ci95": ci95}
-
-    return validate
-
-
-def classifying(recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path,
-                world: World) -> Callable[[], dict[str, float]] | None:  # fmt: skip
-    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such split."""
-    if "val" not in store.index["splits"]:
-        return None
-    split = store.split("val")
-    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
-
-    def validate() -> dict[str, float]:
-        hits = predict(recipe, split, backbone, classifier, world, pixels.images)[:, 0] == split.labels
-        return dict(zip(("accuracy", "ci95"), share_ci95(int(hits.sum()), len(hits)), strict=True))
 
     return validate
 

@@ -7,7 +7,7 @@ anew and ends, on the CPU, with the same bytes as an unbroken one.
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Generator, nn
 
-from fewshot_cli import checkpoint, plots
+from fewshot_cli import checkpoint, plots, transport
 from fewshot_cli.console import progress, say
 from fewshot_cli.engine import World, share_batch_norm
 from fewshot_cli.errors import DataError
@@ -74,6 +74,33 @@ class Average:
                 live.copy_(x)
 
 
+class Solves:
+    """Iterations and failures of the transport problems of an epoch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+
+    def add(self, book: transport.Ledger) -> None:
+        """Count what a step has solved."""
+        for found, good in zip(book.iterations, book.converged, strict=True):
+            few = found.double()
+            self.sums += torch.stack([few.new_tensor(len(few)), few.sum(), few.square().sum(), (~good).sum()]).to(
+                self.sums.device
+            )
+
+    def record(self, world: World) -> dict[str, Any]:
+        """Mean and standard deviation of the iterations of a problem, and how many did not converge; empty without problems.
+
+        Over all processes.
+        """
+        count, total, squares, failed = (world.mean(self.sums) * world.size).tolist()
+        if not count:
+            return {}
+        mean = total / count
+        spread = math.sqrt(max(0.0, squares / count - mean**2))
+        return {"iterations": {"mean": mean, "spread": spread}, "not_converged": round(failed)}
+
+
 def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, seed: int, board: bool) -> dict[str, Any]:
     """Train and return the summary; `board` writes TensorBoard's files too.
 
@@ -100,9 +127,14 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
                 group["lr"] = spec.optimizer.lr * rate(spec.schedule, epoch, spec.epochs)
             wrapped.train()
             loss_sum = right = torch.zeros((), device=world.device)
+            solves = Solves(world.device)
             for number, batch in enumerate(job.batches(epoch, rng)):
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+                with (
+                    transport.ledger() as book,
+                    torch.autocast(world.device.type, torch.bfloat16, enabled=spec.precision == "bf16"),
+                ):
                     loss, share = wrapped(batch)
+                solves.add(book)
                 wrapped_optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 wrapped_optimizer.step()
@@ -112,7 +144,7 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
                 bar.update(epoch * job.steps + number + 1, f"epoch {epoch + 1}, best {best.get('accuracy', 0):.2f} %")
             trained = perf_counter() - begin
             sums = world.mean(torch.stack([loss_sum, right])) / job.steps
-            record = _record(run, epoch, *sums.tolist(), optimizer.param_groups[0]["lr"])
+            record = _record(run, epoch, *sums.tolist(), optimizer.param_groups[0]["lr"]) | solves.record(world)
             last = epoch + 1 == spec.epochs
             if last or (job.validate and (epoch + 1) % spec.validation.every == 0):
                 measured, found = _validate(job, average, best, epoch, run, world)
@@ -139,19 +171,13 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
 def _validate(job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run,
               world: World) -> tuple[dict[str, float], dict]:  # fmt: skip
     """This epoch's validation, and the best so far, whose weights are written."""
-
-    def measured() -> tuple[dict[str, float], dict]:
+    with average.applied() if average else nullcontext():
         found = job.validate() if job.validate else {}
         if found and found["accuracy"] <= best.get("accuracy", -1.0):
             return found, best
         better = {"epoch": epoch + 1, **found}
         world.first(lambda: checkpoint.save(run.path / WEIGHTS, job.modules, {**job.sidecar, "validation": better}))
         return found, better
-
-    if average is None:
-        return measured()
-    with average.applied():
-        return measured()
 
 
 def _finish(run: Run, epochs: int, best: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +220,8 @@ def _record(run: Run, epoch: int, loss: float, right: float, lr: float) -> dict[
 
 def _sentence(record: dict[str, Any], epochs: int, seconds: float) -> str:
     tail = f", validation {record['validation']['accuracy']:.2f} %" if "validation" in record else ""
+    if record.get("not_converged"):
+        tail += f", the solver did not converge on {record['not_converged']} problems"
     return (f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4f}, training {record['train_accuracy']:.1f} %"
             f"{tail} ({seconds:.0f} s)")  # fmt: skip
 
@@ -251,4 +279,4 @@ def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer,
     return state["epoch"], state["best"], state["stale"]
 
 
-__all__ = ["Average", "Job", "check_board", "fit", "generator", "make_optimizer", "rate"]
+__all__ = ["Average", "Job", "Solves", "check_board", "fit", "generator", "make_optimizer", "rate"]

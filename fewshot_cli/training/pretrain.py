@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli import build
+from fewshot_cli import build, classification
 from fewshot_cli.engine import World
 from fewshot_cli.errors import DataError
 from fewshot_cli.runs import Run
@@ -76,7 +76,9 @@ def pretrain(
     if spec.mix != type(spec.mix)():
         world.share(spec.batch // 2, "pretrain.batch in pairs")
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
-    classifier = build.classifier(spec.classifier, backbone.channels, len(split.classes), recipe.solver, device)
+    classifier = build.classifier(
+        spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
+    )
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
         data.validation_episodes(recipe, spec.validation, store)
@@ -103,7 +105,7 @@ def pretrain(
     if episodes:
         validate = data.validator(recipe, spec.validation, store, backbone, None, root, world)
     else:
-        validate = data.classifying(recipe, store, backbone, classifier, root, world)
+        validate = classification.validator(recipe, store, backbone, classifier, root, world)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
     job = Job(ClassObjective(backbone, classifier, spec).to(device), lambda *of: pixels.ahead(batches(*of)), steps, validate,
               {"backbone": backbone, "classifier": classifier},

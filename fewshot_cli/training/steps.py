@@ -64,6 +64,47 @@ def profile_steps(recipe: Recipe, world: World, rounds: int) -> list[dict[str, A
             _measure("metatrain", recipe, recipe.metatrain, world, rounds)]  # fmt: skip
 
 
+def beside(recipes: list[Recipe], classes: int, world: World, rounds: int) -> list[dict[str, float]]:
+    """Seconds of a step of pre-training and of a test pass, for each recipe in turns, medians over rounds.
+
+    On `pretrain.batch` invented pictures that lie ready, of so many classes. Raises `RecipeError` for a solver that cannot run.
+    """
+    clock = _Clock(world.device)
+    works = [_works(recipe, classes, world.device) for recipe in recipes]
+    for _ in range(rounds + 1):
+        clock.rounds.append({})
+        for place, own in enumerate(works):
+            for name, work in own.items():
+                clock(f"{name} {place}", work)
+    seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
+    return [{name: seconds[f"{name} {place}"] for name in own} for place, own in enumerate(works)]
+
+
+def _works(recipe: Recipe, classes: int, device: torch.device) -> dict[str, Callable[[], Any]]:
+    spec, size = recipe.pretrain, recipe.image.size
+    images = torch.randn(spec.batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(spec.batch, device=device) % classes
+    backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
+    classifier = build.classifier(spec.classifier, backbone.channels, classes, recipe.classifier_solver, device)
+    objective = ClassObjective(backbone, classifier, spec).to(device)
+    optimizer = make_optimizer(objective, spec.optimizer)
+
+    def train() -> None:
+        objective.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
+            loss, _ = objective((images, labels, None))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def test() -> None:
+        objective.eval()
+        classifier(backbone(images).float())
+
+    return {"training": train, "test": test}
+
+
 def _measure(
     stage: str, recipe: Recipe, spec: PretrainSpec | MetatrainSpec, world: World, rounds: int
 ) -> dict[str, Any]:
@@ -71,7 +112,7 @@ def _measure(
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
     pictures = _pictures(stage, spec)
     if stage == "pretrain":
-        classifier = build.classifier(spec.classifier, backbone.channels, CLASSES, recipe.solver, device)
+        classifier = build.classifier(spec.classifier, backbone.channels, CLASSES, recipe.classifier_solver, device)
         objective, extractor = ClassObjective(backbone, classifier, spec).to(device), None
     else:
         head = build.head(recipe.head, backbone.channels, recipe.solver)

@@ -6,13 +6,12 @@ import json
 import pickle
 import re
 import struct
-import tarfile
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import Malicious, table, tarred, write
 from PIL import Image
 
 from fewshot_cli.data import glyphs
@@ -20,25 +19,9 @@ from fewshot_cli.data.common import class_split
 from fewshot_cli.data.store import open_store
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def tar(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as out:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
+    path.write_bytes(tarred(files, mode))
     return path
-
-
-def table(store) -> dict[str, dict[str, int]]:
-    """split → class → number of pictures."""
-    return {s: dict(Counter(p["classes"][i] for i in p["label"])) for s, p in store.index["splits"].items()}
 
 
 # CIFAR-FS and FC100
@@ -119,14 +102,6 @@ def test_cifar_archive_its_folder_and_class_folders_give_the_same_store(
     for cls, members in zip(test.classes, test.members(), strict=True):
         got = {images[i].permute(1, 2, 0).numpy().tobytes() for i in members}
         assert got == {p.tobytes() for p in cifar_pictures[cls]}
-
-
-class Malicious:
-    def __init__(self, flag: Path) -> None:
-        self.flag = flag
-
-    def __reduce__(self):
-        return (open, (str(self.flag), "w"))
 
 
 @pytest.mark.parametrize("member", ["train", "test", "meta"])

@@ -2,13 +2,11 @@
 
 import io
 import random
-import tarfile
-import zipfile
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import saved, tarred, write, zipped
 from scipy.io import savemat
 
 from fewshot_cli.data import ilsvrc
@@ -22,37 +20,6 @@ NUMBERS = {
 OF_VAL = dict(enumerate(random.Random(0).sample(2 * CLASSES, 6), 1))
 TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 SYNSETS = {1: CLASSES[2], 2: CLASSES[0], 3: CLASSES[1], 4: "n00000001"}  # the kit's order is another one
-
-
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode) as out:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as out:
-        for name, data in files.items():
-            out.writestr(name, data)
-    return file.getvalue()
-
-
-def saved(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
 
 
 @pytest.fixture(autouse=True)

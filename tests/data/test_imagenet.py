@@ -6,13 +6,11 @@ import json
 import pickle
 import re
 import shutil
-import tarfile
-import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import Malicious, saved, table, tarred, write, zipped
 
 from fewshot_cli.data import mini_imagenet, tiered_imagenet
 from fewshot_cli.data.common import class_split
@@ -24,37 +22,6 @@ LISTED = (2, 3)
 OF_MINI = {wnid: split for split, classes in MINI.items() for wnid in classes}
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def tarred(files: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as out:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return file.getvalue()
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as out:
-        for name, data in files.items():
-            out.writestr(name, data)
-    return file.getvalue()
-
-
-def saved(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
 def class_tars(files: dict[str, bytes]) -> dict[str, bytes]:
     """`<wnid>/<picture>` files as one tar a class, pictures at its top."""
     groups: dict[str, dict[str, bytes]] = {}
@@ -62,19 +29,6 @@ def class_tars(files: dict[str, bytes]) -> dict[str, bytes]:
         wnid, _, picture = name.partition("/")
         groups.setdefault(wnid, {})[picture] = data
     return {f"{wnid}.tar": tarred(members) for wnid, members in groups.items()}
-
-
-def table(store) -> dict[str, dict[str, int]]:
-    """split → class → number of pictures."""
-    return {s: dict(Counter(p["classes"][i] for i in p["label"])) for s, p in store.index["splits"].items()}
-
-
-class Malicious:
-    def __init__(self, flag: Path) -> None:
-        self.flag = flag
-
-    def __reduce__(self):
-        return (open, (str(self.flag), "w"))
 
 
 def the_sources_are_one(prepare, dataset: str, sources: list[Path]):

@@ -4,13 +4,11 @@ import io
 import pickle
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import Malicious, table, tarred, write, zipped
 from PIL import Image
 
 from fewshot_cli.data import cifar_plain
@@ -19,31 +17,10 @@ EACH = {"cifar100": {"train": 3, "test": 2}, "cifar10": {"train": 5, "test": 2}}
 CLASSES = {"cifar100": cifar_plain.CIFAR100_CLASSES, "cifar10": cifar_plain.CIFAR10_CLASSES}
 
 
-def write(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def packed(path: Path, files: dict[str, bytes]) -> Path:
     """The files as a zip, tar or compressed tar."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as out:
-            for name, data in files.items():
-                out.writestr(name, data)
-        return path
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as out:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
+    path.write_bytes(zipped(files) if path.suffix == ".zip" else tarred(files, "w:gz" if path.suffix == ".gz" else "w"))
     return path
-
-
-def table(store) -> dict[str, dict[str, int]]:
-    """split → class → number of pictures."""
-    return {s: dict(Counter(p["classes"][i] for i in p["label"])) for s, p in store.index["splits"].items()}
 
 
 def contents(store, split: str) -> dict[str, list[bytes]]:
@@ -54,14 +31,6 @@ def contents(store, split: str) -> dict[str, list[bytes]]:
     for label, end, size in zip(part["label"], ends, part["size"], strict=True):
         out[part["classes"][label]].append(blob[end - size : end])
     return out
-
-
-class Malicious:
-    def __init__(self, flag: Path) -> None:
-        self.flag = flag
-
-    def __reduce__(self):
-        return (open, (str(self.flag), "w"))
 
 
 # CIFAR-10 and CIFAR-100
