@@ -11,12 +11,13 @@ class Conv64Options(Options):
 
     channels: int = Field(64, ge=1, le=4096, description="width of every block")
     last_pool: bool = Field(True, description="pool after the fourth block too: 84 → 5×5, without it 10×10")
+    third_pool: bool = Field(True, description="pool after the third block: without it and the last, 84 → 21×21")
 
 
 class Conv64(Backbone):
-    """[3×3 convolution, batch norm, 2×2 max pool, ReLU] × 4; the last pool is optional.
+    """[3×3 convolution, batch norm, 2×2 max pool, ReLU] × 4; the last two pools are optional.
 
-    images [N,3,H,W] → [N,64,H/16,W/16], or H/8 without the last pool. Pooling before the ReLU gives the same values as
+    images [N,3,H,W] → [N,64,H/16,W/16], twice that for each pool left out. Pooling before the ReLU gives the same values as
     after it, since both are monotone, on a quarter of the elements.
     """
 
@@ -25,7 +26,7 @@ class Conv64(Backbone):
     def __init__(self, options: Conv64Options | None = None) -> None:
         super().__init__(options)
         self.channels = self.options.channels
-        pools = (True, True, True, self.options.last_pool)
+        pools = (True, True, self.options.third_pool, self.options.last_pool)
         widths = (3, *[self.channels] * 4)
         self.blocks = nn.Sequential(*(_block(i, o, p) for i, o, p in zip(widths, widths[1:], pools, strict=False)))
 

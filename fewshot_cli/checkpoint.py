@@ -32,6 +32,14 @@ class Checkpoint:
     sha256: str
     path: Path
 
+    def fill_known(self, module: nn.Module, prefix: str) -> None:
+        """Copy those tensors under `prefix.` that a module has in the same shape; others keep their values."""
+        own = {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+        fitting = {
+            k: own[k].to(v.dtype) for k, v in module.state_dict().items() if k in own and own[k].shape == v.shape
+        }
+        module.load_state_dict(fitting, strict=False)
+
     def fill(self, module: nn.Module, prefix: str, what: str) -> None:
         """Copy the tensors under `prefix.` into a module. Raises `DataError` naming the first that does not fit."""
         own = {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}

@@ -64,6 +64,26 @@ def validator(recipe: Recipe, store: Store, backbone: Backbone, classifier: Clas
     return validate
 
 
+def trained(recipe: Recipe, given: Path | None) -> build.Weights:
+    """The weights of a recipe's pre-training. Raises `DataError` for weights without the classifier."""
+    weights = build.weights(recipe, given, stages=("pretrain",))
+    if not any(name.startswith("classifier.") for name in weights.checkpoint.tensors):
+        raise DataError(f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
+                        "`fsl pretrain`")  # fmt: skip
+    return weights
+
+
+def load_parts(
+    recipe: Recipe, weights: build.Weights, classes: int, device: torch.device
+) -> tuple[Backbone, Classifier]:
+    """Backbone, on the CPU, and classifier, on the device, with the weights. Raises `DataError` when these do not fit."""
+    backbone, spec = build.backbone(recipe), recipe.pretrain.classifier
+    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    classifier = build.classifier(spec, backbone.channels, classes, recipe.classifier_solver, device)
+    weights.checkpoint.fill(classifier, "classifier", f"classifier {spec.name}")
+    return backbone, classifier
+
+
 def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
                      check: bool) -> dict[str, Any] | None:  # fmt: skip
     """Evaluate a recipe's backbone and classifier and return the summary; None when `run_dir` is None, after all checks.
@@ -73,19 +93,13 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
     begin = perf_counter()
     store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
-    weights = world.each(lambda: build.weights(recipe, given, stages=("pretrain",)))
-    if not any(name.startswith("classifier.") for name in weights.checkpoint.tensors):
-        raise DataError(f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
-                        "`fsl pretrain`")  # fmt: skip
+    weights = world.each(lambda: trained(recipe, given))
     named = weights.checkpoint.sidecar.get("classes")
     if named is not None and named != split.classes:
         raise DataError(f"{store.path}: the {split.split} split has other classes than the weights were trained on "
                         f"({len(split.classes)}, {len(named)}); protocol episodes is for new classes")  # fmt: skip
-    backbone = build.backbone(recipe)
-    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    backbone, classifier = load_parts(recipe, weights, len(split.classes), world.device)
     spec = recipe.pretrain.classifier
-    classifier = build.classifier(spec, backbone.channels, len(split.classes), recipe.classifier_solver, world.device)
-    weights.checkpoint.fill(classifier, "classifier", f"classifier {spec.name}")
     if run_dir is None:
         return None
     drop = ("metatrain", "weights", "episode")

@@ -145,6 +145,27 @@ class Matching:
     similarity: float
 
 
+@runtime_checkable
+class Aligns(Protocol):
+    """A head that lays one picture's map over another's: `match --maps` draws it."""
+
+    def align(self, left: Tensor, right: Tensor) -> "Alignment":
+        """What it makes of a query's and a support picture's map [d,h,w]."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A support picture's map laid over a query's: `query`, `support`, the support's `carried` by correspondence and `moved`
+    by offsets too, all [d,h,w]; `weights` [HW,HW] of its positions for each of the query's, None without correspondence.
+    """
+
+    query: Tensor
+    support: Tensor
+    carried: Tensor
+    moved: Tensor
+    weights: Tensor | None
+
+
 class Classifier(nn.Module, ABC):
     """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training.
 
@@ -164,6 +185,17 @@ class Classifier(nn.Module, ABC):
     def multiply_adds(self, positions: int) -> int:
         """Multiply-adds of scoring one map of so many positions, without the solver's; here those of linear layers."""
         return sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+
+
+@runtime_checkable
+class Proxied(Protocol):
+    """A classifier whose classes are proxies that share out a picture's features: `match` draws them.
+
+    Its logits are its option `scale` times the sum of what the flow weighs.
+    """
+
+    def matched(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The flow of maps [N,d,h,w] to the proxies, and what it weighs, both [N,classes,HW,M]."""
 
 
 class Extractor:

@@ -1,8 +1,10 @@
 """Which device to run on."""
 
 import ctypes
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -29,6 +31,20 @@ def resolve(name: str) -> torch.device:
 def home_of(solver: Solver | None, device: torch.device) -> torch.device:
     """Where matching happens: the device itself, or the CPU when the solver takes only CPU tensors."""
     return device if solver is None or device.type in solver.devices else torch.device("cpu")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU, those PyTorch has put by included, or in the machine's memory."""
+    if device.type == "cuda":
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    with suppress(OSError, StopIteration, ValueError):  # what files take in memory counts as free there
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_freed_memory() -> None:

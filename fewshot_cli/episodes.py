@@ -17,10 +17,15 @@ from fewshot_cli.errors import DataError
 
 
 class Sampler:
-    """Episodes of one split. Raises `DataError` when the split cannot fill one: which class, have, need."""
+    """Episodes of one split, or of those of its classes that are `kept`.
 
-    def __init__(self, split: Split, way: int, shot: int, query: int, seed: int) -> None:
-        self.members = split.members()
+    Raises `DataError` when the split cannot fill one: which class, have, need.
+    """
+
+    def __init__(self, split: Split, way: int, shot: int, query: int, seed: int, kept: list[int] | None = None) -> None:
+        self.classes = list(range(len(split.classes))) if kept is None else kept
+        everyone = split.members()
+        self.members = [everyone[c] for c in self.classes]
         self.way, self.shot, self.query = way, shot, query
         need = shot + query
         where = f"{split.store}, {split.split} split"
@@ -28,7 +33,7 @@ class Sampler:
             raise DataError(
                 f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way"
             )
-        for name, own in zip(split.classes, self.members, strict=True):
+        for name, own in zip([split.classes[c] for c in self.classes], self.members, strict=True):
             if len(own) < need:
                 raise DataError(f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "
                                 f"({shot} support + {query} query); lower episode.shot or episode.query")  # fmt: skip
@@ -43,7 +48,7 @@ class Sampler:
             own = self.members[c]
             pictures.append(own[self._draw(number, 1 + c, len(own), self.query + self.shot)])
         table = torch.stack(pictures)
-        return Episode(number, tuple(classes), table[:, self.query :], table[:, : self.query])
+        return Episode(number, tuple(self.classes[c] for c in classes), table[:, self.query :], table[:, : self.query])
 
     def _draw(self, number: int, stream: int, count: int, take: int) -> list[int]:
         """The first `take` places of a Fisher-Yates shuffle of range(count)."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from fewshot_cli import build, transport
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone, Head
+from fewshot_cli.data.species import shared
+from fewshot_cli.data.store import Split, open_store
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
@@ -89,7 +91,8 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     begin, device = perf_counter(), world.device
     store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
-    sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed)
+    kept = kept_classes(recipe, split, root)
+    sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed, kept)
     weights = world.each(lambda: build.weights(recipe, given))
     backbone, head = load_parts(recipe, weights)
     if run_dir is None:
@@ -121,7 +124,7 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
         "format": 1, "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
         "backbone": recipe.backbone.name, "extractor": recipe.extractor.name, "head": recipe.head.name,
         "solver": recipe.solver.name if head.solver is not None else None,
-        "way": recipe.episode.way, "shot": recipe.episode.shot, "query": recipe.episode.query, "episodes": len(done),
+        "classes": len(sampler.classes), "way": recipe.episode.way, "shot": recipe.episode.shot, "query": recipe.episode.query, "episodes": len(done),
         "accuracy": mean, "ci95": ci95, "interval": INTERVAL, "not_converged": sum(r["not_converged"] for r in done),
         "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin}, "seed": recipe.seed,
         "weights": weights.label, "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
@@ -129,6 +132,16 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     }  # fmt: skip
     run.finish(judge(summary, recipe) if check else summary)
     return summary
+
+
+def kept_classes(recipe: Recipe, split: Split, root: Path) -> list[int] | None:
+    """Classes whose species the set `eval.without` does not have, None for all."""
+    if recipe.eval.without is None:
+        return None
+    other = open_store(root, recipe.eval.without).index["splits"]
+    gone = set(shared(split.classes, [name for part in other.values() for name in part["classes"]]))
+    say(f"left out {len(gone)} of {len(split.classes)} classes, whose species {recipe.eval.without} has too")
+    return [c for c, name in enumerate(split.classes) if name not in gone]
 
 
 def judge(summary: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

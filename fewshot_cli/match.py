@@ -57,9 +57,7 @@ class Panel:
 def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bool, given: Path | None, root: Path,
                    device: torch.device) -> list[dict]:  # fmt: skip
     """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
-    parts, pictures = _parts(recipe, given, root, device), Pictures([left, right])
-    if len(pictures) != 2:
-        raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
+    parts, pictures = _parts(recipe, given, root, device), two(left, right)
     panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
@@ -70,23 +68,49 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
     """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
     parts = _parts(recipe, given, root, device)
     split = build.store(recipe, root).split(recipe.eval.split)
+    left, others = against(recipe, split, episode, query)
+    maps, records, panels = parts.maps(split), [], []
+    for cls, support, own in others:
+        name = split.classes[cls] + (" (its class)" if own else "")
+        panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
+        records.append({"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity,
+                        "not_converged": failed})  # fmt: skip
+        panels.append(panel)
+    matches(out, panels, flows)
+    return records
+
+
+def two(left: Path, right: Path) -> Pictures:
+    """Two picture files. Raises `DataError` when they are more or fewer."""
+    pictures = Pictures([left, right])
+    if len(pictures) != 2:
+        raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
+    return pictures
+
+
+def against(recipe: Recipe, split: Split, episode: int, query: int) -> tuple[int, list[tuple[int, int, bool]]]:
+    """A query of an episode, and for each class its index, its first support picture and whether it is the query's.
+
+    Raises `DataError` for a query that the episode does not have.
+    """
     spec = recipe.episode
     chosen = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)(episode)
     if query >= chosen.query.numel():
         raise DataError(
             f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
         )
-    left, truth = int(chosen.query.flatten()[query]), int(chosen.labels()[query])
-    maps = parts.maps(split)
-    records, panels = [], []
-    for place, (cls, support) in enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True)):
-        name = split.classes[cls] + (" (its class)" if place == truth else "")
-        panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
-        records.append({"class": split.classes[cls], "true": place == truth, "similarity": panel.matching.similarity,
-                        "not_converged": failed})  # fmt: skip
-        panels.append(panel)
-    matches(out, panels, flows)
-    return records
+    truth = int(chosen.labels()[query])
+    first = enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True))
+    return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
+
+
+def shown(recipe: Recipe, pictures: Pictures | Split, pair: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+    """Two pictures of a set to draw, [2,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [2,2]."""
+    image = recipe.image
+    side = max(1, -(-SHOWN // image.decoded)) * image.decoded
+    found, sizes = pictures.decode(side, recipe.dataset.crop, only=pair)
+    edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
+    return (found.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
 
 
 def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Parts:
@@ -102,15 +126,11 @@ def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, ri
     """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.
     """
-    image, where = parts.recipe.image, parts.recipe.dataset.crop
-    side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    pair = [left, right]
-    shown, sizes = pictures.decode(side, where, only=pair)
-    shown, names = shown.float() / 255, pictures.identities()
+    pair, names = [left, right], pictures.identities()
+    patched = build.extractor(parts.recipe).patches > 0
+    seen, sizes = shown(parts.recipe, pictures, pair, whole=patched)
     patches = patches_of(parts.recipe, [names[i] for i in pair], sizes)
     if patches is None:
-        edge = (image.decoded - image.size) * side // image.decoded // 2
-        shown = shown[..., edge : side - edge, edge : side - edge]
         pyramid = getattr(parts.head.options, "pyramid", ())
         places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
         boxes = places[None].expand(2, -1, -1)
@@ -120,7 +140,7 @@ def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, ri
     with transport.ledger() as book:
         found = parts.head.match(maps[left], maps[right])
     title = f"{label}{found.similarity:.3f}"
-    return Panel(shown[0], shown[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
+    return Panel(seen[0], seen[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
 
 
 def _cells(rows: int, columns: int) -> Tensor:

@@ -9,6 +9,7 @@ from fewshot_cli.files import guarded
 
 MARKS = "osD^v<>Phx"
 ENDINGS = (".png", ".svg", ".pdf")
+MAPS = 8  # heat maps in a row, of a class with more proxies those that count most
 
 
 def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, Any]], title: str) -> None:
@@ -124,6 +125,73 @@ def _flows(axis, panel) -> None:  # noqa: ANN001
             *ends, color="yellow", linewidth=0.3 + 2 * float(strength[i, j]), alpha=min(1, 0.15 + float(strength[i, j]))
         )
     axis.set(xlim=(0, 2 * side + gap), ylim=(side, 0))
+
+
+def correspondences(path: Path, rows: list) -> None:
+    """A line for each `correspondence.Row`: the picture, its positions in the colour of the proxy that gets most of each, and
+    for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
+
+    Raises `DataError` when the file cannot be written.
+    """
+    plt = _pyplot()
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
+    most = max(len(r.parts) for r in rows)
+    colours = ListedColormap([plt.get_cmap("tab10" if most <= 10 else "tab20")(m % 20) for m in range(most)])
+    shown = [sorted(r.parts.abs().argsort(descending=True)[:MAPS].tolist()) for r in rows]
+    columns = 2 + max(map(len, shown))
+    figure, axes = plt.subplots(len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for line, row, own in zip(axes, rows, shown, strict=True):
+        side = row.picture.shape[-1]
+        for axis in line:
+            axis.imshow(row.picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        over = {"extent": (-0.5, side - 0.5, side - 0.5, -0.5), "interpolation": "nearest", "alpha": 0.6}
+        line[0].set_title(row.title, fontsize=9)
+        line[1].set_title("most mass to", fontsize=9)
+        line[1].imshow(row.strongest().numpy(), cmap=colours, norm=BoundaryNorm(range(most + 1), most), **over)
+        for axis, m, share in zip(line[2:], own, row.shares()[own].tolist(), strict=True):
+            heat = axis.imshow(row.mass[..., m].numpy(), cmap="inferno", vmin=0, vmax=1, **over)
+            axis.set_title(f"proxy {m + 1}: {100 * share:.0f} % of logit", fontsize=9)
+    named = sorted(
+        {m for row, own in zip(rows, shown, strict=True) for m in [*own, *row.strongest().unique().tolist()]}
+    )
+    figure.legend(handles=[Patch(color=colours(m), label=f"proxy {m + 1}") for m in named], frameon=False, fontsize=8,
+                  ncols=MAPS, loc="outside lower center")  # fmt: skip
+    figure.colorbar(heat, ax=axes[:, 2:], label="share of a position's mass", fraction=0.02)
+    save(path, figure)
+
+
+def alignments(path: Path, sheets: list) -> None:
+    """A line for each `maps.Sheet`: query and support, heat maps of their maps and of the support's after LSC and after SSM,
+    and the correlations with the query before and after LSC.
+
+    Heat maps of a line share their scale. Raises `DataError` when the file cannot be written.
+    """
+    plt = _pyplot()
+    names = {"query": "query's map", "before": "support's map", "after_lsc": "after LSC", "after_ssm": "after SSM"}
+    figure, axes = plt.subplots(len(sheets), 8, figsize=(16, 2.3 * len(sheets)), layout="constrained", squeeze=False)
+    for line, sheet in zip(axes, sheets, strict=True):
+        for axis, picture, name in zip(
+            line, (sheet.query, sheet.support), ("query", sheet.title or "support"), strict=False
+        ):
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.set_title(name, fontsize=9)
+        heat = sheet.heat()
+        most = max(float(x.max()) for x in heat.values())
+        for axis, (name, values) in zip(line[2:], heat.items(), strict=False):
+            axis.imshow(values.numpy(), cmap="inferno", vmin=0, vmax=most, interpolation="nearest")
+            axis.set_title(names[name], fontsize=9)
+        for axis, (name, values) in zip(line[6:], sheet.correlations().items(), strict=True):
+            axis.imshow(values.numpy(), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+            axis.set_title("correlation, " + name.replace("_lsc", " LSC"), fontsize=9)
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    save(path, figure)
 
 
 def _pyplot():  # noqa: ANN202 - Matplotlib is imported only when something is drawn

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -142,7 +143,17 @@ def validate(source: _Source) -> Recipe:
         registry.part("datasets", recipe.dataset.name)
     except RecipeError as fault:
         raise source.fault(("dataset", "name"), str(fault)) from fault
-    return _with_parts(recipe, parts)
+    whole = _with_parts(recipe, parts)
+    for name, phase in whole.phases.items():
+        head_in(whole, phase.options, source, ("metatrain", "phases", name, "options"))
+    return whole
+
+
+def head_in(recipe: Recipe, options: dict[str, Any], source: _Source | str = "recipe", path: tuple = ()) -> PartSpec:
+    """The recipe's head with some other options. Raises `RecipeError` for one that it does not have."""
+    both = {**json.loads(recipe.head.options.model_dump_json()), **options}
+    cls = registry.part("heads", recipe.head.name)
+    return PartSpec(name=recipe.head.name, options=check(cls.Options, both, source, path))
 
 
 def _part(source: _Source, kind: str, path: tuple, raw: Any) -> PartSpec:
@@ -201,12 +212,17 @@ def check(model: type[BaseModel], data: dict[str, Any], source: "_Source | str",
 
 def _model_at(model: type[BaseModel], loc: tuple) -> type[BaseModel] | None:
     for word in loc:
+        if get_origin(model) is dict:  # values by name
+            model = get_args(get_args(model)[1])[0]
+            continue
         field = model.model_fields.get(str(word))
         inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if get_origin(inner) in (Union, UnionType):
+            inner = get_args(inner)[0]
+        if get_origin(inner) is not dict and not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return None
         model = inner
-    return model
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def fingerprint(data: Any) -> str:
@@ -214,4 +230,4 @@ def fingerprint(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-__all__ = ["PartSpec", "Recipe", "check", "default_part", "find", "fingerprint", "installed", "load"]
+__all__ = ["PartSpec", "Recipe", "check", "default_part", "find", "fingerprint", "head_in", "installed", "load"]

@@ -76,6 +76,10 @@ class EvalSpec(Section):
     )
     split: Literal["train", "val", "test"] = "test"
     episodes: Count = 600
+    without: str | None = Field(
+        None,
+        description="a prepared dataset, such as the one trained on: classes of a species that it has too are left out",
+    )
 
 
 class AugmentSpec(Section):
@@ -154,11 +158,31 @@ class PretrainSpec(Section):
     validation: ValidateSpec = ValidateSpec()
 
 
+class PhaseSpec(Section):
+    """A phase of meta-training: what is given here stands in place of the section's own."""
+
+    epochs: Count | None = None
+    steps: Count | None = None
+    optimizer: OptimizerSpec | None = None
+    schedule: ScheduleSpec | None = None
+    options: dict[str, Any] = Field({}, description="options of the head in this phase")
+    train: tuple[str, ...] | None = None
+
+
 class MetatrainSpec(Section):
     """Episodes, end to end through the head (DeepEMD's second stage)."""
 
-    start: str | None = Field(None, description="pre-trained weights by name (default: the recipe's own pre-training)")
-
+    start: str | None = Field(
+        None,
+        description="pre-trained weights by name, or none for random ones (default: the recipe's own pre-training)",
+    )
+    train: tuple[str, ...] = Field(
+        (), description="what is trained, such as backbone, head or head.offsets (default: everything)"
+    )
+    phases: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], PhaseSpec | None] | None = Field(
+        None,
+        description="phases by name, one after another, each from the best weights of the one before; null leaves one out",
+    )
     epochs: Count = 100
     steps: Count = Field(50, description="optimiser steps an epoch")
     episodes_per_step: Count = 1
@@ -206,7 +230,13 @@ class Recipe(Section):
     @property
     def start(self) -> str:
         """Name of its pre-trained weights."""
-        return self.metatrain.start or self.weights or self.name
+        own = None if self.metatrain.start == "none" else self.metatrain.start
+        return own or self.weights or self.name
+
+    @property
+    def phases(self) -> dict[str, PhaseSpec]:
+        """The phases of meta-training that are not left out, in order."""
+        return {name: phase for name, phase in (self.metatrain.phases or {}).items() if phase is not None}
 
     @property
     def classifier_solver(self) -> PartSpec:
@@ -225,6 +255,7 @@ class Recipe(Section):
     def identity(self) -> dict[str, Any]:
         """What decides the result: `resolved` without words, expectations and options that only change speed."""
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
+        data["metatrain"]["order"] = list(self.phases)
         for spec, place in ((self.solver, data), (self.pretrain.solver, data["pretrain"])):
             if spec is not None:
                 fast = [

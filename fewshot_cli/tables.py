@@ -102,6 +102,10 @@ class Request:
     root: Path
     device: torch.device
 
+    def runner(self, run_dir: Path) -> "Runner":
+        """What evaluates a row."""
+        return Runner(self)
+
     def recipe(self, row: dict[str, Any], column: dict[str, int]) -> Recipe:
         """The recipe of one row and column."""
         return recipe.load(self.base, self._sets(row, column), self.solver, self.seed)
@@ -141,7 +145,7 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
         raise DataError(f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
                         "the same ones or choose another --run-dir")  # fmt: skip
-    runner = _Runner(ask)
+    runner = ask.runner(run_dir)
     ordered = [reference, *(r for r in rows if r is not reference)]
     for column in table["columns"]:
         for row in ordered:
@@ -149,7 +153,8 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
             if place in done or "set" not in row:
                 continue
             say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
-            done[place] = {"row": row["name"], **column, **runner(row, column), "hashes": hashes,
+            where = {k: v for k, v in column.items() if k != "set"}
+            done[place] = {"row": row["name"], **where, **runner(row, column), "hashes": hashes,
                            "command": ask.command(row, column)}  # fmt: skip
             job.append(ROWS, [done[place]])
     records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
@@ -173,7 +178,7 @@ def _hashes(plain: Recipe, ask: Request) -> dict[str, str | None]:
         return {}
 
 
-class _Runner:
+class Runner:
     """Evaluates rows, keeping the last features and weights for the next row that needs them."""
 
     def __init__(self, ask: Request) -> None:
@@ -182,16 +187,20 @@ class _Runner:
     def __call__(self, row: dict[str, Any], column: dict[str, int]) -> dict[str, Any]:
         begin = perf_counter()
         try:
-            accuracies = self._accuracies(self.ask.recipe(row, column))
+            accuracies = self._accuracies(self.ask.recipe(row, column), self.weights(row, column))
         except FslError as fault:
             return {"missing": str(fault)}
         return {"accuracies": accuracies, "seconds": perf_counter() - begin}
 
-    def _accuracies(self, one: Recipe) -> list[float]:
+    def weights(self, row: dict[str, Any], column: dict[str, Any]) -> Path | None:
+        """The weights of a row, None for those of its recipe."""
+        return self.ask.weights
+
+    def _accuracies(self, one: Recipe, given: Path | None) -> list[float]:
         store = build.store(one, self.ask.root)
         split = store.split(one.eval.split)
         sampler = Sampler(split, one.episode.way, one.episode.shot, one.episode.query, one.seed)
-        weights = build.weights(one, self.ask.weights)
+        weights = build.weights(one, given)
         backbone, head = load_parts(one, weights)
         features = self._have(key(one, split, weights.checkpoint.sha256),
                               lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, World(self.ask.device))[0])  # fmt: skip
@@ -217,7 +226,7 @@ def _record(
     table: dict[str, Any], row: dict[str, Any], place: int, done: dict[tuple, dict], dataset: str
 ) -> dict[str, Any]:
     column = table["columns"][place]
-    out: dict[str, Any] = {"row": row["name"], **column}
+    out: dict[str, Any] = {"row": row["name"], "way": column["way"], "shot": column["shot"]}
     ours = done.get((row["name"], column["way"], column["shot"]), {"missing": "not part of this package"})
     base = done.get((table["reference"], column["way"], column["shot"]), {})
     if "missing" in ours:
@@ -246,4 +255,4 @@ def missing_everywhere(result: dict[str, Any]) -> str | None:
     return None if ran else next(r["missing"] for r in result["records"])
 
 
-__all__ = ["Request", "chosen", "elsewhere", "find", "missing_everywhere", "names", "recipe_for", "run"]
+__all__ = ["Request", "Runner", "chosen", "elsewhere", "find", "missing_everywhere", "names", "recipe_for", "run"]

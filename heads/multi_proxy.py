@@ -23,10 +23,27 @@ def drawn(classes: int, count: int, channels: int) -> nn.Parameter:
 
 
 def products(features: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products and cosines [N,classes,M,HW] of features [N,d,HW] with proxies [classes,M,d]."""
-    inner = (proxies.flatten(0, 1) @ features).unflatten(1, proxies.shape[:2])
-    own, others = features.norm(dim=1).clamp(min=TINY), proxies.norm(dim=2).clamp(min=TINY)
-    return inner, inner / (own[:, None, None] * others[:, :, None])
+    """Inner products and cosines [N,classes,M,HW] of features [N,d,HW] with proxies [classes,M,d]; with episodes in front,
+    of [E,N,d,HW] with [E,classes,M,d].
+    """
+    rows = proxies.flatten(-3, -2)
+    inner = ((rows if rows.ndim == 2 else rows[:, None]) @ features).unflatten(-2, proxies.shape[-3:-1])
+    own, others = features.norm(dim=-2).clamp(min=TINY), proxies.norm(dim=-1).clamp(min=TINY)
+    return inner, inner / (own[..., None, None, :] * others[..., None, :, :, None])
+
+
+def assign(solver: Solver, cosine: Tensor, power: float, demand: Tensor) -> Plan:
+    """The plan of features 1/HW heavy and proxies of masses demand [B,M] (eq. 8), of cosines [B,HW,M].
+
+    It carries a gradient through a solver that differentiates its plan, otherwise it is a constant.
+    """
+    cost = 1 - cosine
+    if power != 1:
+        cost = cost.clamp(min=0) ** power
+    supply = cost.new_full((), 1 / cost.shape[1]).expand(cost.shape[:2])
+    if solver.gradient == "autograd":
+        return transport.solve(solver, cost, supply, demand)
+    return transport.solve(solver, cost.detach(), supply, demand.detach())
 
 
 class MultiProxyOptions(Options):
@@ -70,10 +87,15 @@ class MultiProxy(Classifier):
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
+        flow, weighed = self.matched(maps)
+        return self.options.scale * (flow * weighed).sum((2, 3))
+
+    def matched(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The flow of maps [N,d,h,w] to the proxies and what it weighs, both [N,classes,HW,M]; problems run over (N, classes)."""
         with torch.autocast(maps.device.type, enabled=False):
             inner, cosine = self.products(maps.float())
-            weighed = inner if self.options.score == "inner" else cosine
-            return self.options.scale * (self.flow(cosine).flow.unflatten(0, inner.shape[:2]) * weighed).sum((2, 3))
+            flow = self.flow(cosine).flow.unflatten(0, inner.shape[:2])
+        return flow, inner if self.options.score == "inner" else cosine
 
     def multiply_adds(self, positions: int) -> int:
         """Every position with every proxy."""
@@ -86,18 +108,12 @@ class MultiProxy(Classifier):
 
     def flow(self, cosine: Tensor) -> Plan:
         """The plan of every picture and class, of cosines [N,classes,HW,M]: flow [N·classes,HW,M]."""
-        count, classes, positions, proxies = cosine.shape
-        cost = (1 - cosine).flatten(0, 1)
-        if self.options.power != 1:
-            cost = cost.clamp(min=0) ** self.options.power
-        supply = cost.new_full((), 1 / positions).expand(count * classes, positions)
+        count, classes, _, proxies = cosine.shape
         if self.masses is None:
-            demand = cost.new_full((), 1 / proxies).expand(count * classes, proxies)
+            demand = cosine.new_full((), 1 / proxies).expand(count * classes, proxies)
         else:
             demand = self.masses.softmax(1).expand(count, -1, -1).flatten(0, 1)
-        if self.solver.gradient == "autograd":
-            return transport.solve(self.solver, cost, supply, demand)
-        return transport.solve(self.solver, cost.detach(), supply, demand.detach())
+        return assign(self.solver, cosine.flatten(0, 1), self.options.power, demand)
 
 
 class MultiLinearOptions(Options):

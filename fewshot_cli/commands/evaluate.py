@@ -16,6 +16,14 @@ def evaluate(
     weights: o.Weights = None,
     solver: o.Solver = None,
     sets: o.Set = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            autocompletion=o.names_of("datasets"),
+            help="Another dataset for the same weights (across domains).",
+        ),
+    ] = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", min=1, help="Episodes in place of the recipe's.")
     ] = None,
@@ -54,13 +62,18 @@ def evaluate(
     from fewshot_cli.evaluate import evaluate_episodes
     from fewshot_cli.report import render
 
-    sets = [*(sets or []), *([f"eval.episodes={episodes}"] if episodes else [])]
+    elsewhere = [f"dataset.name={dataset}", "dataset.store=null"] if dataset else []
+    sets = [*elsewhere, *(sets or []), *([f"eval.episodes={episodes}"] if episodes else [])]
     loaded = recipes.load(recipe, sets, solver, seed)
     if print_config:
         return emit(o.printed(loaded))
     if check and loaded.expect is None:
         raise FslError(f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
                        f"(fsl recipe cp {loaded.name} .)")  # fmt: skip
+    if check and dataset is not None and dataset != recipes.load(recipe).dataset.name:
+        raise FslError(
+            f"--check: what {loaded.name} expects was not measured on {dataset}; leave out --check or --dataset"
+        )
     if check and classifier is not None:
         raise FslError(
             "--check compares with the recipe's own episodes, not with a classifier on --query; leave one out"

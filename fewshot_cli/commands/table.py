@@ -23,7 +23,10 @@ def _tables(incomplete: str) -> list[str]:
 
 def table(
     name: Annotated[
-        str, typer.Argument(autocompletion=_tables, help="deepemd.T1, .T2, .T3, .Fig4, .grid; mpw.T1 to .T5, .Fig2.")
+        str,
+        typer.Argument(
+            autocompletion=_tables, help="deepemd.T1, .T2, .T3, .Fig4, .grid; mpw.T1 to .T5, .Fig2; lsc.T1 to .T6."
+        ),
     ],
     dataset: Annotated[
         str | None, typer.Option("--dataset", autocompletion=o.names_of("datasets"), help="Dataset to run the rows on.")
@@ -62,8 +65,8 @@ def table(
 ) -> None:
     """Run every row of a paper's table and print ours, the published value and the difference.
 
-    The rows of deepemd.* are evaluated on the same episodes; those of mpw.* are trained, which continues by itself when the
-    command is given again.
+    The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are trained
+    over several seeds, which continues by itself when the command is given again.
     """
     from fewshot_cli import plots, runs, tables
     from fewshot_cli.device import resolve
@@ -81,7 +84,12 @@ def table(
         return _trained(found, seeds, sets, solver, rows, plot, format, device, seed, data_root, run_dir)
     if seeds is not None:
         raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
-    episodes = episodes or 600
+    meta = found.get("metatrained", False)
+    episodes = episodes or (2000 if meta else 600)
+    if meta and (recipe is not None or dataset is None):
+        raise FslError(
+            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {found['home']} or another"
+        )
     if (dataset is None) == (recipe is None):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
     if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
@@ -91,9 +99,15 @@ def table(
     for word in sets or []:
         if word.partition("=")[0].strip() in _OWN:
             raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl eval`")
-    base = recipe or tables.recipe_for(dataset, weights)
-    ask = tables.Request(base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
-                         resolve(device))  # fmt: skip
+    base = dataset if meta else recipe or tables.recipe_for(dataset, weights)
+    common = (base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
+              resolve(device))  # fmt: skip
+    if meta:
+        from fewshot_cli.metatrained import Request
+
+        ask = Request(*common, found["recipe"], found["columns"][0]["shot"])
+    else:
+        ask = tables.Request(*common)
     path = runs.choose(run_dir, "table", f"{name}-{Path(base).stem}", resume)
     result = tables.run(found, ask, path, resume)
     emit(_rendered(result, format), kept=str(path))

@@ -6,7 +6,6 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +17,7 @@ from fewshot_cli import build, evaluate
 from fewshot_cli.console import progress, say
 from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.store import Split, Store
+from fewshot_cli.device import free_memory
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.features import embed, patches_of
@@ -61,12 +61,8 @@ class Pixels:
 
 def room(world: World) -> int:
     """Bytes that decoded pictures may take: half of what is free, of it each process's part."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, StopIteration):  # where there is no /proc, the file cache counts as taken
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    own = free // 2 // world.local
-    return min(own, torch.cuda.mem_get_info(world.device)[0] // 2) if world.device.type == "cuda" else own
+    own = free_memory(torch.device("cpu")) // 2 // world.local
+    return min(own, free_memory(world.device) // 2) if world.device.type == "cuda" else own
 
 
 def _ahead(batches: Iterable[T]) -> Iterator[T]:

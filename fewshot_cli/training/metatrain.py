@@ -8,17 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli import build
+from fewshot_cli import build, checkpoint
 from fewshot_cli.contracts import Head
 from fewshot_cli.engine import World
 from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.features import pool_patches
-from fewshot_cli.runs import Run
-from fewshot_cli.schema import MetatrainSpec, Recipe
+from fewshot_cli.recipe import head_in
+from fewshot_cli.runs import Run, stage
+from fewshot_cli.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import apply, draw
-from fewshot_cli.training.loop import Job, check_board, fit
+from fewshot_cli.training.loop import WEIGHTS, Job, check_board, fit
 
 
 class EpisodeObjective(nn.Module):
@@ -46,18 +47,104 @@ class EpisodeObjective(nn.Module):
 
 def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
               board: bool = False) -> dict[str, Any] | None:  # fmt: skip
-    """Train backbone and head on episodes of the train split, from pre-trained weights; returns the summary.
+    """Train backbone and head on episodes of the train split, from pre-trained weights or random ones; returns the summary.
 
-    Without a run directory everything is checked and nothing trained.
+    A recipe's phases run one after another, each in a folder of its own below the run directory and each from the best
+    weights of the one before. Without a run directory everything is checked and nothing trained.
     """
+    if not recipe.phases:
+        return _phase(recipe, root, run_dir, resume, world, given, board)
+    phases = {name: _recipe_of(recipe, phase) for name, phase in recipe.phases.items()}
+    if run_dir is None:
+        for one in phases.values():
+            _phase(one, root, None, resume, world, given, board)
+        return None
+    store = world.first(lambda: build.store(recipe, root))
+    start = _start(recipe, given, world)
+    run = Run.shared(
+        world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, world.device), resume
+    )
+    if (done := world.first(lambda: run.summary)) is not None:
+        return done
+    best, made = given, {}
+    for name, one in phases.items():
+        made[name] = stage(
+            world,
+            run_dir / name,
+            lambda path, again, one=one, best=best: _phase(one, root, path, again, world, best, board, bool(made)),
+        )
+        best = Path(made[name]["weights"])
+    return world.first(lambda: _gathered(run, made))
+
+
+def _recipe_of(recipe: Recipe, phase: PhaseSpec) -> Recipe:
+    """The recipe as it is in one phase."""
+    given = {
+        k: v for k in ("epochs", "steps", "optimizer", "schedule", "train") if (v := getattr(phase, k)) is not None
+    }
+    spec = recipe.metatrain.model_copy(update={**given, "phases": None})
+    return recipe.model_copy(update={"metatrain": spec, "head": head_in(recipe, phase.options)})
+
+
+def _gathered(run: Run, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The last phase's weights beside the phases' folders, and the summary of all."""
+    last = list(made.values())[-1]
+    found = checkpoint.load(Path(last["weights"]))
+    sidecar = {
+        **{k: v for k, v in found.sidecar.items() if k != "sha256"},
+        "phases": {k: v["best"] for k, v in made.items()},
+    }
+    sha256 = checkpoint.save_tensors(run.path / WEIGHTS, found.tensors, sidecar)
+    summary = {"epochs": sum(m["epochs"] for m in made.values()), "best": last["best"], "weights": str(run.path / WEIGHTS),
+               "sha256": sha256, "phases": made}  # fmt: skip
+    run.finish(summary)
+    return summary
+
+
+def _start(recipe: Recipe, given: Path | None, world: World) -> checkpoint.Checkpoint | None:
+    """The weights to start from, None for random ones."""
+    if recipe.metatrain.start == "none" and given is None:
+        return None
+    return world.each(lambda: build.weights(recipe, given, stages=("pretrain",))).checkpoint
+
+
+def _identity(
+    recipe: Recipe, data_sha: str, start: checkpoint.Checkpoint | None, device: torch.device
+) -> dict[str, Any]:
+    drop = ("pretrain", "eval", "weights")
+    return {"device": device.type, "data": data_sha, "start": start and start.sha256,
+            "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}  # fmt: skip
+
+
+def _only(objective: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Train nothing but what lies under the prefixes; batch norms go on counting. Raises `RecipeError` for one that is not there."""
+    names = [name for name, _ in objective.named_parameters()]
+    for prefix in prefixes:
+        if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+            known = dict.fromkeys(
+                ".".join(name.split(".")[:2]) if name.startswith("head.") else name.split(".")[0] for name in names
+            )
+            raise RecipeError(
+                f"metatrain.train: there is nothing to train called {prefix}; there are {', '.join(known)}"
+            )
+    for name, parameter in objective.named_parameters():
+        parameter.requires_grad_(not prefixes or any(name == p or name.startswith(p + ".") for p in prefixes))
+
+
+def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None, board: bool,
+           later: bool = False) -> dict[str, Any] | None:  # fmt: skip
+    """One phase; a `later` one starts with what the weights hold of its head, too."""
     spec, device = recipe.metatrain, world.device
     store = world.first(lambda: build.store(recipe, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
-    start = world.each(lambda: build.weights(recipe, given, stages=("pretrain",)))
+    start = _start(recipe, given, world)
     backbone = build.backbone(recipe)
-    start.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+    if start is not None:
+        start.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = build.head(recipe.head, backbone.channels, recipe.solver)
+    if later:
+        start.fill_known(head, "head")
     home = build.matching_device(head, device)
     head.to(home)
     split, extractor = store.split("train"), build.extractor(recipe)
@@ -67,12 +154,13 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, wo
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     data.validation_episodes(recipe, spec.validation, store)
     check_board(board)
+    objective = EpisodeObjective(backbone, head, spec, extractor.patches, home)
+    _only(objective, spec.train)
     if run_dir is None:
         return None
-    drop = ("pretrain", "eval", "weights")
-    run = Run.shared(world, run_dir, "metatrain", recipe, {
-        "device": device.type, "data": store.index["sha256"], "start": start.checkpoint.sha256,
-        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
+    run = Run.shared(
+        world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, device), resume
+    )
     side = build.side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done
@@ -88,8 +176,8 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, wo
             yield apply(pixels(pick[own].flatten()), draws.part(part), spec.augment, recipe.image)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
-    job = Job(EpisodeObjective(backbone, head, spec, extractor.patches, home), lambda *of: pixels.ahead(batches(*of)), spec.steps,
+    job = Job(objective, lambda *of: pixels.ahead(batches(*of)), spec.steps,
               data.validator(recipe, spec.validation, store, backbone, head, root, world),
               {"backbone": backbone, "head": head},
-              {**data.sidecar("metatrain", recipe, store, parts), "start": start.checkpoint.sha256})  # fmt: skip
+              {**data.sidecar("metatrain", recipe, store, parts), "start": start and start.sha256})  # fmt: skip
     return fit(run, spec, job, world, recipe.seed, board)

@@ -29,7 +29,7 @@ def test_head_is_batched_over_episodes_and_equivariant(name, shot):
         default_part("heads", name, **({"passes": 2} if name in ("sfc", "finetune") else {})),
         8,
         default_part("solvers", "pot"),
-    )
+    ).eval()  # in training batch norm and dropout see the whole batch
     rng = torch.Generator().manual_seed(1)
     support, query = (torch.rand(2, 4, shot, 8, 3, 3, generator=rng), torch.rand(2, 7, 8, 3, 3, generator=rng))
     logits = head(support, query)
