@@ -108,3 +108,28 @@ def test_weights_of_other_classes_or_without_a_classifier_are_refused(fsl, plain
     assert code == 3 and "has other classes than the weights were trained on" in err
     code, _, err = fsl("eval", "--recipe", mine, "--weights", checkpoint.shipped()["glyphs_conv64"])
     assert code == 3 and "holds no classifier, which protocol classification needs" in err
+
+
+def test_few_shot_pretraining_takes_the_classifier_and_its_own_solver(fsl, glyph_root):
+    Path("mine.yaml").write_text("""
+base: glyphs_5w1s
+backbone: {name: conv64, channels: 8, last_pool: false}
+pretrain:
+  epochs: 2
+  classifier: {name: multi_proxy, proxies: 2}
+  solver: {name: sinkhorn, regularisation: 0.1, stop: change, tolerance: 0.1, gradient: unrolled, max_iterations: 1}
+  validation: {episodes: 5}
+""")
+    code, out, err = fsl("pretrain", "--recipe", "mine.yaml", "--run-dir", "run", "--data-root", glyph_root)
+    assert code == 0 and "validation" in err and "did not converge on" in err, err
+    log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert [r["iterations"] for r in log] == [{"mean": 1.0, "spread": 0.0}] * 2
+    train, batch = open_store(glyph_root, "glyphs").split("train"), recipe.load("mine.yaml").pretrain.batch
+    every = len(train) // batch * batch * len(train.classes)  # pictures of an epoch, with each class
+    assert [r["not_converged"] for r in log] == [every, every]
+    weights = json.loads(out)["weights"]
+    code, out, err = fsl("eval", "--recipe", "mine.yaml", "--weights", weights, "--episodes", "5", "--data-root", glyph_root,
+                         "--format", "json", "--set", "head=proxies")  # fmt: skip
+    assert code == 0 and json.loads(out)["solver"] == "network_simplex", err
+    other = recipe.load("mine.yaml", ["pretrain.solver.max_iterations=2"]).identity()
+    assert other != recipe.load("mine.yaml").identity()
