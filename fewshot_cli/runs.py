@@ -175,5 +175,6 @@ def read(path: Path) -> dict[str, Any]:
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+        gone = object()  # a key that an older version did not have differs from any value
+        return [d for k in keys for d in _differences(old.get(k, gone), new.get(k, gone), f"{path}.{k}".lstrip("."))]
     return [] if old == new else [path]

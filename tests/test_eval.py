@@ -229,3 +229,13 @@ def test_help_is_fast_and_imports_no_torch():
     out = subprocess.run([sys.executable, "-m", "fewshot_cli", "--help"], capture_output=True, text=True).stdout
     for verb in ("prepare", "pretrain", "metatrain", "finetune-sfc", "eval"):
         assert re.search(rf"\b{verb}\b", out)
+
+
+def test_a_run_of_another_version_says_which_key_it_lacks(fsl, glyph_root):
+    words = ("eval", "--recipe", "glyphs_5w1s", "--episodes", "5", "--data-root", glyph_root, "--run-dir", "run")
+    assert fsl(*words)[0] == 0
+    config = json.loads(Path("run/config.json").read_text())
+    del config["identity"]["recipe"]["eval"]["without"]
+    Path("run/config.json").write_text(json.dumps({**config, "key": "older"}))
+    code, _, err = fsl(*words, "--resume")
+    assert code == 3 and "another configuration (recipe.eval.without)" in err
