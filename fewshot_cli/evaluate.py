@@ -91,14 +91,13 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     begin, device = perf_counter(), world.device
     store = world.first(lambda: build.store(recipe, root))
     split = store.split(recipe.eval.split)
-    kept = kept_classes(recipe, split, root)
-    sampler = Sampler(split, recipe.episode.way, recipe.episode.shot, recipe.episode.query, recipe.seed, kept)
+    sampler = sampler_of(recipe, split, root)
     weights = world.each(lambda: build.weights(recipe, given))
     backbone, head = load_parts(recipe, weights)
     if run_dir is None:
         return None
     home = build.matching_device(head, device)
-    identity = {"device": device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
+    identity = {"device": device.type, "data": split.sha256, "classes": sampler.classes, "weights": weights.checkpoint.sha256,
                 "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")}}  # fmt: skip
     run = Run.shared(world, run_dir, "eval", recipe, identity, resume)
     done = world.first(lambda: run.lines("episodes.jsonl"))
@@ -134,14 +133,16 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     return summary
 
 
-def kept_classes(recipe: Recipe, split: Split, root: Path) -> list[int] | None:
-    """Classes whose species the set `eval.without` does not have, None for all."""
+def sampler_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
+    """A recipe's evaluation episodes; classes whose species the set `eval.without` has too are left out."""
+    spec = recipe.episode
     if recipe.eval.without is None:
-        return None
+        return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     other = open_store(root, recipe.eval.without).index["splits"]
     gone = set(shared(split.classes, [name for part in other.values() for name in part["classes"]]))
     say(f"left out {len(gone)} of {len(split.classes)} classes, whose species {recipe.eval.without} has too")
-    return [c for c, name in enumerate(split.classes) if name not in gone]
+    kept = [c for c, name in enumerate(split.classes) if name not in gone]
+    return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed, kept)
 
 
 def judge(summary: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def map_episode(recipe: Recipe, episode: int, query: int, out: Path, given: Path
     """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
     parts = _parts(recipe, given, root, device)
     split = build.store(recipe, root).split(recipe.eval.split)
-    left, others = against(recipe, split, episode, query)
+    left, others = against(recipe, split, root, episode, query)
     maps, records, sheets = parts.maps(split), [], []
     for cls, support, own in others:
         sheet, failed = _sheet(parts, split, maps, left, support, split.classes[cls] + (" (its class)" if own else ""))

@@ -10,8 +10,8 @@ from fewshot_cli import build, transport
 from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.crops import cut
 from fewshot_cli.data.store import Split
-from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.evaluate import sampler_of
 from fewshot_cli.features import patches_of
 from fewshot_cli.pictures import Parts, Pictures
 from fewshot_cli.plots import matches
@@ -68,7 +68,7 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
     """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
     parts = _parts(recipe, given, root, device)
     split = build.store(recipe, root).split(recipe.eval.split)
-    left, others = against(recipe, split, episode, query)
+    left, others = against(recipe, split, root, episode, query)
     maps, records, panels = parts.maps(split), [], []
     for cls, support, own in others:
         name = split.classes[cls] + (" (its class)" if own else "")
@@ -88,13 +88,14 @@ def two(left: Path, right: Path) -> Pictures:
     return pictures
 
 
-def against(recipe: Recipe, split: Split, episode: int, query: int) -> tuple[int, list[tuple[int, int, bool]]]:
+def against(
+    recipe: Recipe, split: Split, root: Path, episode: int, query: int
+) -> tuple[int, list[tuple[int, int, bool]]]:
     """A query of an episode, and for each class its index, its first support picture and whether it is the query's.
 
     Raises `DataError` for a query that the episode does not have.
     """
-    spec = recipe.episode
-    chosen = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)(episode)
+    chosen = sampler_of(recipe, split, root)(episode)
     if query >= chosen.query.numel():
         raise DataError(
             f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli import recipe, tables
+from fewshot_cli import checkpoint, recipe, tables
 from fewshot_cli.engine import World
+from fewshot_cli.recipe import fingerprint
 from fewshot_cli.runs import stage
 from fewshot_cli.schema import Recipe
+from fewshot_cli.training.loop import WEIGHTS
 from fewshot_cli.training.metatrain import metatrain
 from fewshot_cli.training.pretrain import pretrain
 
@@ -26,11 +28,11 @@ class Request(tables.Request):
 
     def recipe(self, row: dict[str, Any], column: dict[str, Any]) -> Recipe:
         """The recipe of one row and column, as it is evaluated."""
-        return self._load(row, column["shot"], [*self._sets(row, column), *column.get("set", [])])
+        return self._load(row, column["shot"], self.sets_of(row, column))
 
     def trained(self, row: dict[str, Any], column: dict[str, Any]) -> Recipe:
         """The recipe of one row and column, as it is trained."""
-        return self._load(row, column["shot"], [*self.sets, *row["set"]])
+        return self._load(row, column["shot"], self.sets_of(row))
 
     def pretrained(self, row: dict[str, Any]) -> Recipe:
         """The recipe of the pre-training, which rows on one backbone share."""
@@ -42,15 +44,10 @@ class Request(tables.Request):
     def _name(self, row: dict[str, Any], shot: int) -> str:
         return row.get("recipe", self.template).format(dataset=self.base, shot=shot)
 
-    def _sets(self, row: dict[str, Any], column: dict[str, Any]) -> list[str]:
-        return [*self.sets, *row["set"], f"eval.episodes={self.episodes}"]
-
-    def command(self, row: dict[str, Any], column: dict[str, Any]) -> str:
-        """The `fsl metatrain` command of one row and column."""
-        named = {"solver": self.solver, "seed": self.seed, "weights": self.weights}
-        words = [word for s in (*self.sets, *row["set"]) for word in ("--set", s)]
-        words += [word for k, v in named.items() if v is not None for word in (f"--{k}", str(v))]
-        return shlex.join(["fsl", "metatrain", "--recipe", self._name(row, column["shot"]), *words])
+    def sets_of(self, row: dict[str, Any], column: dict[str, Any] | None = None) -> list[str]:
+        """The `--set` options of a row, and with a column those of its evaluation too."""
+        tested = [f"eval.episodes={self.episodes}", *column.get("set", [])] if column is not None else []
+        return [*self.sets, *row["set"], *tested]
 
     def runner(self, run_dir: Path) -> "Runner":
         """What evaluates a row."""
@@ -58,24 +55,56 @@ class Request(tables.Request):
 
 
 class Runner(tables.Runner):
-    """Trains rows in folders below a table's run directory, which continue by themselves, and evaluates them."""
+    """Trains rows in folders beside a table's own, each named by what decides it, which tables share and which continue by
+    themselves; and evaluates them.
+    """
 
     def __init__(self, ask: Request, run_dir: Path) -> None:
         super().__init__(ask)
-        self.run_dir, self.world = run_dir, World(ask.device)
+        self.stages, self.world = run_dir.parent, World(ask.device)
 
     def weights(self, row: dict[str, Any], column: dict[str, Any]) -> Path:
         """The row's meta-trained weights."""
-        ask, start = self.ask, self.ask.weights
-        if start is None:
-            first = ask.pretrained(row)
-            made = stage(self.world, self.run_dir / f"pretrain_{first.start}",
-                         lambda path, again: pretrain(first, ask.root, path, again, self.world))  # fmt: skip
-            start = Path(made["weights"])
-        one = ask.trained(row, column)
-        words = "".join(c if c.isalnum() else "_" for c in row["name"]).strip("_")
-        made = stage(self.world, self.run_dir / f"{words}_{column['shot']}shot",
-                     lambda path, again: metatrain(one, ask.root, path, again, self.world, start))  # fmt: skip
+        one, place, start = self._place(row, column)
+        made = stage(
+            self.world, place, lambda path, again: metatrain(one, self.ask.root, path, again, self.world, start)
+        )
+        return Path(made["weights"])
+
+    def command(self, row: dict[str, Any], column: dict[str, Any]) -> str:
+        """The commands that train and evaluate a row, from the pre-training that it shares."""
+        one, place, start = self._place(row, column)
+        ask, name = self.ask, one.name
+        typed = [
+            word
+            for k, v in {"solver": ask.solver, "seed": ask.seed}.items()
+            if v is not None
+            for word in (f"--{k}", str(v))
+        ]
+
+        def words(verb: str, sets: list[str], *more: str) -> str:
+            return shlex.join(["fsl", verb, "--recipe", name, *(w for s in sets for w in ("--set", s)), *typed, *more])
+
+        given = ["--weights", str(start)] if start is not None else []
+        return (words("metatrain", ask.sets_of(row), *given, "--run-dir", str(place)) + " && "
+                + words("eval", ask.sets_of(row, column), "--weights", str(place / WEIGHTS)))  # fmt: skip
+
+    def _place(self, row: dict[str, Any], column: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
+        """The recipe that a row is trained by, its folder, and the weights it starts from (None for random ones)."""
+        ask, one = self.ask, self.ask.trained(row, column)
+        start = ask.weights
+        if start is None and one.metatrain.start != "none":
+            start = self._pretrained(ask.pretrained(row))
+        kept = {k: v for k, v in one.identity().items() if k not in ("pretrain", "eval", "weights")}
+        named = fingerprint(
+            {"recipe": kept, "start": start and checkpoint.load(start).sha256, "device": ask.device.type}
+        )
+        return one, self.stages / f"{one.head.name}_{column['shot']}shot_{named[:8]}", start
+
+    def _pretrained(self, first: Recipe) -> Path:
+        kept = {k: v for k, v in first.identity().items() if k not in ("metatrain", "eval", "weights")}
+        place = self.stages / f"pretrain_{first.start}_{fingerprint([self.ask.device.type, kept])[:8]}"
+        made = stage(self.world, place, lambda path, again: pretrain(first, self.ask.root, path, again, self.world))
         return Path(made["weights"])
 
 

@@ -256,10 +256,15 @@ class Recipe(Section):
         """What decides the result: `resolved` without words, expectations and options that only change speed."""
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
         data["metatrain"]["order"] = list(self.phases)
-        for spec, place in ((self.solver, data), (self.pretrain.solver, data["pretrain"])):
+        parts = (
+            ("solver", self.solver, data),
+            ("head", self.head, data),
+            ("solver", self.pretrain.solver, data["pretrain"]),
+        )
+        for name, spec, place in parts:
             if spec is not None:
                 fast = [
                     k for k, f in type(spec.options).model_fields.items() if (f.json_schema_extra or {}).get("speed")
                 ]
-                place["solver"]["options"] = {k: v for k, v in place["solver"]["options"].items() if k not in fast}
+                place[name]["options"] = {k: v for k, v in place[name]["options"].items() if k not in fast}
         return data

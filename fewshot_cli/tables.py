@@ -15,9 +15,8 @@ from torch import Tensor
 from fewshot_cli import build, recipe, strictyaml
 from fewshot_cli.console import progress, say
 from fewshot_cli.engine import World
-from fewshot_cli.episodes import Sampler
 from fewshot_cli.errors import DataError, FslError, RecipeError
-from fewshot_cli.evaluate import episodes_per_call, load_parts, run_episodes
+from fewshot_cli.evaluate import episodes_per_call, load_parts, run_episodes, sampler_of
 from fewshot_cli.features import cached, key
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runs import Run, versions
@@ -139,7 +138,13 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     rows = chosen(table, ask.wanted)
     reference = next(r for r in table["rows"] if r["name"] == table["reference"])
     plain = ask.recipe(reference, table["columns"][0])
-    identity = {"table": table["name"], "recipe": plain.identity(), "episodes": ask.episodes, "device": ask.device.type}
+    identity = {
+        "table": table["name"],
+        "recipe": plain.identity(),
+        "episodes": ask.episodes,
+        "device": ask.device.type,
+        "sets": list(ask.sets),
+    }
     job, hashes = Run(run_dir, "table", plain, identity, resume), _hashes(plain, ask)
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
@@ -154,8 +159,9 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
                 continue
             say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
             where = {k: v for k, v in column.items() if k != "set"}
-            done[place] = {"row": row["name"], **where, **runner(row, column), "hashes": hashes,
-                           "command": ask.command(row, column)}  # fmt: skip
+            made = runner(row, column)
+            done[place] = {"row": row["name"], **where, **made, "hashes": hashes,
+                           **({} if "missing" in made else {"command": runner.command(row, column)})}  # fmt: skip
             job.append(ROWS, [done[place]])
     records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
     result = {"format": 1, "table": table["name"], "title": table["title"], "source": table["source"], "base": ask.base,
@@ -192,6 +198,10 @@ class Runner:
             return {"missing": str(fault)}
         return {"accuracies": accuracies, "seconds": perf_counter() - begin}
 
+    def command(self, row: dict[str, Any], column: dict[str, Any]) -> str:
+        """What evaluates one row and column alone."""
+        return self.ask.command(row, column)
+
     def weights(self, row: dict[str, Any], column: dict[str, Any]) -> Path | None:
         """The weights of a row, None for those of its recipe."""
         return self.ask.weights
@@ -199,7 +209,7 @@ class Runner:
     def _accuracies(self, one: Recipe, given: Path | None) -> list[float]:
         store = build.store(one, self.ask.root)
         split = store.split(one.eval.split)
-        sampler = Sampler(split, one.episode.way, one.episode.shot, one.episode.query, one.seed)
+        sampler = sampler_of(one, split, self.ask.root)
         weights = build.weights(one, given)
         backbone, head = load_parts(one, weights)
         features = self._have(key(one, split, weights.checkpoint.sha256),

@@ -1,7 +1,7 @@
 """A paper's table whose rows are networks to train: medians over seeds, costs, times in turns, iterations of the solver."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any
@@ -42,8 +42,10 @@ class Request:
     def words(self, table: dict[str, Any], row: dict[str, Any]) -> list[str]:
         """The `--set` options of a row."""
         own = [*row.get("set", []), *(s for part in row.get("parts", []) for s in table["parts"][part]), *self.sets]
-        needs = registry.part("classifiers", recipe.load(row["recipe"], own).pretrain.classifier.name).needs_solver
-        return [*own, f"solver={self.solver}"] if self.solver and needs else own
+        one = recipe.load(row["recipe"], own)
+        needs = registry.part("classifiers", one.pretrain.classifier.name).needs_solver
+        other = self.solver is not None and self.solver != one.classifier_solver.name
+        return [*own, f"solver={self.solver}"] if other and needs else own
 
 
 def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
@@ -55,6 +57,8 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
     that cannot run has `missing`. Raises `RecipeError` when no row's name is meant.
     """
     rows = chosen(table, ask.wanted)
+    if all(column["measure"].endswith("_seconds") for column in table["columns"]):
+        ask = replace(ask, seeds=ask.seeds[:1])  # times are measured once
     values: dict[tuple[str, int], list[float]] = {}
     missing: dict[str, str] = {}
     for seed in ask.seeds:
@@ -190,6 +194,8 @@ def _iterations(places: list[Path]) -> dict[str, Any]:
         return {}
     epochs = [[record["iterations"]["mean"] for record in log] for log in logs]
     flat = [x for log in epochs for x in log]
+    if not any(flat):  # a solver that does not count
+        return {}
     within = [record["iterations"]["spread"] for log in logs for record in log]
     return {"mean": mean(flat), "spread": pstdev(flat), "spread_in_epoch": mean(within),
             "epochs": [mean(x) for x in zip(*epochs, strict=True)]}  # fmt: skip

@@ -72,6 +72,16 @@ def ledger() -> Iterator[Ledger]:
 
 
 @contextmanager
+def unrecorded() -> Iterator[None]:
+    """Solves inside the block are noted in no ledger: they repeat others."""
+    token = _LEDGERS.set(())
+    try:
+        yield
+    finally:
+        _LEDGERS.reset(token)
+
+
+@contextmanager
 def episodes(begin: int, end: int) -> Iterator[None]:
     """Solves inside the block are for the episodes begin … end−1 of a batch, which the ledgers note."""
     token = _EPISODES.set(slice(begin, end))

@@ -47,7 +47,8 @@ class AlignOptions(Options):
     offset_zero: bool = Field(True, description="start SSM at no offset, so that adding it changes nothing at first")
     distance: Literal["squared_euclidean", "euclidean"] = "squared_euclidean"
     reduce: Literal["mean", "sum", "gap"] = Field(
-        "mean", description="over positions: mean or sum of their distances, or the distance of pooled features"
+        "mean",
+        description="squares over positions: their mean or sum (before the root of euclidean), or pooled features first",
     )
     scale: float = Field(1.0, gt=0, le=1e6, description="where the learned factor of the logits starts")
     shots: Literal["before", "after", "score"] = Field(
@@ -79,6 +80,10 @@ class Align(Head):
             self.solver = None
         self.foreground = Foreground(channels, o.deform, o.deform_layers, o.deform_residual, o.mask)
         self.correspondence = Correspondence(channels, o, self.solver) if o.correspondence != "none" else None
+        if self.solver is not None and self.solver.gradient != "autograd" and o.values == "raw":
+            self.correspondence.embed.requires_grad_(
+                False
+            )  # no gradient reaches it; several processes would wait for one
         compared = channels
         if self.correspondence is not None and o.values == "embedded":
             compared = self.correspondence.width
@@ -109,6 +114,8 @@ class Align(Head):
         rows, columns = query.flatten(2), support.flatten(3)
         means = columns.mean(2) if self.options.shots != "score" else None
         flat = columns.flatten(1, 2) if means is None else means
+        centre = flat.mean(1, keepdim=True)  # the squares below would cancel digits of large features
+        rows, flat = rows - centre, flat - centre
         squares = rows.square().sum(-1, keepdim=True) + flat.square().sum(-1)[:, None] - 2 * rows @ flat.mT
         out = self.reduced(squares.clamp(min=0), query.shape[3:].numel())
         return out.unflatten(2, support.shape[1:3]).mean(3) if means is None else out
@@ -138,17 +145,16 @@ class Align(Head):
         carried = moved = pairs.carried(one)
         if self.offsets is not None:
             moved = sample(carried, self.offsets(self.offsets.support(carried) + self.offsets.query(query[0])))
-        weights = pairs.weights(one)[0, 0] if keys is not None else None
+        weights = pairs.weights(one)[0] if keys is not None else None
         return Alignment(query[0, 0], support[0, 0, 0], carried[0], moved[0], weights)
 
 
 class _Pairs:
     """Every pair of a query and a support map of a batch of episodes, worked off piece by piece.
 
-    Pairs run over (E, q, way, shots that are scored one by one). What a piece needs is read from the maps by index, and in
-    training it is computed again for the gradient when there are several pieces, so that no tensor grows with pairs times
-    channels times positions. Only SSM's predictor, whose batch norm sees all pairs, is computed for all at once, in its few
-    channels.
+    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by index, and in training it is computed again
+    for the gradient when there are several pieces, so that no tensor grows with pairs times channels times positions. Only
+    SSM's predictor, whose batch norm sees all pairs, is computed for all at once, in its few channels.
     """
 
     def __init__(self, head: Align, support: Tensor, query: Tensor, keys: tuple[Tensor, Tensor] | None) -> None:
@@ -157,17 +163,15 @@ class _Pairs:
         self.support, self.query, self.keys = support.flatten(0, 2), query.flatten(0, 1), None
         if keys is not None:
             self.keys = keys[0].flatten(0, 2), keys[1].flatten(0, 1)
-        self.together = shot if self.options.shots == "after" else 1  # shots whose aligned maps are averaged
-        each = way * shot // self.together
-        device = query.device
-        of_query = torch.arange(episodes * q, device=device).repeat_interleave(each)
-        first = torch.arange(episodes, device=device).repeat_interleave(q * each) * way * shot
-        self.of_query = of_query
-        self.of_support = first + torch.arange(each, device=device).repeat(episodes * q) * self.together
-        self.count = len(of_query)
+        self.together = shot if self.options.shots == "after" else 1  # pairs whose aligned maps are averaged
+        device, each = query.device, way * shot
+        self.of_query = torch.arange(episodes * q, device=device).repeat_interleave(each)
+        first = torch.arange(episodes, device=device).repeat_interleave(q * each) * each
+        self.of_support = first + torch.arange(each, device=device).repeat(episodes * q)
+        self.count = len(self.of_query)
 
     def distances(self) -> Tensor:
-        """Distances [pairs]."""
+        """Distances [E·q·way·shots that are scored one by one]."""
         parts = self.parts()
         if self.head.offsets is None:
             return self.pieces(parts, lambda pick: self.compared(self.carried(pick), pick))
@@ -180,7 +184,8 @@ class _Pairs:
             carried = self.carried(parts[0])
             return self.compared(sample(carried, self.head.offsets(first(carried, parts[0]))), parts[0])
         offsets = self.head.offsets(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
-        return self.pieces(parts, lambda pick: self.compared(sample(self.carried(pick), offsets[pick]), pick))
+        with transport.unrecorded():  # the same problems once more
+            return self.pieces(parts, lambda pick: self.compared(sample(self.carried(pick), offsets[pick]), pick))
 
     def parts(self) -> list[Tensor]:
         """Indices of the pairs of each piece; under a solver a piece that is not all lies within one episode."""
@@ -189,7 +194,7 @@ class _Pairs:
         if most >= self.count:
             return [order]
         whole = [order] if self.head.solver is None else order.unflatten(0, (self.episodes, -1))
-        return [part for some in whole for part in some.split(most)]
+        return [part for some in whole for part in some.split(max(1, most // self.together) * self.together)]
 
     def pieces(self, parts: list[Tensor], work: Callable[[Tensor], Tensor]) -> Tensor:
         """What `work` makes of all pairs, a piece at a time."""
@@ -200,33 +205,29 @@ class _Pairs:
     def fitting(self) -> int:
         """Pairs whose tensors, and their gradients, take at most a quarter of the free memory."""
         positions = self.shape.numel()
-        one = 4 * self.together * positions * (4 * positions + 6 * self.query.shape[1])
+        one = 4 * positions * (4 * positions + 6 * self.query.shape[1])
         return max(1, free_memory(self.query.device) // 4 // one)
 
     def weights(self, pick: Tensor) -> Tensor:
-        """LSC's weights [P,together,HW,HW] of the support's positions for each position of the query."""
-        query, support = self.keys[1][self.of_query[pick]], self.keys[0][self.members(pick)]
+        """LSC's weights [P,HW,HW] of the support's positions for each position of the query."""
+        query, support = self.keys[1][self.of_query[pick]], self.keys[0][self.of_support[pick]]
         if self.head.solver is None or len(pick) == self.count:
             return self.head.correspondence(query, support)
         episode = int(pick[0]) * self.episodes // self.count
         with transport.episodes(episode, episode + 1):
             return self.head.correspondence(query, support)
 
-    def members(self, pick: Tensor) -> Tensor:
-        """The support maps [P,together] of pairs."""
-        return self.of_support[pick][:, None] + torch.arange(self.together, device=pick.device)
-
     def carried(self, pick: Tensor) -> Tensor:
-        """Support maps [P,d,h,w] after LSC (eq. 6), the mean over shots that are averaged."""
-        values = self.support[self.members(pick)]
+        """Support maps [P,d,h,w] after LSC (eq. 6)."""
+        values = self.support[self.of_support[pick]]
         if self.keys is None:
-            return values.mean(1)
-        moved = values.flatten(3) @ self.weights(pick).mT
-        return moved.mean(1).unflatten(2, self.shape)
+            return values
+        return (values.flatten(2) @ self.weights(pick).mT).unflatten(2, self.shape)
 
     def compared(self, aligned: Tensor, pick: Tensor) -> Tensor:
-        """Distances [P] of aligned maps and their queries."""
-        apart = aligned - self.query[self.of_query[pick]]
+        """Distances of aligned maps [P,d,h,w], or of the means of those that belong together, and their queries."""
+        mean = aligned.unflatten(0, (-1, self.together)).mean(1)
+        apart = mean - self.query[self.of_query[pick[:: self.together]]]
         if self.options.reduce == "gap":
             apart = apart.mean((2, 3), keepdim=True)
         return self.head.reduced(apart.square().sum((1, 2, 3)), self.shape.numel())

@@ -63,27 +63,27 @@ class Correspondence(nn.Module):
         return flat[:count].unflatten(0, support.shape[:3]), flat[count:].unflatten(0, query.shape[:2])
 
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
-        """Weights [P,S,HW,HW], rows of query positions, of query keys [P,c,h,w] and support keys [P,S,c,h,w]."""
+        """Weights [P,HW,HW], rows of query positions, of query keys and support keys [P,c,h,w]."""
         correlation = cosines(query, support)
         if self.options.correspondence == "plan":
             return self._plan(correlation)
         tau = self.options.temperature if self.temperature is None else self.temperature.exp()
-        return (correlation / tau).softmax(3 if self.options.softmax_over == "support" else 2)
+        return (correlation / tau).softmax(2 if self.options.softmax_over == "support" else 1)
 
     def _plan(self, correlation: Tensor) -> Tensor:
-        cost = (1 - correlation).flatten(0, 1)
+        cost = 1 - correlation
         n, m = cost.shape[1:]
         supply, demand = cost.new_full((len(cost), n), 1 / n), cost.new_full((len(cost), m), 1 / m)
         if self.solver.gradient != "autograd":
             cost = cost.detach()
         transport.check(cost, supply, demand)
-        return n * transport.solve(self.solver, cost, supply, demand).flow.unflatten(0, correlation.shape[:2])
+        return n * transport.solve(self.solver, cost, supply, demand).flow
 
 
 def cosines(query: Tensor, support: Tensor) -> Tensor:
-    """Cosine [P,S,HW,HW] of every position of query [P,c,h,w] with every one of support [P,S,c,h,w] (eq. 4)."""
-    rows, columns = (F.normalize(x, dim=-2, eps=TINY) for x in (query.flatten(2), support.flatten(3)))
-    return rows.mT[:, None] @ columns
+    """Cosine [P,HW,HW] of every position of query with every one of support, both [P,c,h,w] (eq. 4)."""
+    rows, columns = (F.normalize(x.flatten(2), dim=1, eps=TINY) for x in (query, support))
+    return rows.mT @ columns
 
 
 class Offsets(nn.Module):

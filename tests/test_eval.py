@@ -239,3 +239,10 @@ def test_a_run_of_another_version_says_which_key_it_lacks(fsl, glyph_root):
     Path("run/config.json").write_text(json.dumps({**config, "key": "older"}))
     code, _, err = fsl(*words, "--resume")
     assert code == 3 and "another configuration (recipe.eval.without)" in err
+
+
+def test_a_solver_that_nothing_needs_is_noted(fsl, glyph_root):
+    words = ("eval", "--episodes", "5", "--data-root", glyph_root, "--solver", "pot")
+    code, _, err = fsl(*words, "--recipe", "glyphs_5w1s_prototype")
+    assert code == 0 and "prototype poses no transport problems here, so --solver changed nothing" in err
+    assert "changed nothing" not in fsl(*words, "--recipe", "glyphs_5w1s")[2]

@@ -45,7 +45,7 @@ def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
     from fewshot_cli.pictures import Parts
 
     parts, split = Parts(one, weights, glyph_root, torch.device("cpu")), build.store(one, glyph_root).split("test")
-    left, others = against(one, split, 3, 7)
+    left, others = against(one, split, glyph_root, 3, 7)
     maps = parts.maps(split)
     with torch.no_grad():
         logits = parts.head(maps[[s for _, s, _ in others]][None, :, None], maps[left][None, None])[0, 0]

@@ -1,6 +1,8 @@
 """Tables whose rows are meta-trained: one pre-training, rows in phases, the same episodes; and evaluation on another set."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from fewshot_cli import checkpoint, metatrained, recipe, tables
 from fewshot_cli.data.store import StoreWriter, open_store
 from fewshot_cli.episodes import Sampler
+from fewshot_cli.errors import DataError
 from fewshot_cli.runs import Run
 from fewshot_cli.stats import paired
 
@@ -49,19 +52,26 @@ def ask(tmp_path, monkeypatch, glyph_root):
     return make
 
 
-def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, tmp_path, glyph_root, fsl):
-    result = tables.run(TABLE, ask(), tmp_path / "t", False)
+def only(pattern: str) -> Path:
+    """The one folder that is called so."""
+    (found,) = Path().glob(pattern)
+    return found
+
+
+def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph_root, fsl):
+    result = tables.run(TABLE, ask(), Path("t/one"), False)
     records = {(r["row"], r["shot"]): r for r in result["records"]}
-    assert sorted(p.parent.name for p in (tmp_path / "t").glob("pretrain*/weights.safetensors")) == ["pretrain_mine"]
-    start = checkpoint.load(tmp_path / "t/pretrain_mine/weights.safetensors").sha256
-    assert sorted(p.name for p in (tmp_path / "t/all_1shot").iterdir() if p.is_dir()) == ["lsc", "ssm"]
-    assert [p.name for p in (tmp_path / "t/bare_5shot").iterdir() if p.is_dir()] == [
-        "lsc"
-    ]  # also where --set speaks of ssm
-    for place in ("all_1shot", "bare_5shot"):
-        assert checkpoint.load(tmp_path / "t" / place / "lsc/weights.safetensors").sidecar["start"] == start
-    assert len(Run.records(tmp_path / "t/all_1shot/ssm/log.jsonl")) == 2
-    done = {(r["row"], r["shot"]): r for r in Run.records(tmp_path / "t/rows.jsonl")}
+    start = checkpoint.load(only("t/pretrain_mine_*") / "weights.safetensors").sha256
+    places = {
+        key: Path(records[key]["command"].split("--run-dir ")[1].split()[0])
+        for key in (("all", 1), ("all", 5), ("bare", 1), ("bare", 5))
+    }
+    assert len(set(places.values())) == 4 == len(list(Path("t").glob("align_*")))
+    phases = {key: sorted(p.name for p in place.iterdir() if p.is_dir()) for key, place in places.items()}
+    assert phases["all", 1] == ["lsc", "ssm"] and phases["bare", 5] == ["lsc"]  # also where --set speaks of ssm
+    assert all(checkpoint.load(p / "lsc/weights.safetensors").sidecar["start"] == start for p in places.values())
+    assert len(Run.records(places["all", 1] / "ssm/log.jsonl")) == 2
+    done = {(r["row"], r["shot"]): r for r in Run.records(Path("t/one/rows.jsonl"))}
     mean, half = paired(done["all", 5]["accuracies"], done["bare", 5]["accuracies"])
     assert (records["all", 5]["difference"], records["all", 5]["difference_ci95"]) == (mean, half)
     assert (
@@ -69,22 +79,41 @@ def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, tmp_p
         and "missing" in records["theirs", 1]
         and records["theirs", 1]["published"] == 40.0
     )
-    words = records["all", 5]["command"].split()
-    assert words[:4] == ["fsl", "metatrain", "--recipe", "glyphs_5w5s_mine.yaml"]
-    code, out, err = fsl("eval", "--recipe", "glyphs_5w5s_mine.yaml", "--weights", tmp_path / "t/all_5shot/weights.safetensors", "--episodes",
-                         "12", "--set", "episode.query=4", "--set", "head={name: align}", "--format", "json", "--data-root", glyph_root)  # fmt: skip
+    train, test = (shlex.split(words) for words in records["all", 5]["command"].split(" && "))
+    assert train[:4] == ["fsl", "metatrain", "--recipe", "glyphs_5w5s_mine"] and "--weights" in train
+    train[3], test[3] = ("glyphs_5w5s_mine.yaml",) * 2  # an installed recipe has no ending
+    train[train.index("--run-dir") + 1] = "again"
+    test[test.index("--weights") + 1] = "again/weights.safetensors"
+    assert fsl(*train[1:], "--data-root", glyph_root)[0] == 0
+    code, out, err = fsl(*test[1:], "--format", "json", "--data-root", glyph_root)
     assert code == 0 and json.loads(out)["accuracy"] == records["all", 5]["accuracy"], (
         err
     )  # the column's own options count
 
 
-def test_given_weights_stand_in_for_the_pretraining(ask, tmp_path):
-    tables.run(TABLE, ask(wanted=("bare",)), tmp_path / "t", False)
-    given = tmp_path / "t/pretrain_mine/weights.safetensors"
-    tables.run(TABLE, ask(weights=given, wanted=("bare",)), tmp_path / "u", False)
-    assert not list((tmp_path / "u").glob("pretrain*"))
-    sidecar = checkpoint.load(tmp_path / "u/bare_1shot/lsc/weights.safetensors").sidecar
-    assert sidecar["start"] == checkpoint.load(given).sha256
+def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
+    tables.run(TABLE, ask(wanted=("bare",)), Path("t/one"), False)
+    made = {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")}
+    other = {**TABLE, "name": "lsc.T8", "rows": [{**ROWS[1], "name": "nothing"}, ROWS[0]], "reference": "nothing"}
+    tables.run(other, ask(wanted=("nothing",)), Path("t/two"), False)
+    assert {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")} == made
+    with pytest.raises(
+        DataError, match="another configuration"
+    ):  # sets that the reference row itself overrides count too
+        tables.run(TABLE, ask(wanted=("all",), sets=("metatrain.phases.ssm.epochs=3",)), Path("t/one"), True)
+    tables.run(TABLE, ask(wanted=("bare",), sets=("metatrain.start=none",)), Path("t/three"), False)
+    assert len(list(Path("t").glob("pretrain*"))) == 1
+    fresh = set(Path("t").rglob("lsc/weights.safetensors")) - set(made)
+    assert [checkpoint.load(p).sidecar["start"] for p in fresh] == [None, None]
+
+
+def test_given_weights_stand_in_for_the_pretraining(ask):
+    tables.run(TABLE, ask(wanted=("bare",)), Path("t/one"), False)
+    given = only("t/pretrain*") / "weights.safetensors"
+    tables.run(TABLE, ask(weights=given, wanted=("bare",)), Path("u/one"), False)
+    assert not list(Path("u").glob("pretrain*"))
+    sidecars = [checkpoint.load(p).sidecar for p in Path("u").rglob("lsc/weights.safetensors")]
+    assert [s["start"] for s in sidecars] == [checkpoint.load(given).sha256] * 2
 
 
 def test_every_row_of_the_paper_is_a_recipe():
@@ -158,6 +187,19 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
     assert code == 0 and json.loads(out)["classes"] == 3 and "left out 3 of 6 classes" in err, err
     seen = {cls for r in Run.records(Path("few/episodes.jsonl")) for cls in r["classes"]}
     assert seen == {"Mallard", "Ovenbird", "Osprey"}
+    table = {**TABLE, "recipe": "{dataset}_mine.yaml", "columns": [{"way": 2, "shot": 1}], "reference": "a",
+             "rows": [{"name": "a", "set": ["dataset.name=nabirds", "eval.without=cub"]}]}  # fmt: skip
+    Path("cub_mine.yaml").write_text("base: glyphs_5w1s\nepisode: {way: 2, query: 3}\n")
+    request = tables.Request(
+        "cub_mine.yaml", (), None, None, 20, (), checkpoint.shipped()["glyphs_conv64"], root, torch.device("cpu")
+    )
+    rows = tables.run(table, request, Path("t"), False)["records"]
+    assert rows[0]["accuracy"] == json.loads(out)["accuracy"]
+    birds(tmp_path / "new", "cub", {"train": ["x", "y"]})
+    shutil.rmtree(root / "cub")
+    (tmp_path / "new/cub").rename(root / "cub")
+    code, _, err = fsl(*common, "--run-dir", "few", "--set", "eval.without=cub", "--resume")
+    assert code == 3 and "another configuration (classes)" in err
     code, _, err = fsl(*common, "--set", "eval.without=cud")
     assert code == 3 and "cud" in err
     code, _, err = fsl("eval", "--recipe", "cub_5w1s_conv64", "--dataset", "nabirds", "--check")

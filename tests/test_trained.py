@@ -90,12 +90,15 @@ def test_a_row_that_cannot_run_says_so_and_stops_no_other(ask, tmp_path):
 def test_a_solver_is_swapped_where_there_is_one(ask):
     mine = ask(solver="network_simplex", sets=())
     assert mine.words(TABLE, ROWS[0]) == [] and mine.words(TABLE, ROWS[1])[-1] == "solver=network_simplex"
+    same = ask(solver="sinkhorn", sets=())
+    assert same.words(TABLE, ROWS[1]) == TABLE["parts"]["proxies"]  # with the recipe's own options of it
 
 
 def test_times_are_those_of_an_epoch_and_of_the_test_split(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "beside", lambda pair, *_: [{"training": 1.0 + i, "test": 3.0 + i} for i in range(2)])
     columns = [{"name": "a", "measure": "training_seconds"}, {"name": "b", "measure": "test_seconds"}]
-    result = trained.run({**TABLE, "columns": columns}, ask(seeds=(1,)), tmp_path / "t")
+    result = trained.run({**TABLE, "columns": columns}, ask(seeds=(1, 2)), tmp_path / "t")
+    assert result["records"][0]["values"] == [result["records"][0]["value"]]  # measured once, whatever the seeds
     values = {(r["row"], r["column"]): r["value"] for r in result["records"]}
     # 56 training and 42 test pictures in batches of 14
     assert values == {("small, linear", "a"): 4.0, ("small, linear", "b"): 9.0, ("small, multi-proxy", "a"): 8.0, ("small, multi-proxy", "b"): 12.0}  # fmt: skip
@@ -136,7 +139,7 @@ def test_the_command_draws_and_refuses(fsl, ask, monkeypatch):
     code, out, _ = fsl("table", "mpw.Fig2", *common)
     assert code == 0 and "small, multi-proxy" in out and "5.93" in out
     for words, said in ((("--episodes", "3"), "--episodes: the rows of mpw.Fig2 are trained"), (("--resume",), "continues by itself"),
-                        (("--format", "junit"), "has no test to report"), (("--set", "backbone=conv64"), "set this themselves")):  # fmt: skip
+                        (("--format", "junit"), "has no test to report"), (("--set", "backbone=conv64"), "set this themselves"), (("--set", "seed=5"), "set this themselves")):  # fmt: skip
         code, _, err = fsl("table", "mpw.Fig2", *common, *words)
         assert code == 2 and said in err, err
     code, _, err = fsl("table", "mpw.T2", *common, "--plot", "x.png")

@@ -21,7 +21,7 @@ def evaluate(
         typer.Option(
             "--dataset",
             autocompletion=o.names_of("datasets"),
-            help="Another dataset for the same weights (across domains).",
+            help="Another dataset for the same weights, cropped as the recipe says (dataset.crop).",
         ),
     ] = None,
     episodes: Annotated[
@@ -98,6 +98,9 @@ def evaluate(
     if summary is None:
         return say("dry run: recipe, data, weights and solver are in order")
     emit(render(summary, format), kept=str(path / runs.SUMMARY))
+    if solver is not None and summary.get("solver") is None:
+        say(f"note: {loaded.head.name if loaded.eval.protocol == 'episodes' else loaded.pretrain.classifier.name} poses no transport "
+            "problems here, so --solver changed nothing")  # fmt: skip
     if strict and summary["not_converged"]:
         raise NotConverged(
             f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"

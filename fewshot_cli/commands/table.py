@@ -38,7 +38,7 @@ def table(
         list[str] | None, typer.Option("--rows", help="Only rows whose name holds this; repeatable.")
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="Episodes of every row (default: 600).")
+        int | None, typer.Option("--episodes", min=1, help="Episodes of every row (default: 600, of lsc.* 2000).")
     ] = None,
     seeds: Annotated[
         int | None,
@@ -66,7 +66,7 @@ def table(
     """Run every row of a paper's table and print ours, the published value and the difference.
 
     The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are trained
-    over several seeds, which continues by itself when the command is given again.
+    over several seeds. Where rows are trained the same command goes on where it was stopped, and tables share what they can.
     """
     from fewshot_cli import plots, runs, tables
     from fewshot_cli.device import resolve
@@ -90,6 +90,8 @@ def table(
         raise FslError(
             f"the rows of {name} are meta-trained by recipes of their own; give --dataset {found['home']} or another"
         )
+    if meta and resume:
+        raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
     if (dataset is None) == (recipe is None):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
     if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
@@ -108,8 +110,12 @@ def table(
         ask = Request(*common, found["recipe"], found["columns"][0]["shot"])
     else:
         ask = tables.Request(*common)
-    path = runs.choose(run_dir, "table", f"{name}-{Path(base).stem}", resume)
-    result = tables.run(found, ask, path, resume)
+    if meta:
+        path = (run_dir or Path("runs") / "table" / "lsc" / dataset) / name
+        result = tables.run(found, ask, path, (path / runs.CONFIG).exists())
+    else:
+        path = runs.choose(run_dir, "table", f"{name}-{Path(base).stem}", resume)
+        result = tables.run(found, ask, path, resume)
     emit(_rendered(result, format), kept=str(path))
     if plot is not None and any("accuracy" in r for r in result["records"]):
         plots.curves(plot, result["records"], f"{name} on {result['dataset']}, {episodes} episodes")
@@ -137,6 +143,7 @@ def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed,
             "dataset.name",
             "dataset",
             "solver",
+            "seed",
             "eval.protocol",
         ):
             raise FslError(

@@ -15,6 +15,7 @@ _ALSO = {
     "Myrtle Warbler": ("Yellow-rumped Warbler",),
     "Nelson Sharp-tailed Sparrow": ("Nelson's Sparrow",),
     "Nighthawk": ("Common Nighthawk", "Lesser Nighthawk"),
+    "Tree Sparrow": ("American Tree Sparrow",),  # what CUB's pictures show
     "Sayornis": ("Black Phoebe", "Eastern Phoebe", "Say's Phoebe"),
     "Whip-poor-will": ("Eastern Whip-poor-will",),
     "White Pelican": ("American White Pelican",),

@@ -66,23 +66,29 @@ def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, wo
     )
     if (done := world.first(lambda: run.summary)) is not None:
         return done
-    best, made = given, {}
+    best, made, before = given, {}, 0
     for name, one in phases.items():
         made[name] = stage(
             world,
             run_dir / name,
-            lambda path, again, one=one, best=best: _phase(one, root, path, again, world, best, board, bool(made)),
+            lambda path, again, one=one, best=best, before=before: _phase(
+                one, root, path, again, world, best, board, before
+            ),
         )
+        before += one.metatrain.epochs * one.metatrain.steps
         best = Path(made[name]["weights"])
     return world.first(lambda: _gathered(run, made))
 
 
 def _recipe_of(recipe: Recipe, phase: PhaseSpec) -> Recipe:
     """The recipe as it is in one phase."""
-    given = {
-        k: v for k in ("epochs", "steps", "optimizer", "schedule", "train") if (v := getattr(phase, k)) is not None
-    }
-    spec = recipe.metatrain.model_copy(update={**given, "phases": None})
+    own, given = recipe.metatrain, {}
+    for key in ("epochs", "steps", "optimizer", "schedule", "train"):
+        value = getattr(phase, key)
+        if key in ("optimizer", "schedule") and value is not None:  # what it does not say stays as it is
+            value = getattr(own, key).model_copy(update={k: getattr(value, k) for k in value.model_fields_set})
+        given |= {key: value} if value is not None else {}
+    spec = own.model_copy(update={**given, "phases": None})
     return recipe.model_copy(update={"metatrain": spec, "head": head_in(recipe, phase.options)})
 
 
@@ -128,12 +134,13 @@ def _only(objective: nn.Module, prefixes: tuple[str, ...]) -> None:
                 f"metatrain.train: there is nothing to train called {prefix}; there are {', '.join(known)}"
             )
     for name, parameter in objective.named_parameters():
-        parameter.requires_grad_(not prefixes or any(name == p or name.startswith(p + ".") for p in prefixes))
+        if prefixes and not any(name == p or name.startswith(p + ".") for p in prefixes):
+            parameter.requires_grad_(False)
 
 
 def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None, board: bool,
-           later: bool = False) -> dict[str, Any] | None:  # fmt: skip
-    """One phase; a `later` one starts with what the weights hold of its head, too."""
+           before: int = 0) -> dict[str, Any] | None:  # fmt: skip
+    """One phase; one that has steps `before` it draws other episodes, and starts with what the weights hold of its head."""
     spec, device = recipe.metatrain, world.device
     store = world.first(lambda: build.store(recipe, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
@@ -143,7 +150,7 @@ def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world
         start.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     backbone = backbone.to(device, memory_format=torch.channels_last)
     head = build.head(recipe.head, backbone.channels, recipe.solver)
-    if later:
+    if before:
         start.fill_known(head, "head")
     home = build.matching_device(head, device)
     head.to(home)
@@ -168,7 +175,7 @@ def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):
-            first = (epoch * spec.steps + step) * spec.episodes_per_step
+            first = (before + epoch * spec.steps + step) * spec.episodes_per_step
             episodes = [sampler(first + i) for i in range(spec.episodes_per_step)]
             pick = torch.stack([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
             draws = draw(pixels.sizes[pick.flatten()], spec.augment, recipe.image, rng, extractor)
@@ -180,4 +187,4 @@ def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world
               data.validator(recipe, spec.validation, store, backbone, head, root, world),
               {"backbone": backbone, "head": head},
               {**data.sidecar("metatrain", recipe, store, parts), "start": start and start.sha256})  # fmt: skip
-    return fit(run, spec, job, world, recipe.seed, board)
+    return fit(run, spec, job, world, recipe.seed + before, board)
