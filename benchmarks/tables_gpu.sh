@@ -32,9 +32,7 @@ done
 sets=(--set pretrain.precision=bf16 --set metatrain.precision=bf16)
 for pair in ${LSC_SETS:-}; do sets+=(--set "$pair"); done
 for name in ${LSC:-T3 T4 T5}; do
-  again=()
-  [ ! -e "$out/lsc.$name/config.json" ] || again=(--resume)
-  table "lsc.$name" --dataset "${DATASET:-cub}" --run-dir "$out/lsc.$name" "${again[@]}" "${sets[@]}"
+  table "lsc.$name" --dataset "${DATASET:-cub}" --run-dir "$out/lsc" "${sets[@]}"
 done
 for name in multi_proxy align; do
   [ -e "$out/$name.json" ] || { python "benchmarks/$name.py" --device "$device" > "$out/$name.part" && mv "$out/$name.part" "$out/$name.json"; }

@@ -12,7 +12,7 @@ from fewshot_cli import build, flops, recipe, registry
 from fewshot_cli.classification import evaluate_classes
 from fewshot_cli.console import say
 from fewshot_cli.engine import World
-from fewshot_cli.errors import FslError, RecipeError
+from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.files import write_json
 from fewshot_cli.recipe import fingerprint
 from fewshot_cli.runs import Run, read, stage, versions
@@ -104,7 +104,10 @@ def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int,
     out = []
     for column in table["columns"]:
         if column["measure"] == "iterations":
-            out.append(_iterations([place])["mean"])
+            found = _iterations([place])
+            if not found:
+                raise DataError(f"solver {one.classifier_solver.name} counts no iterations; take sinkhorn")
+            out.append(found["mean"])
             continue
         tested = recipe.load(row["recipe"], [*words, *column.get("set", [])], seed=seed)
         path = place / f"eval_{tested.store}"

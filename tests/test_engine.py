@@ -58,7 +58,7 @@ def test_two_processes_train_and_evaluate_as_one(glyph_root, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count('"best"') == 1 and done.stderr.count("epoch 1/1") == 1
         runs[name] = weights_of(tmp_path / name)
-    assert same(learned(runs["one"]), learned(runs["two"]), 5e-5) and same(runs["one"], runs["two"], 2e-3)
+    assert same(learned(runs["one"]), learned(runs["two"]), 5e-5) and same(runs["one"], runs["two"], 1e-2)
     started = checkpoint.load(tmp_path / "one" / "weights.safetensors")
     for name, more in (("meta-one", ()), ("meta-two", ("--devices", 2))):
         done = alone("metatrain", glyph_root, *SETS, "--set", "metatrain.optimizer.lr=0.01", "--run-dir", tmp_path / name,

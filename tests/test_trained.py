@@ -142,6 +142,8 @@ def test_the_command_draws_and_refuses(fsl, ask, monkeypatch):
                         (("--format", "junit"), "has no test to report"), (("--set", "backbone=conv64"), "set this themselves"), (("--set", "seed=5"), "set this themselves")):  # fmt: skip
         code, _, err = fsl("table", "mpw.Fig2", *common, *words)
         assert code == 2 and said in err, err
+    code, out, err = fsl("table", "mpw.Fig2", *common, "--solver", "network_simplex", "--run-dir", "exact")
+    assert code == 3 and "solver network_simplex counts no iterations" in err
     code, _, err = fsl("table", "mpw.T2", *common, "--plot", "x.png")
     assert code == 2 and "take mpw.Fig2" in err
     monkeypatch.undo()

@@ -173,6 +173,6 @@ def test_jitter_agrees_with_pillow():
 
 def test_the_recipe_of_a_checkpoint_is_in_its_sidecar(pretrained):
     sidecar = json.loads((pretrained / "weights.safetensors.json").read_text())
-    assert sidecar["backbone"] == {"name": "conv64", "channels": 8, "last_pool": False}
+    assert sidecar["backbone"] == {"name": "conv64", "channels": 8, "third_pool": True, "last_pool": False}
     assert sidecar["dataset"]["name"] == "glyphs" and sidecar["licence"].startswith("MIT")
     assert recipe.fingerprint(sidecar["recipe"]["pretrain"])

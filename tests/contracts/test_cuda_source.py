@@ -1,6 +1,7 @@
 """The GPU kernel's source without a GPU: as C++ with one lane, with four racing threads, and through NVRTC."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -111,7 +112,8 @@ def test_a_missing_fence_is_seen(compiler, tmp_path):
     ]
     if subprocess.run(build, capture_output=True).returncode:
         pytest.skip("the compiler has no ThreadSanitizer")
-    run = subprocess.run([tmp_path / "lanes"], capture_output=True, text=True, timeout=300)
+    first = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}  # lanes that race may also wait for each other for ever
+    run = subprocess.run([tmp_path / "lanes"], capture_output=True, text=True, timeout=300, env=first)
     assert run.returncode != 0 and "data race" in run.stderr
 
 
