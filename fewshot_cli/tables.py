@@ -49,8 +49,15 @@ def find(name: str) -> dict[str, Any]:
 
 
 def chosen(table: dict[str, Any], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows whose names hold one of the words, all without words. Raises `RecipeError` when there is none."""
-    rows = [r for r in table["rows"] if not wanted or any(w.lower() in r["name"].lower() for w in wanted)]
+    """Rows that one of the words names, or else whose names hold it; all without words. Raises `RecipeError` for none."""
+    names = [r["name"].lower() for r in table["rows"]]
+    meant = {
+        name
+        for word in map(str.lower, wanted)
+        for name in names
+        if name == word or (word not in names and word in name)
+    }
+    rows = [r for r in table["rows"] if not wanted or r["name"].lower() in meant]
     if not rows:
         raise RecipeError(f"--rows {' '.join(wanted)}: no row of {table['name']} is called so; it has "
                           + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip

@@ -55,8 +55,8 @@ class AlignOptions(Options):
         "before", description="several shots: mean of their maps, of their aligned maps, or of their scores"
     )
     chunk: int | None = Field(
-        None, ge=1, le=10_000_000, description="pairs in one piece (default: by the free memory); changes no result",
-        json_schema_extra={"speed": True},
+        None, ge=1, le=10_000_000, json_schema_extra={"speed": True},
+        description="pairs in one piece (default: by the free memory); changes rounding only, unless a solver's stop looks at its batch",
     )  # fmt: skip
 
 
@@ -81,9 +81,7 @@ class Align(Head):
         self.foreground = Foreground(channels, o.deform, o.deform_layers, o.deform_residual, o.mask)
         self.correspondence = Correspondence(channels, o, self.solver) if o.correspondence != "none" else None
         if self.solver is not None and self.solver.gradient != "autograd" and o.values == "raw":
-            self.correspondence.embed.requires_grad_(
-                False
-            )  # no gradient reaches it; several processes would wait for one
+            self.correspondence.embed.requires_grad_(False)  # it gets none, and several processes would wait for one
         compared = channels
         if self.correspondence is not None and o.values == "embedded":
             compared = self.correspondence.width
@@ -145,16 +143,18 @@ class Align(Head):
         carried = moved = pairs.carried(one)
         if self.offsets is not None:
             moved = sample(carried, self.offsets(self.offsets.support(carried) + self.offsets.query(query[0])))
-        weights = pairs.weights(one)[0] if keys is not None else None
+        with transport.unrecorded():  # solved above
+            weights = pairs.weights(one)[0] if keys is not None else None
         return Alignment(query[0, 0], support[0, 0, 0], carried[0], moved[0], weights)
 
 
 class _Pairs:
     """Every pair of a query and a support map of a batch of episodes, worked off piece by piece.
 
-    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by index, and in training it is computed again
-    for the gradient when there are several pieces, so that no tensor grows with pairs times channels times positions. Only
-    SSM's predictor, whose batch norm sees all pairs, is computed for all at once, in its few channels.
+    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by `index_select`, whose gradient is summed in
+    order, and in training it is computed again for the gradient when there are several pieces, so that no tensor grows with
+    pairs times channels times positions. Only SSM's predictor, whose batch norm sees all pairs, is computed for all at once,
+    in its few channels.
     """
 
     def __init__(self, head: Align, support: Tensor, query: Tensor, keys: tuple[Tensor, Tensor] | None) -> None:
@@ -178,14 +178,14 @@ class _Pairs:
         own = self.head.offsets.query(self.query)
 
         def first(carried: Tensor, pick: Tensor) -> Tensor:
-            return self.head.offsets.support(carried) + own[self.of_query[pick]]
+            return self.head.offsets.support(carried) + own.index_select(0, self.of_query[pick])
 
         if len(parts) == 1:
             carried = self.carried(parts[0])
             return self.compared(sample(carried, self.head.offsets(first(carried, parts[0]))), parts[0])
         offsets = self.head.offsets(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
         with transport.unrecorded():  # the same problems once more
-            return self.pieces(parts, lambda pick: self.compared(sample(self.carried(pick), offsets[pick]), pick))
+            return self.pieces(parts, lambda pick: self.compared(sample(self.carried(pick), offsets.index_select(0, pick)), pick))
 
     def parts(self) -> list[Tensor]:
         """Indices of the pairs of each piece; under a solver a piece that is not all lies within one episode."""
@@ -210,7 +210,8 @@ class _Pairs:
 
     def weights(self, pick: Tensor) -> Tensor:
         """LSC's weights [P,HW,HW] of the support's positions for each position of the query."""
-        query, support = self.keys[1][self.of_query[pick]], self.keys[0][self.of_support[pick]]
+        query = self.keys[1].index_select(0, self.of_query[pick])
+        support = self.keys[0].index_select(0, self.of_support[pick])
         if self.head.solver is None or len(pick) == self.count:
             return self.head.correspondence(query, support)
         episode = int(pick[0]) * self.episodes // self.count
@@ -219,7 +220,7 @@ class _Pairs:
 
     def carried(self, pick: Tensor) -> Tensor:
         """Support maps [P,d,h,w] after LSC (eq. 6)."""
-        values = self.support[self.of_support[pick]]
+        values = self.support.index_select(0, self.of_support[pick])
         if self.keys is None:
             return values
         return (values.flatten(2) @ self.weights(pick).mT).unflatten(2, self.shape)
@@ -227,7 +228,7 @@ class _Pairs:
     def compared(self, aligned: Tensor, pick: Tensor) -> Tensor:
         """Distances of aligned maps [P,d,h,w], or of the means of those that belong together, and their queries."""
         mean = aligned.unflatten(0, (-1, self.together)).mean(1)
-        apart = mean - self.query[self.of_query[pick[:: self.together]]]
+        apart = mean - self.query.index_select(0, self.of_query[pick[:: self.together]])
         if self.options.reduce == "gap":
             apart = apart.mean((2, 3), keepdim=True)
         return self.head.reduced(apart.square().sum((1, 2, 3)), self.shape.numel())

@@ -142,7 +142,9 @@ def test_a_solver_s_plan_takes_the_softmax_s_place(shots):
     head = made(correspondence="plan", shots=shots, solver=NetworkSimplex()).eval()
     assert torch.allclose(head(support, query), naive(head, support, query), atol=1e-7)
     assert made(solver=NetworkSimplex()).solver is None  # the softmax needs none
-    found = head.align(query[0, 0], support[0, 0, 0])
+    with transport.ledger() as book:
+        found = head.align(query[0, 0], support[0, 0, 0])
+    assert len(torch.cat(book.converged)) == 1
     assert torch.allclose(found.weights.sum(1), torch.ones(H * W).double(), atol=1e-6)
     assert torch.allclose(found.weights.sum(0), torch.ones(H * W).double(), atol=1e-6)  # every support position is used
     # an exact plan does not move with the correlations: g is not trained, unless its output is what is compared

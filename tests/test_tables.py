@@ -141,3 +141,14 @@ def test_bad_requests_get_a_sentence(fsl, arguments, sentence):
 def test_a_figures_name_is_refused_before_the_work(fsl, glyph_root):
     code, out, err = fsl("table", "deepemd.Fig4", *DATA, "--plot", "curve.xls", "--data-root", glyph_root)
     assert code == 2 and "end the name in .png, .svg or .pdf" in err and not out and "EMD+SFC" not in err
+
+
+def test_a_word_names_a_row_or_else_all_that_hold_it():
+    table = tables.find("lsc.T3")
+    names = [r["name"] for r in tables.chosen(table, ("lsc",))]
+    assert names == ["LSC"] and [r["name"] for r in tables.chosen(table, ("LSC+", "FOE"))] == [
+        "FOE",
+        "LSC+SSM",
+        "FOE+LSC+SSM",
+    ]
+    assert len(tables.chosen(table, ())) == 6

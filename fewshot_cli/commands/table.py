@@ -35,7 +35,8 @@ def table(
         str | None, typer.Option("--recipe", "-r", help="A 1-shot recipe in place of the dataset's.")
     ] = None,
     rows: Annotated[
-        list[str] | None, typer.Option("--rows", help="Only rows whose name holds this; repeatable.")
+        list[str] | None,
+        typer.Option("--rows", help="Only the row of this name, else rows whose names hold it; repeatable."),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", min=1, help="Episodes of every row (default: 600, of lsc.* 2000).")
