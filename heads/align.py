@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 from fewshot_cli.heads.alignment import Correspondence, Foreground, Offsets, sample
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -58,6 +59,14 @@ class AlignOptions(Options):
         None, ge=1, le=10_000_000, json_schema_extra={"speed": True},
         description="pairs in one piece (default: by the free memory); changes rounding only, unless a solver's stop looks at its batch",
     )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_range(self) -> "AlignOptions":
+        if self.offset_pixels is not None and self.offset_scale != 1:
+            raise PydanticCustomError(
+                "offsets", "offset_pixels and offset_scale both say how far positions move; leave one out"
+            )
+        return self
 
 
 class Align(Head):
@@ -185,7 +194,9 @@ class _Pairs:
             return self.compared(sample(carried, self.head.offsets(first(carried, parts[0]))), parts[0])
         offsets = self.head.offsets(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
         with transport.unrecorded():  # the same problems once more
-            return self.pieces(parts, lambda pick: self.compared(sample(self.carried(pick), offsets.index_select(0, pick)), pick))
+            return self.pieces(
+                parts, lambda pick: self.compared(sample(self.carried(pick), offsets.index_select(0, pick)), pick)
+            )
 
     def parts(self) -> list[Tensor]:
         """Indices of the pairs of each piece; under a solver a piece that is not all lies within one episode."""

@@ -277,3 +277,8 @@ def test_the_largest_tensors_are_counted():
     assert made().cells(5, 5, 15, 100) == 5 * 5 * 15 * 100 * 100
     assert made(shots="score").cells(5, 5, 15, 4) == 5 * 5 * 15 * 5 * 4 * 6
     assert made(correspondence="none", manipulate=False).cells(5, 5, 15, 4) == 5 * 5 * 15
+
+
+def test_two_ranges_of_offsets_are_refused():
+    with pytest.raises(ValueError, match="leave one out"):
+        AlignOptions(offset_pixels=1.0, offset_scale=0.5)
