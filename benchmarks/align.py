@@ -8,11 +8,10 @@ puts support and query side by side for the offsets, and keeps everything for th
 
 import argparse
 import json
-from statistics import median
-from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from turns import in_turn
 
 from fewshot_cli import registry, runs
 from fewshot_cli.device import resolve
@@ -62,16 +61,8 @@ def main() -> None:
              "four_pieces": lambda: pieces(support, query)}  # fmt: skip
     logits = [work().detach() for work in cases.values()]
     off = max(float((x - logits[0]).abs().max() / logits[0].abs().max()) for x in logits[1:])
-    seconds = {name: [] for name in cases}
-    for turn in range(given.rounds + 1):
-        for name, work in cases.items():
-            begin = perf_counter()
-            work().square().mean().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                seconds[name].append(perf_counter() - begin)
-    middle = {name: median(own) for name, own in seconds.items()}
+    steps = {name: lambda work=work: work().square().mean().backward() for name, work in cases.items()}
+    middle = in_turn(steps, given.rounds, device)
     print(json.dumps({"device": str(device), "threads": torch.get_num_threads(), "pairs": count, "largest_difference": off,
                       "plain_seconds": middle["plain"], "align_over_plain": middle["align"] / middle["plain"],
                       "four_pieces_over_plain": middle["four_pieces"] / middle["plain"], "versions": runs.versions()}, indent=2))  # fmt: skip

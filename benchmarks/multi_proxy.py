@@ -9,10 +9,9 @@ installed, OTT, all with six iterations.
 
 import argparse
 import json
-from statistics import median
-from time import perf_counter
 
 import torch
+from turns import in_turn, ott
 
 from fewshot_cli import build, recipe, runs
 from fewshot_cli.device import resolve
@@ -20,15 +19,6 @@ from fewshot_cli.engine import World
 from fewshot_cli.training.steps import beside
 
 CLASSES, ITERATIONS, EPSILON = 100, 6, 0.1
-
-
-def timed(work, device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    begin = perf_counter()
-    work()
-    wait()
-    return perf_counter() - begin
 
 
 def steps(name: str, batch: int, rounds: int, device: torch.device) -> dict[str, float]:
@@ -54,40 +44,19 @@ def flows(rounds: int, device: torch.device) -> dict[str, float]:
         "pot": lambda: solve_batch(cost, EPSILON, method="sinkhorn", **same),
         "pot_logarithmic": lambda: solve_batch(cost, EPSILON, method="log_sinkhorn", **same),
     }
+    fixed = {
+        "threshold": 0.0,
+        "min_iterations": ITERATIONS,
+        "max_iterations": ITERATIONS,
+        "inner_iterations": ITERATIONS,
+    }
     try:
-        cases |= {
-            f"ott_{name}": _ott((cost, supply, demand), name == "logarithmic") for name in ("direct", "logarithmic")
-        }
+        for name, logarithmic in (("direct", False), ("logarithmic", True)):
+            cases[f"ott_{name}"] = ott((cost, supply, demand), EPSILON, **fixed, lse_mode=logarithmic)
     except ImportError:
         print("OTT is not installed: pip install jax ott-jax to compare with it")
-    seconds = {name: [] for name in cases}
-    for turn in range(rounds + 1):
-        for name, work in cases.items():
-            spent = timed(work, device)
-            if turn:
-                seconds[name].append(spent)
-    middle = {name: median(own) for name, own in seconds.items()}
+    middle = in_turn(cases, rounds, device)
     return {f"{name}_over_ours": middle[name] / middle["ours"] for name in cases if name != "ours"}
-
-
-def _ott(given, logarithmic: bool):
-    """OTT's Sinkhorn under vmap and jit, a fixed number of iterations, in logarithms or on the kernel itself."""
-    import jax
-    from ott.geometry import geometry
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
-    arrays = [jax.numpy.asarray(x.cpu().numpy()) for x in given]
-    own = sinkhorn.Sinkhorn(threshold=0.0, min_iterations=ITERATIONS, max_iterations=ITERATIONS, inner_iterations=ITERATIONS,
-                            lse_mode=logarithmic)  # fmt: skip
-
-    @jax.jit
-    @jax.vmap
-    def run(cost, supply, demand):
-        problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=EPSILON), a=supply, b=demand)
-        return own(problem).matrix
-
-    return lambda: run(*arrays).block_until_ready()
 
 
 def main() -> None:

@@ -10,13 +10,12 @@ and one JSON object.
 
 import argparse
 import json
-import statistics
 from contextlib import suppress
-from time import perf_counter
 
 import fewshot_cli  # noqa: F401  # isort: skip - before torch, whose threads it keeps from spinning
 
 import torch
+from turns import in_turn, ott
 
 from fewshot_cli import build, registry, runs, transport
 from fewshot_cli.device import keep_freed_memory
@@ -29,17 +28,6 @@ SIZES = "25x25,100x100,49x25,9x9,13x13,25x4,64x4"
 def solver(name: str, workers: int | None = None, **options):
     cls = registry.part("solvers", name)
     return cls(cls.Options(**options, **({} if workers is None else {"workers": workers})))
-
-
-def in_turn(contenders: dict, rounds: int) -> dict[str, float]:
-    """Median seconds of each call; the first round is a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 1):
-        for name, call in contenders.items():
-            start = perf_counter()
-            call()
-            times[name].append(perf_counter() - start)
-    return {name: statistics.median(seen[1:]) for name, seen in times.items()}
 
 
 def speed(n: int, m: int, rounds: int) -> dict:
@@ -95,30 +83,13 @@ def sinkhorn(rounds: int) -> list[dict]:
         own, pot = solver("sinkhorn", **same), solver("pot_sinkhorn", **same)
         calls = {"sinkhorn": lambda own=own: own.solve(*given), "POT": lambda pot=pot: pot.solve(*given)}
         with suppress(ImportError):
-            calls["OTT"] = _ott(given, epsilon)
+            calls["OTT"] = ott(
+                given, epsilon, threshold=1e-5, norm_error=2, inner_iterations=10, max_iterations=10_000, lse_mode=True
+            )
         seconds = in_turn(calls, rounds)
         rows.append({"regularisation": epsilon, "milliseconds": {k: round(1e3 * v, 2) for k, v in seconds.items()},
                      **{f"over_{k}": seconds[k] / seconds["sinkhorn"] for k in seconds if k != "sinkhorn"}})  # fmt: skip
     return rows
-
-
-def _ott(given, epsilon):
-    """OTT's Sinkhorn under vmap and jit, stopping at the same L2 error of the marginals, looked at every 10 iterations."""
-    import jax
-    from ott.geometry import geometry
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn as ott_sinkhorn
-
-    arrays = [jax.numpy.asarray(x.numpy()) for x in given]
-    own = ott_sinkhorn.Sinkhorn(threshold=1e-5, norm_error=2, inner_iterations=10, max_iterations=10_000, lse_mode=True)
-
-    @jax.jit
-    @jax.vmap
-    def run(cost, supply, demand):
-        problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=epsilon), a=supply, b=demand)
-        return own(problem).matrix
-
-    return lambda: run(*arrays).block_until_ready()
 
 
 def exactness(count: int) -> dict:

@@ -32,9 +32,12 @@ class Checkpoint:
     sha256: str
     path: Path
 
+    def _under(self, prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
     def fill_known(self, module: nn.Module, prefix: str) -> None:
         """Copy those tensors under `prefix.` that a module has in the same shape; others keep their values."""
-        own = {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+        own = self._under(prefix)
         fitting = {
             k: own[k].to(v.dtype) for k, v in module.state_dict().items() if k in own and own[k].shape == v.shape
         }
@@ -42,7 +45,7 @@ class Checkpoint:
 
     def fill(self, module: nn.Module, prefix: str, what: str) -> None:
         """Copy the tensors under `prefix.` into a module. Raises `DataError` naming the first that does not fit."""
-        own = {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+        own = self._under(prefix)
         target = module.state_dict()
         made = self.sidecar.get(prefix, {}).get("name")
         if not self.sidecar and prefix == "backbone" and set(own) != set(target) and foreign.recognise(own):

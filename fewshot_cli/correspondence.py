@@ -12,7 +12,7 @@ from fewshot_cli.classification import load_parts, trained
 from fewshot_cli.contracts import Proxied
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.features import normalise
-from fewshot_cli.match import SHOWN
+from fewshot_cli.match import shown
 from fewshot_cli.pictures import Pictures
 from fewshot_cli.plots import correspondences
 from fewshot_cli.schema import Recipe
@@ -65,7 +65,8 @@ def correspond(recipe: Recipe, picture: Path, chosen: list[str], out: Path, give
                             f"{registry.did_you_mean(name, names)}")  # fmt: skip
     backbone, classifier = load_parts(recipe, weights, len(names), device)
     backbone, classifier = backbone.to(device, memory_format=torch.channels_last).eval(), classifier.eval()
-    views = normalise(_decoded(recipe, pictures, recipe.image.decoded).to(device), recipe.image)
+    decoded = pictures.decode(recipe.image.decoded, recipe.dataset.crop)[0]
+    views = normalise(decoded.to(device), recipe.image)
     maps = backbone(views.contiguous(memory_format=torch.channels_last)).float()
     with transport.ledger() as book:
         flow, weighed = (x[0].cpu() for x in classifier.matched(maps))  # [classes,HW,M]
@@ -75,19 +76,13 @@ def correspond(recipe: Recipe, picture: Path, chosen: list[str], out: Path, give
         raise DataError(f"{picture}: NaN or infinite logits; check the weights")
     probability, failed = logits.softmax(0), ~torch.cat(book.converged).cpu()
     likeliest = logits.argsort(descending=True, stable=True)[:LIKELIEST].tolist()
-    side = max(1, -(-SHOWN // recipe.image.decoded)) * recipe.image.decoded
-    edge = (recipe.image.decoded - recipe.image.size) * side // recipe.image.decoded // 2
-    shown = _decoded(recipe, pictures, side)[0, :, edge : side - edge, edge : side - edge].float() / 255
+    seen = shown(recipe, pictures, [0])[0][0]
     records, rows = [], []
     for c in [names.index(name) for name in dict.fromkeys(chosen)] or likeliest:
         title = f"{names[c]}\n{100 * float(probability[c]):.1f} %, logit {float(logits[c]):.2f}"
         mass = (flow[c] / flow[c].sum(1, keepdim=True)).unflatten(0, maps.shape[2:])
-        rows.append(Row(shown, mass, parts[c], title))
+        rows.append(Row(seen, mass, parts[c], title))
         records.append({"class": names[c], "probability": float(probability[c]), "logit": float(logits[c]),
                         "shares": rows[-1].shares().tolist(), "not_converged": int(failed[c])})  # fmt: skip
     correspondences(out, rows)
     return records
-
-
-def _decoded(recipe: Recipe, pictures: Pictures, side: int) -> Tensor:
-    return pictures.decode(side, recipe.dataset.crop)[0]

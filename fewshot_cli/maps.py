@@ -13,12 +13,12 @@ from torch import Tensor
 from fewshot_cli import build, transport
 from fewshot_cli.contracts import Alignment, Aligns
 from fewshot_cli.data.store import Split
-from fewshot_cli.errors import RecipeError
-from fewshot_cli.match import against, shown, two
+from fewshot_cli.match import against, parts_with, shown, two
 from fewshot_cli.pictures import Parts, Pictures
 from fewshot_cli.plots import alignments
 from fewshot_cli.schema import Recipe
 
+NO_MAP = "lays no map over another; use a recipe with head align, or leave out --maps"
 STEPS = ("before", "after_lsc", "after_ssm")
 
 
@@ -51,7 +51,7 @@ class Sheet:
 def map_pictures(recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path,
                  device: torch.device) -> list[dict]:  # fmt: skip
     """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
-    parts, pictures = _parts(recipe, given, root, device), two(left, right)
+    parts, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
     sheet, failed = _sheet(parts, pictures, parts.maps(pictures), 0, 1, "")
     alignments(out, [sheet])
     return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]
@@ -60,7 +60,7 @@ def map_pictures(recipe: Recipe, left: Path, right: Path, out: Path, given: Path
 def map_episode(recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path,
                 device: torch.device) -> list[dict]:  # fmt: skip
     """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
-    parts = _parts(recipe, given, root, device)
+    parts = parts_with(recipe, given, root, device, Aligns, NO_MAP)
     split = build.store(recipe, root).split(recipe.eval.split)
     left, others = against(recipe, split, root, episode, query)
     maps, records, sheets = parts.maps(split), [], []
@@ -72,14 +72,6 @@ def map_episode(recipe: Recipe, episode: int, query: int, out: Path, given: Path
         sheets.append(sheet)
     alignments(out, sheets)
     return records
-
-
-def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Parts:
-    parts = Parts(recipe, given, root, device)
-    if not isinstance(parts.head, Aligns):
-        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which lays no map over another; use a recipe "
-                          "with head align, or leave out --maps")  # fmt: skip
-    return parts
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from fewshot_cli.plots import matches
 from fewshot_cli.schema import Recipe
 
 SHOWN = 240  # least side of a drawn picture
+NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head emd, or --set head=emd"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Panel:
 def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bool, given: Path | None, root: Path,
                    device: torch.device) -> list[dict]:  # fmt: skip
     """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
-    parts, pictures = _parts(recipe, given, root, device), two(left, right)
+    parts, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
     panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
@@ -66,7 +67,7 @@ def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bo
 def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bool, given: Path | None, root: Path,
                   device: torch.device) -> list[dict]:  # fmt: skip
     """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
-    parts = _parts(recipe, given, root, device)
+    parts = parts_with(recipe, given, root, device, Matches, NO_FLOW)
     split = build.store(recipe, root).split(recipe.eval.split)
     left, others = against(recipe, split, root, episode, query)
     maps, records, panels = parts.maps(split), [], []
@@ -105,20 +106,22 @@ def against(
     return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
 
 
-def shown(recipe: Recipe, pictures: Pictures | Split, pair: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
-    """Two pictures of a set to draw, [2,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [2,2]."""
+def shown(recipe: Recipe, pictures: Pictures | Split, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+    """Pictures of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    found, sizes = pictures.decode(side, recipe.dataset.crop, only=pair)
+    found, sizes = pictures.decode(side, recipe.dataset.crop, only=picks)
     edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
     return (found.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
 
 
-def _parts(recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Parts:
+def parts_with(
+    recipe: Recipe, given: Path | None, root: Path, device: torch.device, contract: type, lacks: str
+) -> Parts:
+    """The recipe's parts with a head of a contract. Raises `RecipeError` for another, saying what it `lacks`."""
     parts = Parts(recipe, given, root, device)
-    if not isinstance(parts.head, Matches):
-        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no flow between two pictures; "
-                          "use a 1-shot recipe with head emd, or --set head=emd")  # fmt: skip
+    if not isinstance(parts.head, contract):
+        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which {lacks}")
     return parts
 
 

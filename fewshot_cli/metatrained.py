@@ -62,6 +62,7 @@ class Runner(tables.Runner):
     def __init__(self, ask: Request, run_dir: Path) -> None:
         super().__init__(ask)
         self.stages, self.world = run_dir.parent, World(ask.device)
+        self._places: dict[tuple[str, int], tuple[Recipe, Path, Path | None]] = {}
 
     def weights(self, row: dict[str, Any], column: dict[str, Any]) -> Path:
         """The row's meta-trained weights."""
@@ -91,6 +92,12 @@ class Runner(tables.Runner):
 
     def _place(self, row: dict[str, Any], column: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
         """The recipe that a row is trained by, its folder, and the weights it starts from (None for random ones)."""
+        key = row["name"], column["shot"]
+        if key not in self._places:
+            self._places[key] = self._placed(row, column)
+        return self._places[key]
+
+    def _placed(self, row: dict[str, Any], column: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
         ask, one = self.ask, self.ask.trained(row, column)
         start = ask.weights
         if start is None and one.metatrain.start != "none":

@@ -26,12 +26,11 @@ from fewshot_cli.solvers.scaling_lanes import (
     held,
     inlined,
     load,
-    mul,
     only,
-    splat,
     store,
     summed,
 )
+from fewshot_cli.solvers.simd import mul, splat
 
 # `problems` is (cost, across, down, −ε, supply, step, demand, step): flat arrays, of cost also how many numbers apart columns
 # and rows lie, of supply and demand how many problems do. `room` is (n, matrices [2,m,W], rows [3,W], columns [3,m]), with W

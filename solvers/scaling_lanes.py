@@ -1,4 +1,4 @@
-"""Vectors of float32 or float64 for Numba, by LLVM: `scaling_kernel` has rows too short for it to form them itself."""
+"""What `scaling_kernel` needs besides `simd`: vectors of float32 or float64 that begin anywhere and may be partly there."""
 
 import math
 import os
@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import numba
+from fewshot_cli.solvers.simd import LANES, fill
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 from platformdirs import user_cache_path
 
 BYTES = 64  # of a vector: 16 float32 or 8 float64
@@ -21,26 +22,6 @@ if "NUMBA_CACHE_DIR" not in os.environ and not numba.config.CACHE_DIR:  # must b
     numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / "numba")
 
 
-class _Lanes(types.Type):
-    """Numba's type of a vector of float32 or float64."""
-
-    def __init__(self, scalar: types.Type) -> None:
-        self.scalar, self.count = scalar, BYTES * 8 // scalar.bitwidth
-        self.llvm = ir.VectorType(ir.FloatType() if scalar is types.float32 else ir.DoubleType(), self.count)
-        super().__init__(name=f"{scalar}x{self.count}")
-
-
-_LANES = {scalar: _Lanes(scalar) for scalar in (types.float32, types.float64)}
-register_model(_Lanes)(type("_Model", (models.PrimitiveModel,), {
-    "__init__": lambda self, manager, lanes: models.PrimitiveModel.__init__(self, manager, lanes, lanes.llvm)}))  # fmt: skip
-
-
-def _filled(builder, scalar, count):
-    blank = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
-    first = builder.insert_element(blank, scalar, ir.IntType(32)(0))
-    return builder.shuffle_vector(first, blank, ir.Constant(ir.VectorType(ir.IntType(32), count), None))
-
-
 def _called(builder, name, kind, args, **flags):
     function = ir.FunctionType(kind, [x.type for x in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args, **flags)
@@ -50,13 +31,13 @@ def _first(builder, count, lanes):
     """Mask of the first `count` lanes."""
     number = ir.IntType(32)
     order = ir.Constant(ir.VectorType(number, lanes.count), list(range(lanes.count)))
-    return builder.icmp_signed("<", order, _filled(builder, builder.trunc(count, number), lanes.count))
+    return builder.icmp_signed("<", order, fill(builder, builder.trunc(count, number), order.type))
 
 
 def _masked(context, builder, array_type, args, name, kind, more):
     """LLVM's masked load or store of the first lanes at array[offset:], the array taken as flat: `args` are these and a count."""
     array, offset, count = args
-    lanes, place = _LANES[array_type.dtype], context.make_array(array_type)(context, builder, array).data
+    lanes, place = LANES[array_type.dtype], context.make_array(array_type)(context, builder, array).data
     place = builder.bitcast(builder.gep(place, [offset]), lanes.llvm.as_pointer())
     rest = [place, ir.IntType(32)(array_type.dtype.bitwidth // 8), _first(builder, count, lanes)]
     given = [*more, *rest] if more else [*rest, ir.Constant(lanes.llvm, None)]
@@ -66,14 +47,14 @@ def _masked(context, builder, array_type, args, name, kind, more):
 @intrinsic
 def held(typingctx, array):
     """How many numbers of the array a vector holds."""
-    count = _LANES[array.dtype].count
+    count = LANES[array.dtype].count
     return types.int64(array), lambda context, builder, signature, args: ir.IntType(64)(count)
 
 
 @intrinsic
 def load(typingctx, array, offset, count):
     """The vector at array[offset:], of which `count` lanes are there and the others 0."""
-    lanes = _LANES[array.dtype]
+    lanes = LANES[array.dtype]
 
     def code(context, builder, signature, args):
         return _masked(context, builder, signature.args[0], args, "load", lanes.llvm, [])
@@ -93,20 +74,13 @@ def store(typingctx, array, offset, count, vector):
 
 
 @intrinsic
-def splat(typingctx, x):
-    """A number in every lane."""
-    lanes = _LANES[x]
-    return lanes(x), lambda context, builder, signature, args: _filled(builder, args[0], lanes.count)
-
-
-@intrinsic
 def full(typingctx, array, x):
     """A number in every lane, of the array's type."""
-    lanes = _LANES[array.dtype]
+    lanes = LANES[array.dtype]
 
     def code(context, builder, signature, args):
         own = builder.fptrunc(args[1], lanes.llvm.element) if lanes.count == 16 else args[1]
-        return _filled(builder, own, lanes.count)
+        return fill(builder, own, lanes.llvm)
 
     return lanes(array, types.float64), code
 
@@ -129,11 +103,6 @@ def fma(typingctx, a, b, c):
         return builder.fadd(builder.fmul(*args[:2], flags=FAST[:1]), args[2], flags=FAST[:1])
 
     return a(a, b, c), code
-
-
-@intrinsic
-def mul(typingctx, a, b):
-    return a(a, b), lambda context, builder, signature, args: builder.fmul(*args)
 
 
 @intrinsic

@@ -1,4 +1,4 @@
-"""Vectors for Numba kernels: 16 int32, 8 int64 or 8 float64, compiled to whatever registers the machine has.
+"""Vectors for Numba kernels: 16 int32 or float32, 8 int64 or float64, compiled to whatever registers the machine has.
 
 Numba turns loops over short rows into scalar code with vector prologues; these few operations emit LLVM's vector
 instructions directly. Offsets count elements and need no alignment; lane masks are the low bits of a uint64.
@@ -25,8 +25,8 @@ class Lanes(types.Type):
     @property
     def llvm(self) -> ir.VectorType:
         """The LLVM vector type."""
-        element = ir.DoubleType() if self.scalar is types.float64 else ir.IntType(self.scalar.bitwidth)
-        return ir.VectorType(element, self.count)
+        floats = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+        return ir.VectorType(floats.get(self.scalar) or ir.IntType(self.scalar.bitwidth), self.count)
 
 
 @register_model(Lanes)
@@ -35,8 +35,9 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(manager, lanes, lanes.llvm)
 
 
-I32, I64, F64 = Lanes(types.int32, 16), Lanes(types.int64, 8), Lanes(types.float64, 8)
-_LANES = {types.int32: I32, types.int64: I64, types.float64: F64}
+I32, I64 = Lanes(types.int32, 16), Lanes(types.int64, 8)
+F32, F64 = Lanes(types.float32, 16), Lanes(types.float64, 8)
+LANES = {lanes.scalar: lanes for lanes in (I32, I64, F32, F64)}
 
 
 def _address(context, builder, array_type, array, offset, vector):
@@ -44,7 +45,8 @@ def _address(context, builder, array_type, array, offset, vector):
     return builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
 
 
-def _fill(builder, scalar, vector):
+def fill(builder, scalar, vector):
+    """LLVM's vector of a type with a scalar in every lane."""
     nothing = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(nothing, scalar, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
@@ -74,7 +76,7 @@ lowest, highest, total, union = (_reduction(name) for name in ("smin", "smax", "
 @intrinsic
 def load(typingctx, array, offset):
     """The vector at array[offset:]."""
-    lanes = _LANES[array.dtype]
+    lanes = LANES[array.dtype]
 
     def code(context, builder, signature, args):
         x = builder.load(_address(context, builder, signature.args[0], args[0], args[1], lanes.llvm))
@@ -115,8 +117,8 @@ def store(typingctx, array, offset, vector):
 @intrinsic
 def splat(typingctx, scalar):
     """A scalar in every lane."""
-    lanes = _LANES[scalar]
-    return lanes(scalar), lambda context, builder, signature, args: _fill(builder, args[0], lanes.llvm)
+    lanes = LANES[scalar]
+    return lanes(scalar), lambda context, builder, signature, args: fill(builder, args[0], lanes.llvm)
 
 
 @intrinsic
@@ -154,8 +156,8 @@ def shifted(typingctx, a, right, left):
     """(a >> right) << left, by the same counts in every lane."""
 
     def code(context, builder, signature, args):
-        x = builder.ashr(args[0], _fill(builder, args[1], a.llvm))
-        return builder.shl(x, _fill(builder, args[2], a.llvm))
+        x = builder.ashr(args[0], fill(builder, args[1], a.llvm))
+        return builder.shl(x, fill(builder, args[2], a.llvm))
 
     return a(a, a.scalar, a.scalar), code
 
@@ -177,7 +179,7 @@ def where(typingctx, bits, scalar, a):
     """The scalar in the lanes whose bit is set, a in the others."""
 
     def code(context, builder, signature, args):
-        return builder.select(_chosen(builder, args[0], a.count), _fill(builder, args[1], a.llvm), args[2])
+        return builder.select(_chosen(builder, args[0], a.count), fill(builder, args[1], a.llvm), args[2])
 
     return a(types.uint64, a.scalar, a), code
 
@@ -187,7 +189,7 @@ def add_where(typingctx, a, bits, scalar):
     """a plus the scalar in the lanes whose bit is set."""
 
     def code(context, builder, signature, args):
-        more = builder.add(args[0], _fill(builder, args[2], a.llvm))
+        more = builder.add(args[0], fill(builder, args[2], a.llvm))
         return builder.select(_chosen(builder, args[1], a.count), more, args[0])
 
     return a(a, types.uint64, a.scalar), code
@@ -209,7 +211,7 @@ def numbered(typingctx, a, first):
     """a with its low 11 bits replaced by first + lane."""
 
     def code(context, builder, signature, args):
-        lane = builder.add(_fill(builder, args[1], a.llvm), ir.Constant(a.llvm, list(range(a.count))))
+        lane = builder.add(fill(builder, args[1], a.llvm), ir.Constant(a.llvm, list(range(a.count))))
         return builder.or_(builder.and_(args[0], ir.Constant(a.llvm, [-2048] * a.count)), lane)
 
     return a(a, a.scalar), code

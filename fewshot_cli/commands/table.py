@@ -13,6 +13,7 @@ from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.report import Format, as_csv, grid, markdown
 
 _OWN = ("head", "head.name", "extractor", "extractor.name", "episode.way", "episode.shot", "eval.episodes")
+_TRAINED_OWN = ("pretrain.classifier", "backbone", "dataset.name", "dataset", "solver", "seed", "eval.protocol")
 
 
 def _tables(incomplete: str) -> list[str]:
@@ -73,6 +74,9 @@ def table(
     from fewshot_cli.device import resolve
 
     found = tables.find(name)
+    meta = found.get("metatrained", False)
+    if resume and (meta or found.get("trained")):
+        raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
     if found.get("trained"):
         given = {"--dataset": dataset, "--recipe": recipe, "--episodes": episodes, "--weights": weights}
         for option, value in given.items():
@@ -80,28 +84,21 @@ def table(
                 raise FslError(
                     f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
                 )
-        if resume:
-            raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
         return _trained(found, seeds, sets, solver, rows, plot, format, device, seed, data_root, run_dir)
     if seeds is not None:
         raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
-    meta = found.get("metatrained", False)
     episodes = episodes or (2000 if meta else 600)
     if meta and (recipe is not None or dataset is None):
         raise FslError(
             f"the rows of {name} are meta-trained by recipes of their own; give --dataset {found['home']} or another"
         )
-    if meta and resume:
-        raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
     if (dataset is None) == (recipe is None):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
     if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
         raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or take deepemd.Fig4")
     if plot is not None:
         plots.check(plot)
-    for word in sets or []:
-        if word.partition("=")[0].strip() in _OWN:
-            raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl eval`")
+    _refuse(sets, _OWN, "eval")
     base = dataset if meta else recipe or tables.recipe_for(dataset, weights)
     common = (base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
               resolve(device))  # fmt: skip
@@ -109,12 +106,10 @@ def table(
         from fewshot_cli.metatrained import Request
 
         ask = Request(*common, found["recipe"], found["columns"][0]["shot"])
-    else:
-        ask = tables.Request(*common)
-    if meta:
         path = (run_dir or Path("runs") / "table" / "lsc" / dataset) / name
         result = tables.run(found, ask, path, (path / runs.CONFIG).exists())
     else:
+        ask = tables.Request(*common)
         path = runs.choose(run_dir, "table", f"{name}-{Path(base).stem}", resume)
         result = tables.run(found, ask, path, resume)
     emit(_rendered(result, format), kept=str(path))
@@ -123,6 +118,13 @@ def table(
         say(f"curve: {plot}")
     if (reason := tables.missing_everywhere(result)) is not None:
         raise DataError(f"no row of {name} could be run: {reason}")
+
+
+def _refuse(sets: list[str] | None, own: tuple[str, ...], verb: str) -> None:
+    """Refuse `--set` of what the rows of a table set themselves."""
+    for word in sets or []:
+        if word.partition("=")[0].strip() in own:
+            raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl {verb}`")
 
 
 def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed, data_root, run_dir) -> None:  # noqa: ANN001
@@ -137,19 +139,7 @@ def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed,
         raise FslError(f"--plot draws the iterations of the solver over training, and {name} has others; take mpw.Fig2")
     if plot is not None:
         plots.check(plot)
-    for word in sets or []:
-        if word.partition("=")[0].strip() in (
-            "pretrain.classifier",
-            "backbone",
-            "dataset.name",
-            "dataset",
-            "solver",
-            "seed",
-            "eval.protocol",
-        ):
-            raise FslError(
-                f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl pretrain`"
-            )
+    _refuse(sets, _TRAINED_OWN, "pretrain")
     first = 1 if seed is None else seed
     ask = trained.Request(tuple(sets or ()), solver, tuple(range(first, first + (seeds or 5))), tuple(rows or ()),
                           o.data_root(data_root), World(resolve(device)))  # fmt: skip
