@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import conv3x3, depth_rule, initialise, widen
 from pydantic import Field
 from torch import Tensor, nn
 
+from fewshot_cli.backbones.layers import conv3x3, depth_rule, initialise, widen
 from fewshot_cli.contracts import Backbone, Options
 
 WIDTHS = (16, 32, 64)

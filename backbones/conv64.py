@@ -17,8 +17,8 @@ class Conv64Options(Options):
 class Conv64(Backbone):
     """[3×3 convolution, batch norm, 2×2 max pool, ReLU] × 4; the last two pools are optional.
 
-    images [N,3,H,W] → [N,64,H/16,W/16], twice that for each pool left out. Pooling before the ReLU gives the same values as
-    after it, since both are monotone, on a quarter of the elements.
+    images [N,3,H,W] → [N,64,H/16,W/16], twice that for each pool left out. Pooling before the ReLU gives the same
+    values as after it, since both are monotone, on a quarter of the elements.
     """
 
     Options = Conv64Options

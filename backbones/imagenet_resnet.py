@@ -3,10 +3,10 @@
 from typing import Literal
 
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import conv1x1, conv3x3, initialise
 from pydantic import Field
 from torch import Tensor, nn
 
+from fewshot_cli.backbones.layers import conv1x1, conv3x3, initialise
 from fewshot_cli.contracts import Backbone, Options
 
 STEM = 64
@@ -27,8 +27,8 @@ class ImageNetResNet(Backbone):
 
     A bottleneck's stride is in its 3×3 convolution (version 1.5). Parameters are called `conv1.weight`,
     `layer1.0.conv1.weight`, `layer2.0.downsample.0.weight` and so on: a checkpoint of torchvision fits once its `fc` is
-    left out. images [N,3,H,W] → [N,d,⌈H/32⌉,⌈W/32⌉]: 224×224 gives 7×7; d is 512 for depth 18, else 2048. With the stem for
-    small pictures it is ⌈H/8⌉: 32×32 gives 4×4.
+    left out. images [N,3,H,W] → [N,d,⌈H/32⌉,⌈W/32⌉]: 224×224 gives 7×7; d is 512 for depth 18, else 2048. With the stem
+    for small pictures it is ⌈H/8⌉: 32×32 gives 4×4.
     """
 
     Options = ImageNetResNetOptions

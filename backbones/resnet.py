@@ -83,10 +83,10 @@ class ResNet10Options(Options):
 class ResNet10(Backbone):
     """ResNet-10 with ReLU: a reading of the 10-layer network that DeepEMD's text (CVPR 2020, section 4.1) names.
 
-    The paper gives only its depth and its output, 5×5×512 for 84×84; its tables and code use ResNet-12. Here: a 3×3 stem
-    of 64 channels, four residual blocks of two 3×3 convolutions with a 1×1 shortcut and a 2×2 max pool, 64-128-256-512
-    wide: 1 + 8 convolutions and the classifier make 10 layers, and 84 → 42 → 21 → 10 → 5.
-    images [N,3,H,W] → [N,512,H/16,W/16].
+    The paper gives only its depth and its output, 5×5×512 for 84×84; its tables and code use ResNet-12. Here: a 3×3
+    stem of 64 channels, four residual blocks of two 3×3 convolutions with a 1×1 shortcut and a 2×2 max pool,
+    64-128-256-512 wide: 1 + 8 convolutions and the classifier make 10 layers, and 84 → 42 → 21 → 10 → 5. images
+    [N,3,H,W] → [N,512,H/16,W/16].
     """
 
     Options = ResNet10Options

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 import torch.nn.functional as F
-from fewshot_cli.backbones.layers import PreActivated, conv1x1, conv3x3, depth_rule
 from pydantic import Field
 from torch import Tensor, nn
 
+from fewshot_cli.backbones.layers import PreActivated, conv1x1, conv3x3, depth_rule
 from fewshot_cli.contracts import Options
 
 STEM = 16

@@ -2,8 +2,8 @@
 
     python benchmarks/align.py [--channels 64] [--side 10] [--episodes 4] [--rounds 7] [--device cpu|cuda] [--threads N]
 
-Forward and backward of 5-way 1-shot episodes with 15 queries a class, in turns; the plain version repeats maps for every pair,
-puts support and query side by side for the offsets, and keeps everything for the gradient.
+Forward and backward of 5-way 1-shot episodes with 15 queries a class, in turns; the plain version repeats maps for
+every pair, puts support and query side by side for the offsets, and keeps everything for the gradient.
 """
 
 import argparse
@@ -57,15 +57,30 @@ def main() -> None:
     cls, count = registry.part("heads", "align"), given.episodes * WAY * QUERY * WAY
     whole, pieces = (cls(cls.Options(chunk=n), channels=given.channels).to(device) for n in (None, -(-count // 4)))
     pieces.load_state_dict(whole.state_dict())
-    cases = {"plain": lambda: plain(whole, support, query), "align": lambda: whole(support, query),
-             "four_pieces": lambda: pieces(support, query)}  # fmt: skip
+    cases = {
+        "plain": lambda: plain(whole, support, query),
+        "align": lambda: whole(support, query),
+        "four_pieces": lambda: pieces(support, query),
+    }
     logits = [work().detach() for work in cases.values()]
     off = max(float((x - logits[0]).abs().max() / logits[0].abs().max()) for x in logits[1:])
     steps = {name: lambda work=work: work().square().mean().backward() for name, work in cases.items()}
     middle = in_turn(steps, given.rounds, device)
-    print(json.dumps({"device": str(device), "threads": torch.get_num_threads(), "pairs": count, "largest_difference": off,
-                      "plain_seconds": middle["plain"], "align_over_plain": middle["align"] / middle["plain"],
-                      "four_pieces_over_plain": middle["four_pieces"] / middle["plain"], "versions": runs.versions()}, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": str(device),
+                "threads": torch.get_num_threads(),
+                "pairs": count,
+                "largest_difference": off,
+                "plain_seconds": middle["plain"],
+                "align_over_plain": middle["align"] / middle["plain"],
+                "four_pieces_over_plain": middle["four_pieces"] / middle["plain"],
+                "versions": runs.versions(),
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -50,10 +50,23 @@ def main() -> None:
 
     times = [(whole(), bare(solver, problems)) for _ in range(given.rounds)]
     evaluated, alone = (statistics.median(column) for column in zip(*times, strict=True))
-    print(json.dumps({
-        "recipe": given.recipe, "solver": given.solver, "episodes": given.episodes, "problems": sum(len(p[0]) for p in problems),
-        "nodes": list(problems[0][0].shape[1:]), "seconds_eval": evaluated, "seconds_solver": alone,
-        "ratio": evaluated / alone, "threads": torch.get_num_threads(), "versions": runs.versions()}, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "recipe": given.recipe,
+                "solver": given.solver,
+                "episodes": given.episodes,
+                "problems": sum(len(p[0]) for p in problems),
+                "nodes": list(problems[0][0].shape[1:]),
+                "seconds_eval": evaluated,
+                "seconds_solver": alone,
+                "ratio": evaluated / alone,
+                "threads": torch.get_num_threads(),
+                "versions": runs.versions(),
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

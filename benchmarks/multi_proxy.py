@@ -1,10 +1,11 @@
 """What the Multi-Proxy Wasserstein classifier adds to training and testing, and its Sinkhorn beside POT's and OTT's.
 
-    python benchmarks/multi_proxy.py [--recipe cifar100_resnet110] [--batch 128] [--rounds 9] [--device cpu|cuda] [--threads N]
+    python benchmarks/multi_proxy.py [--recipe cifar100_resnet110] [--batch 128] [--rounds 9]
+        [--device cpu|cuda] [--threads N]
 
-A training step (forward, backward, SGD) and a test pass of the recipe's network with the linear classifier and with four proxies
-a class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch` and, where jax and ott-jax are
-installed, OTT, all with six iterations.
+A training step (forward, backward, SGD) and a test pass of the recipe's network with the linear classifier and with
+four proxies a class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch` and,
+where jax and ott-jax are installed, OTT, all with six iterations.
 """
 
 import argparse
@@ -28,7 +29,8 @@ def steps(name: str, batch: int, rounds: int, device: torch.device) -> dict[str,
     proxies = plain.pretrain.model_copy(update={"classifier": mpw.pretrain.classifier, "solver": mpw.solver})
     linear, ours = beside([plain, plain.model_copy(update={"pretrain": proxies})], CLASSES, World(device), rounds)
     return {f"{kind}_over_linear": ours[kind] / linear[kind] for kind in linear} | {
-        f"{kind}_seconds_linear": linear[kind] for kind in linear}  # fmt: skip
+        f"{kind}_seconds_linear": linear[kind] for kind in linear
+    }
 
 
 def flows(rounds: int, device: torch.device) -> dict[str, float]:
@@ -69,8 +71,13 @@ def main() -> None:
     device = resolve(given.device)
     if given.threads:
         torch.set_num_threads(given.threads)
-    found = {"device": str(device), "threads": torch.get_num_threads(), **flows(given.rounds, device),
-             **steps(given.recipe, given.batch, given.rounds, device), "versions": runs.versions()}  # fmt: skip
+    found = {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        **flows(given.rounds, device),
+        **steps(given.recipe, given.batch, given.rounds, device),
+        "versions": runs.versions(),
+    }
     print(json.dumps(found, indent=2))
 
 

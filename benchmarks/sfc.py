@@ -2,10 +2,10 @@
 
     python benchmarks/sfc.py [--episodes 8] [--shot 5] [--side 5] [--channels 640] [--rounds 3] [--threads 2]
 
-5-way, 15 queries a class, the code's preset: 12,500 + 375 transport problems an episode at 5 shots. `flow` is the default
-(gradient of the costs with the flow held fixed), `full` the gradient of the node weights too. The bare solver time is that
-of the same problems, solved again from nothing in calls of the same sizes; `solver` is what the solver took inside, where
-it starts from its last trees. Everything in turn; medians; seconds an episode. Prints JSON.
+5-way, 15 queries a class, the code's preset: 12,500 + 375 transport problems an episode at 5 shots. `flow` is the
+default (gradient of the costs with the flow held fixed), `full` the gradient of the node weights too. The bare solver
+time is that of the same problems, solved again from nothing in calls of the same sizes; `solver` is what the solver
+took inside, where it starts from its last trees. Everything in turn; medians; seconds an episode. Prints JSON.
 """
 
 import argparse
@@ -65,11 +65,18 @@ def main() -> None:
         for name, seconds in times.items() if turn else ():
             seen[name].append(seconds / given.episodes)
     result = {name: statistics.median(values) for name, values in seen.items()}
-    print(json.dumps({
-        **vars(given), "problems_an_episode": sum(len(p[0]) for p in problems) // given.episodes,
-        "seconds_an_episode": result, "flow_over_bare": result["flow"] / result["bare"],
-        **({"full_over_bare": result["full"] / result["bare"]} if "full" in result else {}),
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                **vars(given),
+                "problems_an_episode": sum(len(p[0]) for p in problems) // given.episodes,
+                "seconds_an_episode": result,
+                "flow_over_bare": result["flow"] / result["bare"],
+                **({"full_over_bare": result["full"] / result["bare"]} if "full" in result else {}),
+            },
+            indent=2,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python benchmarks/solvers.py [--sizes 25x25,100x100,…] [--rounds 7] [--check 10000]
 
 Cross-reference weights and centred cosine costs of 640-channel maps with class structure, 375 problems to an episode.
-Contenders take turns in every round, on one thread unless said, and medians are compared. Also measured: the gradient, an
-episode from features to logits, and batched Sinkhorn against POT's (and OTT's, where it is installed). Prints a table
-and one JSON object.
+Contenders take turns in every round, on one thread unless said, and medians are compared. Also measured: the gradient,
+an episode from features to logits, and batched Sinkhorn against POT's (and OTT's, where it is installed). Prints a
+table and one JSON object.
 """
 
 import argparse
@@ -32,14 +32,21 @@ def solver(name: str, workers: int | None = None, **options):
 
 def speed(n: int, m: int, rounds: int) -> dict:
     given = generated(n, m, 375 if n * m < 4000 else 60)
-    contenders = {"cv2.EMD": solver("opencv", 1), "ot.emd": solver("pot", 1), "network_simplex": solver("network_simplex", 1),
-                  "network_simplex, 2 threads": solver("network_simplex", 2)}  # fmt: skip
+    contenders = {
+        "cv2.EMD": solver("opencv", 1),
+        "ot.emd": solver("pot", 1),
+        "network_simplex": solver("network_simplex", 1),
+        "network_simplex, 2 threads": solver("network_simplex", 2),
+    }
     seconds = in_turn({name: lambda s=s: s.solve(*given) for name, s in contenders.items()}, rounds)
     rate = {name: len(given[0]) / t for name, t in seconds.items()}
-    return {"size": f"{n}x{m}", "problems_per_second": {k: round(v) for k, v in rate.items()},
-            "one_thread_over_cv2": rate["network_simplex"] / rate["cv2.EMD"],
-            "two_threads_over_cv2": rate["network_simplex, 2 threads"] / rate["cv2.EMD"],
-            "one_thread_over_ot": rate["network_simplex"] / rate["ot.emd"]}  # fmt: skip
+    return {
+        "size": f"{n}x{m}",
+        "problems_per_second": {k: round(v) for k, v in rate.items()},
+        "one_thread_over_cv2": rate["network_simplex"] / rate["cv2.EMD"],
+        "two_threads_over_cv2": rate["network_simplex, 2 threads"] / rate["cv2.EMD"],
+        "one_thread_over_ot": rate["network_simplex"] / rate["ot.emd"],
+    }
 
 
 def gradient(rounds: int) -> float:
@@ -87,8 +94,13 @@ def sinkhorn(rounds: int) -> list[dict]:
                 given, epsilon, threshold=1e-5, norm_error=2, inner_iterations=10, max_iterations=10_000, lse_mode=True
             )
         seconds = in_turn(calls, rounds)
-        rows.append({"regularisation": epsilon, "milliseconds": {k: round(1e3 * v, 2) for k, v in seconds.items()},
-                     **{f"over_{k}": seconds[k] / seconds["sinkhorn"] for k in seconds if k != "sinkhorn"}})  # fmt: skip
+        rows.append(
+            {
+                "regularisation": epsilon,
+                "milliseconds": {k: round(1e3 * v, 2) for k, v in seconds.items()},
+                **{f"over_{k}": seconds[k] / seconds["sinkhorn"] for k in seconds if k != "sinkhorn"},
+            }
+        )
     return rows
 
 
@@ -127,11 +139,18 @@ def main() -> None:
     keep_freed_memory()  # as every verb of fsl does
     rows = [speed(*map(int, size.split("x")), given.rounds) for size in given.sizes.split(",")]
     for row in rows:
-        print(f"{row['size']:>8}  1 thread / cv2.EMD {row['one_thread_over_cv2']:5.1f}×  2 threads / cv2.EMD "
-              f"{row['two_threads_over_cv2']:5.1f}×  1 thread / ot.emd {row['one_thread_over_ot']:5.1f}×")  # fmt: skip
-    result = {"speed": rows, "gradient_over_forward": gradient(given.rounds), "sinkhorn": sinkhorn(given.rounds),
-              "episode_milliseconds": episode(given.rounds), "exactness": exactness(given.check),
-              "versions": runs.versions()}  # fmt: skip
+        print(
+            f"{row['size']:>8}  1 thread / cv2.EMD {row['one_thread_over_cv2']:5.1f}×  2 threads / cv2.EMD "
+            f"{row['two_threads_over_cv2']:5.1f}×  1 thread / ot.emd {row['one_thread_over_ot']:5.1f}×"
+        )
+    result = {
+        "speed": rows,
+        "gradient_over_forward": gradient(given.rounds),
+        "sinkhorn": sinkhorn(given.rounds),
+        "episode_milliseconds": episode(given.rounds),
+        "exactness": exactness(given.check),
+        "versions": runs.versions(),
+    }
     print(json.dumps(result, indent=2))
 
 

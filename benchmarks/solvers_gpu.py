@@ -2,8 +2,8 @@
 
     python benchmarks/solvers_gpu.py [--device cuda] [--tiny] [--tune]
 
-Problems are those of `fewshot_cli.problems.generated`. Device time by events, inputs in rotation, median of the rounds; the
-wall clock beside it shows the launch. `--device cpu --tiny` runs the same on a machine without a GPU. Prints JSON.
+Problems are those of `fewshot_cli.problems.generated`. Device time by events, inputs in rotation, median of the rounds;
+the wall clock beside it shows the launch. `--device cpu --tiny` runs the same on a machine without a GPU. Prints JSON.
 """
 
 import argparse
@@ -49,9 +49,16 @@ def exactness(solver, sizes, count: int, device) -> list[dict]:
         plan = solver.solve(*(x.to(device) for x in given))
         flow, u, v = (x.cpu().double() for x in (plan.flow, plan.supply_price, plan.demand_price))
         primal, dual = (wide[0] * flow).sum((1, 2)), (u * wide[1]).sum(1) + (v * wide[2]).sum(1)
-        rows.append({"size": f"{n}x{m}", "problems": count, "relative_gap": float(((primal - best) / best).abs().max()),
-                     "relative_dual_gap": float(((dual - best) / best).abs().max()),
-                     "converged": bool(plan.converged.all()), "pivots": float(plan.iterations.double().mean())})  # fmt: skip
+        rows.append(
+            {
+                "size": f"{n}x{m}",
+                "problems": count,
+                "relative_gap": float(((primal - best) / best).abs().max()),
+                "relative_dual_gap": float(((dual - best) / best).abs().max()),
+                "converged": bool(plan.converged.all()),
+                "pivots": float(plan.iterations.double().mean()),
+            }
+        )
     return rows
 
 
@@ -87,11 +94,19 @@ def main() -> None:
     batches = [10] if given.tiny else [375, 10_000, 50_000]
     own = registry.part("solvers", "network_simplex")()
     kinds = {size: generated(*size, 10 if given.tiny else 375) for size in sizes}
-    result = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "versions": runs.versions(),
-              "exactness": exactness(own, sizes, 10 if given.tiny else 1500, device)}  # fmt: skip
-    result["network_simplex"] = [{"size": f"{n}x{m}", **rate(own, kinds[n, m], batch if n * m < 4000 else min(batch, 10_000),
-                                                             device, given.rounds)}
-                                 for n, m in sizes for batch in batches]  # fmt: skip
+    result = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "versions": runs.versions(),
+        "exactness": exactness(own, sizes, 10 if given.tiny else 1500, device),
+    }
+    result["network_simplex"] = [
+        {
+            "size": f"{n}x{m}",
+            **rate(own, kinds[n, m], batch if n * m < 4000 else min(batch, 10_000), device, given.rounds),
+        }
+        for n, m in sizes
+        for batch in batches
+    ]
     middle = kinds[(4, 4) if given.tiny else (25, 25)]
     result["others"] = []
     for name, batch in (("sinkhorn", batches[0]), ("sinkhorn", batches[-1]), ("pot_sinkhorn", batches[0]), ("qpth", 8)):

@@ -35,7 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out.",
-    epilog="Exit codes: 0 fine, 1 a gate missed (accuracy, or a solver's contract), 2 usage or recipe, 3 data or checkpoint, "
+    epilog="Exit codes: 0 fine, 1 a gate missed (accuracy, or a solver's contract), 2 usage or "
+    "recipe, 3 data or checkpoint, "
     "4 a solver did not converge under --strict, 130 interrupted.",
 )
 
@@ -100,8 +101,10 @@ def main() -> None:
     except Exception as fault:
         if not debug and _out_of_memory(fault):
             said = str(fault).partition("\n")[0]
-            complain(f"out of memory ({said}); lower --batch, image.size or the size of the split, or in training "
-                     "pretrain.batch or metatrain.episodes_per_step")  # fmt: skip
+            complain(
+                f"out of memory ({said}); lower --batch, image.size or the size of the split, or in training "
+                "pretrain.batch or metatrain.episodes_per_step"
+            )
             _leave(Exit.DATA)
         if not debug and _lost(fault):
             complain("another process of this run failed or was killed; its own message says why")
@@ -118,14 +121,17 @@ def main() -> None:
 
 def _out_of_memory(fault: Exception) -> bool:
     """Whether Python's or PyTorch's allocator gave up; PyTorch is not imported for it."""
-    return (isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError"
-            or "allocate memory" in str(fault))  # fmt: skip
+    return (
+        isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError" or "allocate memory" in str(fault)
+    )
 
 
 def _lost(fault: Exception) -> bool:
     """Whether this is a collective operation that another process has left."""
     return type(fault).__name__ in ("DistBackendError", "DistNetworkError") or (
-        isinstance(fault, RuntimeError) and any(f"Connection {how} by peer" in str(fault) for how in ("closed", "reset")))  # fmt: skip
+        isinstance(fault, RuntimeError)
+        and any(f"Connection {how} by peer" in str(fault) for how in ("closed", "reset"))
+    )
 
 
 def _leave(code: int) -> None:

@@ -58,8 +58,10 @@ def classifier(spec: PartSpec, channels: int, classes: int, solver_spec: PartSpe
         return cls(spec.options, channels=channels, classes=classes).to(device)
     own = solver(solver_spec)
     if device.type not in own.devices:
-        raise RecipeError(f"classifier {spec.name}: solver {solver_spec.name} takes no tensors on {device.type}; "
-                          "--solver sinkhorn does")  # fmt: skip
+        raise RecipeError(
+            f"classifier {spec.name}: solver {solver_spec.name} takes no tensors on {device.type}; "
+            "--solver sinkhorn does"
+        )
     return cls(spec.options, channels=channels, classes=classes, solver=own).to(device)
 
 
@@ -77,8 +79,8 @@ class Weights:
 
 
 def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("metatrain", "pretrain")) -> Weights:
-    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`, else the shipped
-    weights of its pre-training.
+    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`, else the
+    shipped weights of its pre-training.
 
     `stages` are the training verbs whose runs count, best first. Raises `DataError` with the command to type next.
     """
@@ -97,8 +99,10 @@ def weights(recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("meta
     if f"{name}_pretrain" in shipped:
         return Weights(f"shipped:{name}_pretrain", checkpoint.load(shipped[f"{name}_pretrain"]))
     todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
-    raise DataError(f"no weights for recipe {recipe.name}: none named {name} ship and no finished run is in runs/; "
-                    f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights FILE")  # fmt: skip
+    raise DataError(
+        f"no weights for recipe {recipe.name}: none named {name} ship and no finished run is in runs/; "
+        f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights FILE"
+    )
 
 
 def _is_run_of(folder: str, name: str) -> bool:
@@ -106,7 +110,9 @@ def _is_run_of(folder: str, name: str) -> bool:
 
 
 def store(recipe: Recipe, root: Path) -> Store:
-    """The recipe's packed store; an embedded dataset is made on first use. Raises `DataError` when it is not prepared."""
+    """The recipe's packed store; an embedded dataset is made on first use. Raises `DataError` when it is not
+    prepared.
+    """
     builder = registry.part("datasets", recipe.dataset.name)
     if builder.embedded and not (root / recipe.store).exists():
         say(f"making the embedded dataset {recipe.store} in {root} …")
@@ -115,7 +121,9 @@ def store(recipe: Recipe, root: Path) -> Store:
 
 
 def sources(dataset: str, given: Path | None, root: Path) -> list[Path]:
-    """What a dataset is made from: `given`, else its public archives, downloaded. Raises `DataError` when it has none."""
+    """What a dataset is made from: `given`, else its public archives, downloaded. Raises `DataError` when it has
+    none.
+    """
     cls = registry.part("datasets", dataset)
     if given is None and not cls.urls and not cls.embedded:
         raise DataError(f"{dataset}: give --from {cls.source}")
@@ -126,8 +134,12 @@ def sources(dataset: str, given: Path | None, root: Path) -> list[Path]:
 
 def prepare(name: str, builder: DatasetBuilder, sources: list[Path], root: Path) -> dict[str, Any]:
     """Build the store `name` and return its report; nothing is left behind on failure."""
-    info = {"dataset": type(builder).__name__, "options": builder.options.model_dump(), "licence": builder.licence,
-            "sources": [{"name": p.name, "sha256": _digest(p)} for p in sources]}  # fmt: skip
+    info = {
+        "dataset": type(builder).__name__,
+        "options": builder.options.model_dump(),
+        "licence": builder.licence,
+        "sources": [{"name": p.name, "sha256": _digest(p)} for p in sources],
+    }
     with StoreWriter(root, name, info) as writer:
         builder.build(sources, writer)
         return writer.finish(builder.sha256)

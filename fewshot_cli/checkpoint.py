@@ -58,12 +58,15 @@ class Checkpoint:
                     f"{self.path}: has no {prefix}.{name}, which {what} needs{of}; use weights of this {prefix}"
                 )
             if own[name].shape != tensor.shape:
-                raise DataError(f"{self.path}: {prefix}.{name} is {list(own[name].shape)}, {what} needs "
-                                f"{list(tensor.shape)}{of}; use weights of this {prefix}")  # fmt: skip
+                raise DataError(
+                    f"{self.path}: {prefix}.{name} is {list(own[name].shape)}, {what} needs "
+                    f"{list(tensor.shape)}{of}; use weights of this {prefix}"
+                )
         extra = sorted(set(own) - set(target))
         if extra:
-            raise DataError(f"{self.path}: holds {prefix}.{extra[0]}, which {what} does not have{of}; "
-                            f"use weights of this {prefix}")  # fmt: skip
+            raise DataError(
+                f"{self.path}: holds {prefix}.{extra[0]}, which {what} does not have{of}; use weights of this {prefix}"
+            )
         fitted = {k: own[k].to(target[k].dtype) for k in target}
         for name, tensor in fitted.items():
             if tensor.dtype != own[name].dtype and not torch.isfinite(tensor).all():
@@ -75,8 +78,11 @@ class Checkpoint:
 
 def save(path: Path, modules: dict[str, nn.Module], sidecar: dict[str, Any]) -> str:
     """Write `path` and its sidecar `path.json`; returns the SHA-256. Raises `DataError` when the disk refuses."""
-    tensors = {f"{prefix}.{k}": v.detach().cpu().contiguous()
-               for prefix, module in modules.items() for k, v in module.state_dict().items()}  # fmt: skip
+    tensors = {
+        f"{prefix}.{k}": v.detach().cpu().contiguous()
+        for prefix, module in modules.items()
+        for k, v in module.state_dict().items()
+    }
     return save_tensors(path, tensors, sidecar)
 
 
@@ -109,11 +115,15 @@ def load(path: Path) -> Checkpoint:
         sidecar = json.loads(sidecar_of(path).read_text("utf-8"))
         expected = sidecar["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise DataError(f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({fault}); "
-                        "copy both files from where they were trained") from fault  # fmt: skip
+        raise DataError(
+            f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({fault}); "
+            "copy both files from where they were trained"
+        ) from fault
     if digest != expected:
-        raise DataError(f"{path}: SHA-256 is {digest[:16]}…, its sidecar says {str(expected)[:16]}…: truncated or changed; "
-                        "copy both files again")  # fmt: skip
+        raise DataError(
+            f"{path}: SHA-256 is {digest[:16]}…, its sidecar says {str(expected)[:16]}…: truncated or changed; "
+            "copy both files again"
+        )
     try:
         tensors = load_bytes(blob)
     except (SafetensorError, ValueError) as fault:
@@ -141,10 +151,17 @@ def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str,
     spec = {"name": found.backbone, **found.options}
     tensors = {f"backbone.{k}": v for k, v in found.tensors.items()}
     Checkpoint(tensors, {"backbone": spec}, raw.sha256, path).fill(module, "backbone", f"backbone {found.backbone}")
-    digest = save(out, {"backbone": module}, {
-        "stage": "import", "backbone": spec, "source": {"name": path.name, "sha256": raw.sha256}, "left_out": found.left_out,
-        "licence": "the weights keep the terms of their authors; see where the source comes from",
-    })  # fmt: skip
+    digest = save(
+        out,
+        {"backbone": module},
+        {
+            "stage": "import",
+            "backbone": spec,
+            "source": {"name": path.name, "sha256": raw.sha256},
+            "left_out": found.left_out,
+            "licence": "the weights keep the terms of their authors; see where the source comes from",
+        },
+    )
     count = sum(p.numel() for p in module.parameters())
     return {"path": str(out), "sha256": digest, "backbone": spec, "parameters": count, "left_out": found.left_out}
 
@@ -175,8 +192,10 @@ def _read(path: Path) -> Checkpoint:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
-        raise DataError(f"{path}: holds more than tensors, so loading it could run code; it was refused. "
-                        "Use the .safetensors of a training run, or a file of the state_dict alone") from fault  # fmt: skip
+        raise DataError(
+            f"{path}: holds more than tensors, so loading it could run code; it was refused. "
+            "Use the .safetensors of a training run, or a file of the state_dict alone"
+        ) from fault
     except Exception as fault:  # a damaged archive raises whatever its reader trips over
         said = str(fault).partition("\n")[0]
         raise DataError(f"{path}: is not a readable file of PyTorch tensors ({said}); copy it again") from fault
@@ -188,10 +207,17 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _plain(name: Any, tensor: Any) -> bool:
-    """Whether this is a printable name and an ordinary tensor: dense, real, with data, of 16 bits or more if a float."""
-    return (isinstance(name, str) and name.isprintable() and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-            and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
-            and not (tensor.is_floating_point() and tensor.itemsize < 2))  # fmt: skip
+    """Whether this is a printable name and an ordinary tensor: dense, real, with data, of 16 bits or more if a
+    float.
+    """
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and isinstance(tensor, Tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
+        and not (tensor.is_floating_point() and tensor.itemsize < 2)
+    )
 
 
 def _finite(checkpoint: Checkpoint) -> Checkpoint:

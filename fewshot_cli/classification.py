@@ -1,4 +1,6 @@
-"""The protocol `classification`: top-1 and top-5 of a backbone and its classifier on pictures of the classes they were trained on."""
+"""The protocol `classification`: top-1 and top-5 of a backbone and its classifier on pictures of the classes they were
+trained on.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +51,12 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
     return torch.cat([top for _, top in sorted((x for part in world.gather(found) for x in part), key=lambda x: x[0])])
 
 
-def validator(recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path,
-              world: World) -> Callable[[], dict[str, float]] | None:  # fmt: skip
-    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such split."""
+def validator(
+    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, world: World
+) -> Callable[[], dict[str, float]] | None:
+    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such
+    split.
+    """
     if "val" not in store.index["splits"]:
         return None
     split = store.split("val")
@@ -68,15 +73,19 @@ def trained(recipe: Recipe, given: Path | None) -> build.Weights:
     """The weights of a recipe's pre-training. Raises `DataError` for weights without the classifier."""
     weights = build.weights(recipe, given, stages=("pretrain",))
     if not any(name.startswith("classifier.") for name in weights.checkpoint.tensors):
-        raise DataError(f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
-                        "`fsl pretrain`")  # fmt: skip
+        raise DataError(
+            f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
+            "`fsl pretrain`"
+        )
     return weights
 
 
 def load_parts(
     recipe: Recipe, weights: build.Weights, classes: int, device: torch.device
 ) -> tuple[Backbone, Classifier]:
-    """Backbone, on the CPU, and classifier, on the device, with the weights. Raises `DataError` when these do not fit."""
+    """Backbone, on the CPU, and classifier, on the device, with the weights. Raises `DataError` when these do not
+    fit.
+    """
     backbone, spec = build.backbone(recipe), recipe.pretrain.classifier
     weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     classifier = build.classifier(spec, backbone.channels, classes, recipe.classifier_solver, device)
@@ -84,9 +93,11 @@ def load_parts(
     return backbone, classifier
 
 
-def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
-                     check: bool) -> dict[str, Any] | None:  # fmt: skip
-    """Evaluate a recipe's backbone and classifier and return the summary; None when `run_dir` is None, after all checks.
+def evaluate_classes(
+    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None, check: bool
+) -> dict[str, Any] | None:
+    """Evaluate a recipe's backbone and classifier and return the summary; None when `run_dir` is None, after all
+    checks.
 
     Raises `DataError` for weights without the classifier and for a split of other classes than those trained on.
     """
@@ -96,37 +107,73 @@ def evaluate_classes(recipe: Recipe, root: Path, run_dir: Path | None, resume: b
     weights = world.each(lambda: trained(recipe, given))
     named = weights.checkpoint.sidecar.get("classes")
     if named is not None and named != split.classes:
-        raise DataError(f"{store.path}: the {split.split} split has other classes than the weights were trained on "
-                        f"({len(split.classes)}, {len(named)}); protocol episodes is for new classes")  # fmt: skip
+        raise DataError(
+            f"{store.path}: the {split.split} split has other classes than the weights were trained on "
+            f"({len(split.classes)}, {len(named)}); protocol episodes is for new classes"
+        )
     backbone, classifier = load_parts(recipe, weights, len(split.classes), world.device)
     spec = recipe.pretrain.classifier
     if run_dir is None:
         return None
     drop = ("metatrain", "weights", "episode")
-    run = Run.shared(world, run_dir, "eval", recipe, {
-        "device": world.device.type, "data": split.sha256, "weights": weights.checkpoint.sha256,
-        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}, resume)  # fmt: skip
+    run = Run.shared(
+        world,
+        run_dir,
+        "eval",
+        recipe,
+        {
+            "device": world.device.type,
+            "data": split.sha256,
+            "weights": weights.checkpoint.sha256,
+            "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
+        },
+        resume,
+    )
     say(f"run directory: {run_dir}")
     pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
     backbone = backbone.to(world.device, memory_format=torch.channels_last)
     with transport.ledger() as book:
         top = predict(recipe, pixels.images, backbone, classifier, world)
     run.truncate(PREDICTIONS, 0)
-    run.append(PREDICTIONS, [{"picture": i, "class": split.classes[t], "top": [split.classes[c] for c in row]}
-                             for i, (t, row) in enumerate(zip(split.labels.tolist(), top.tolist(), strict=True))])  # fmt: skip
+    run.append(
+        PREDICTIONS,
+        [
+            {"picture": i, "class": split.classes[t], "top": [split.classes[c] for c in row]}
+            for i, (t, row) in enumerate(zip(split.labels.tolist(), top.tolist(), strict=True))
+        ],
+    )
     hits = top == split.labels[:, None]
     first, ci95 = share_ci95(int(hits[:, 0].sum()), len(hits))
     among, among_ci95 = share_ci95(int(hits.any(1).sum()), len(hits))
     iterations = torch.cat([x.float() for x in book.iterations]) if book.iterations else None
     summary = {
-        "format": 1, "protocol": "classification", "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
-        "backbone": recipe.backbone.name, "classifier": spec.name, "solver": recipe.classifier_solver.name if classifier.solver else None,
-        "classes": len(split.classes), "pictures": len(split), "accuracy": first, "ci95": ci95, "top5": among,
-        "top5_ci95": among_ci95, "interval": INTERVAL_PICTURES, "not_converged": sum(world.gather(sum(book.failures(1)))),
-        "iterations": None if iterations is None else {"mean": float(iterations.mean()), "spread": float(iterations.std())},
-        "seconds": {"solver": book.seconds, "total": perf_counter() - begin}, "seed": recipe.seed, "weights": weights.label,
-        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256}, "versions": versions(),
-        "device": str(world.device), "processes": world.size, "run_dir": str(run_dir),
-    }  # fmt: skip
+        "format": 1,
+        "protocol": "classification",
+        "recipe": recipe.name,
+        "dataset": recipe.store,
+        "split": split.split,
+        "backbone": recipe.backbone.name,
+        "classifier": spec.name,
+        "solver": recipe.classifier_solver.name if classifier.solver else None,
+        "classes": len(split.classes),
+        "pictures": len(split),
+        "accuracy": first,
+        "ci95": ci95,
+        "top5": among,
+        "top5_ci95": among_ci95,
+        "interval": INTERVAL_PICTURES,
+        "not_converged": sum(world.gather(sum(book.failures(1)))),
+        "iterations": None
+        if iterations is None
+        else {"mean": float(iterations.mean()), "spread": float(iterations.std())},
+        "seconds": {"solver": book.seconds, "total": perf_counter() - begin},
+        "seed": recipe.seed,
+        "weights": weights.label,
+        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
+        "versions": versions(),
+        "device": str(world.device),
+        "processes": world.size,
+        "run_dir": str(run_dir),
+    }
     run.finish(judge(summary, recipe) if check else summary)
     return summary

@@ -17,8 +17,9 @@ CALL = 64  # pictures scored in one call
 
 
 @torch.no_grad()
-def classify(recipe: Recipe, paths: list[Path], support: Path, given: Path | None, root: Path,
-             device: torch.device) -> dict[str, Any]:  # fmt: skip
+def classify(
+    recipe: Recipe, paths: list[Path], support: Path, given: Path | None, root: Path, device: torch.device
+) -> dict[str, Any]:
     """Label every picture of `paths` with a class of `support/<class>/<picture>`.
 
     A head with a layer to learn (sfc) takes any number of examples a class, others the same number for all; with one
@@ -32,8 +33,10 @@ def classify(recipe: Recipe, paths: list[Path], support: Path, given: Path | Non
     learns = isinstance(parts.head, Learns) and max(counts) > 1
     if not learns and min(counts) < max(counts):
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
-        raise DataError(f"{support}: class {few} has {min(counts)} pictures, {many} has {max(counts)}; head {recipe.head.name} "
-                        "needs the same number of each, --set head=sfc takes any")  # fmt: skip
+        raise DataError(
+            f"{support}: class {few} has {min(counts)} pictures, {many} has {max(counts)}; head {recipe.head.name} "
+            "needs the same number of each, --set head=sfc takes any"
+        )
     examples, queries = parts.maps(folder), parts.maps(pictures)
     with transport.ledger() as book:
         if learns:
@@ -46,8 +49,21 @@ def classify(recipe: Recipe, paths: list[Path], support: Path, given: Path | Non
     rows = []
     for name, own in zip(pictures.names, scores, strict=True):
         best = max(range(len(own)), key=own.__getitem__)
-        rows.append({"picture": name, "label": folder.classes[best], "score": own[best],
-                     "scores": dict(zip(folder.classes, own, strict=True))})  # fmt: skip
-    return {"format": 1, "recipe": recipe.name, "head": recipe.head.name, "weights": parts.weights.label,
-            "support": dict(zip(folder.classes, counts, strict=True)), "pictures": rows,
-            "not_converged": sum(book.failures(1)), "versions": versions()}  # fmt: skip
+        rows.append(
+            {
+                "picture": name,
+                "label": folder.classes[best],
+                "score": own[best],
+                "scores": dict(zip(folder.classes, own, strict=True)),
+            }
+        )
+    return {
+        "format": 1,
+        "recipe": recipe.name,
+        "head": recipe.head.name,
+        "weights": parts.weights.label,
+        "support": dict(zip(folder.classes, counts, strict=True)),
+        "pictures": rows,
+        "not_converged": sum(book.failures(1)),
+        "versions": versions(),
+    }

@@ -28,8 +28,8 @@ class Plan:
     """What a solver returns for B transport problems.
 
     `flow` [B,n,m]; `supply_price` [B,n] and `demand_price` [B,m] are optimal dual prices, or None when the solver has
-    none; `iterations` [B] int64; `converged` [B] bool; `basis` [B,n+m] int16, of a solver that can start from it, or None.
-    All on the device of the cost.
+    none; `iterations` [B] int64; `converged` [B] bool; `basis` [B,n+m] int16, of a solver that can start from it, or
+    None. All on the device of the cost.
     """
 
     flow: Tensor
@@ -45,8 +45,9 @@ class Solver(ABC):
 
     `devices`: device types whose tensors it takes. `exact`: the flow is optimal up to rounding. `gradient`: `envelope`
     when `transport.value` differentiates from flow and prices, `autograd` when the flow itself carries the graph.
-    `warm_start`: `solve` also takes `basis`, that of an earlier plan for nearly the same problems (see `transport.Basis`).
-    `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n where it is a power.
+    `warm_start`: `solve` also takes `basis`, that of an earlier plan for nearly the same problems (see
+    `transport.Basis`). `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n
+    where it is a power.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -134,8 +135,8 @@ class Matches(Protocol):
 
 @dataclass(frozen=True)
 class Matching:
-    """How the nodes of two pictures match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and their
-    similarity Σ cosine·flow / mass.
+    """How the nodes of two pictures match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and
+    their similarity Σ cosine·flow / mass.
     """
 
     flow: Tensor
@@ -155,8 +156,9 @@ class Aligns(Protocol):
 
 @dataclass(frozen=True)
 class Alignment:
-    """A support picture's map laid over a query's: `query`, `support`, the support's `carried` by correspondence and `moved`
-    by offsets too, all [d,h,w]; `weights` [HW,HW] of its positions for each of the query's, None without correspondence.
+    """A support picture's map laid over a query's: `query`, `support`, the support's `carried` by correspondence and
+    `moved` by offsets too, all [d,h,w]; `weights` [HW,HW] of its positions for each of the query's, None without
+    correspondence.
     """
 
     query: Tensor
@@ -212,17 +214,21 @@ class Extractor:
         self.options = options or self.Options()
 
     def side(self, size: int, decoded: int) -> int:
-        """Side of the pictures it works on, for a network's input of `size` and pictures `decoded` before a centre crop."""
+        """Side of the pictures it works on, for a network's input of `size` and pictures `decoded` before a centre
+        crop.
+        """
         return decoded
 
     def boxes(self, sizes: Tensor, rng: torch.Generator, training: bool) -> tuple[Tensor, Tensor]:
-        """Patches of pictures with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as shares of
-        the picture, and whether each is mirrored [N,patches] bool.
+        """Patches of pictures with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as
+        shares of the picture, and whether each is mirrored [N,patches] bool.
         """
         raise NotImplementedError
 
     def cells(self, boxes: Tensor) -> Tensor:
-        """Where a figure draws the patches [patches,4] of one picture: on their boxes, unless these overlap by design."""
+        """Where a figure draws the patches [patches,4] of one picture: on their boxes, unless these overlap by
+        design.
+        """
         return boxes
 
 

@@ -1,4 +1,6 @@
-"""What a picture's local features are to a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier, Visualization)."""
+"""What a picture's local features are to a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier,
+Visualization).
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,8 @@ LIKELIEST = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One class: the picture [3,S,S] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each proxy
-    adds to the logit [M], and the words beside it.
+    """One class: the picture [3,S,S] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each
+    proxy adds to the logit [M], and the words beside it.
     """
 
     picture: Tensor
@@ -36,24 +38,27 @@ class Row:
         return self.mass.argmax(2)
 
     def shares(self) -> Tensor:
-        """Shares of the logit [M], with total one; a proxy that speaks against the class has a share of the other sign. All
-        are zero where the logit is.
+        """Shares of the logit [M], with total one; a proxy that speaks against the class has a share of the other sign.
+        All are zero where the logit is.
         """
         total = self.parts.sum()
         return self.parts / total if total != 0 else torch.zeros_like(self.parts)
 
 
 @torch.no_grad()
-def correspond(recipe: Recipe, picture: Path, chosen: list[str], out: Path, given: Path | None, root: Path,
-               device: torch.device) -> list[dict[str, Any]]:  # fmt: skip
+def correspond(
+    recipe: Recipe, picture: Path, chosen: list[str], out: Path, given: Path | None, root: Path, device: torch.device
+) -> list[dict[str, Any]]:
     """Draw which proxy each position of a picture goes to, for its likeliest classes or those chosen; a record a class.
 
     Raises `RecipeError` for a classifier without proxies, `DataError` for an unknown class or more than one picture.
     """
     spec = recipe.pretrain.classifier
     if not issubclass(registry.part("classifiers", spec.name), Proxied):
-        raise RecipeError(f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
-                          "classifier multi_proxy, such as cifar100_resnet20_mpw")  # fmt: skip
+        raise RecipeError(
+            f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
+            "classifier multi_proxy, such as cifar100_resnet20_mpw"
+        )
     pictures = Pictures([picture])
     if len(pictures) != 1:
         raise DataError(f"{picture}: holds {len(pictures)} pictures; give one picture file")
@@ -61,8 +66,10 @@ def correspond(recipe: Recipe, picture: Path, chosen: list[str], out: Path, give
     names = weights.checkpoint.sidecar.get("classes") or build.store(recipe, root).split(recipe.eval.split).classes
     for name in chosen:
         if name not in names:
-            raise DataError(f"--class {name}: is none of the {len(names)} classes of {weights.label}"
-                            f"{registry.did_you_mean(name, names)}")  # fmt: skip
+            raise DataError(
+                f"--class {name}: is none of the {len(names)} classes of {weights.label}"
+                f"{registry.did_you_mean(name, names)}"
+            )
     backbone, classifier = load_parts(recipe, weights, len(names), device)
     backbone, classifier = backbone.to(device, memory_format=torch.channels_last).eval(), classifier.eval()
     decoded = pictures.decode(recipe.image.decoded, recipe.dataset.crop)[0]
@@ -82,7 +89,14 @@ def correspond(recipe: Recipe, picture: Path, chosen: list[str], out: Path, give
         title = f"{names[c]}\n{100 * float(probability[c]):.1f} %, logit {float(logits[c]):.2f}"
         mass = (flow[c] / flow[c].sum(1, keepdim=True)).unflatten(0, maps.shape[2:])
         rows.append(Row(seen, mass, parts[c], title))
-        records.append({"class": names[c], "probability": float(probability[c]), "logit": float(logits[c]),
-                        "shares": rows[-1].shares().tolist(), "not_converged": int(failed[c])})  # fmt: skip
+        records.append(
+            {
+                "class": names[c],
+                "probability": float(probability[c]),
+                "logit": float(logits[c]),
+                "shares": rows[-1].shares().tolist(),
+                "not_converged": int(failed[c]),
+            }
+        )
     correspondences(out, rows)
     return records

@@ -37,7 +37,8 @@ def _between(rng: Generator, rows: int, count: int, low: float, high: float) -> 
 def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "border") -> Tensor:
     """Resample boxes of pictures [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors.
 
-    Outside the picture is its nearest pixel (`border`), which boxes within it do not see as a dark rim, or black (`zeros`).
+    Outside the picture is its nearest pixel (`border`), which boxes within it do not see as a dark rim, or black
+    (`zeros`).
 
     boxes [N,4] are shares of the picture. Bilinear; of pictures much larger than the result it takes several samples a
     pixel and averages, so that small structure does not alias.
@@ -55,5 +56,7 @@ def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "borde
 
 
 def cut_patches(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [N,P,4], mirrored where flip [N,P], of pictures [N,3,S,S] → [N·P,3,size,size], a picture's patches together."""
+    """Boxes [N,P,4], mirrored where flip [N,P], of pictures [N,3,S,S] → [N·P,3,size,size], a picture's patches
+    together.
+    """
     return torch.stack([cut(x, boxes[:, p], flip[:, p], size) for p in range(boxes.shape[1])], 1).flatten(0, 1)

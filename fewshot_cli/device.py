@@ -50,7 +50,8 @@ def free_memory(device: torch.device) -> int:
 def keep_freed_memory() -> None:
     """Have the GNU C library keep freed blocks up to 1 GB instead of giving them back to the system.
 
-    PyTorch frees a large temporary after almost every operation; fetching the pages again costs more than the operation.
+    PyTorch frees a large temporary after almost every operation; fetching the pages again costs more than the
+    operation.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library

@@ -1,8 +1,8 @@
 """Where work runs: one process, or several that share it by torch.distributed, which Lightning Fabric sets up.
 
-Several come from `--devices` and `--num-nodes`, from torchrun, or from SLURM. Whatever their number, the result is that of
-one process up to rounding, but for drop-out, whose masks each draws for itself: they share a global batch, batch-norm
-statistics, the episodes of an evaluation, and one run directory on a file system that all of them see.
+Several come from `--devices` and `--num-nodes`, from torchrun, or from SLURM. Whatever their number, the result is that
+of one process up to rounding, but for drop-out, whose masks each draws for itself: they share a global batch,
+batch-norm statistics, the episodes of an evaluation, and one run directory on a file system that all of them see.
 """
 
 import atexit
@@ -116,20 +116,24 @@ class _Shared(World):
 def launch(device: torch.device, devices: int | None, nodes: int | None) -> World:
     """The processes asked for; called before anything else, since each runs the same command from its start.
 
-    Without numbers they are those that torchrun or SLURM's srun started, or one. Raises `FslError` for more GPUs than there
-    are and for processes that cannot find each other.
+    Without numbers they are those that torchrun or SLURM's srun started, or one. Raises `FslError` for more GPUs than
+    there are and for processes that cannot find each other.
     """
     outside = _outside()
     asked = devices or outside[0], nodes or outside[1]
     if outside != (1, 1) and asked != outside:
-        raise FslError(f"--devices {asked[0]} --num-nodes {asked[1]}: the launcher started {outside[0]} processes on each of "
-                       f"{outside[1]} machines; leave the options out, or start it otherwise")  # fmt: skip
+        raise FslError(
+            f"--devices {asked[0]} --num-nodes {asked[1]}: the launcher started {outside[0]} processes on each of "
+            f"{outside[1]} machines; leave the options out, or start it otherwise"
+        )
     devices, nodes = asked
     if devices * nodes == 1:
         return World(device)
     if nodes > 1 and outside == (1, 1) and "MASTER_ADDR" not in os.environ:
-        raise FslError(f"--num-nodes {nodes}: start the command on every machine by torchrun or srun, or set MASTER_ADDR, "
-                       "MASTER_PORT and NODE_RANK there")  # fmt: skip
+        raise FslError(
+            f"--num-nodes {nodes}: start the command on every machine by torchrun or srun, or set MASTER_ADDR, "
+            "MASTER_PORT and NODE_RANK there"
+        )
     if device.type == "cuda" and device.index is not None:
         raise FslError(f"--device {device}: several processes take the first GPUs; write --device cuda with --devices")
     if device.type == "cuda" and devices > torch.cuda.device_count():
@@ -143,7 +147,9 @@ def launch(device: torch.device, devices: int | None, nodes: int | None) -> Worl
 
 
 def _outside() -> tuple[int, int]:
-    """Processes a machine, and machines, that torchrun or srun started; sbatch alone starts one, whatever it reserves."""
+    """Processes a machine, and machines, that torchrun or srun started; sbatch alone starts one, whatever it
+    reserves.
+    """
     of = os.environ
     if "TORCHELASTIC_RUN_ID" in of:
         return int(of["LOCAL_WORLD_SIZE"]), int(of["WORLD_SIZE"]) // int(of["LOCAL_WORLD_SIZE"])
@@ -163,9 +169,13 @@ def _fabric(device: torch.device, devices: int, nodes: int) -> "Fabric":
         started = TorchElasticEnvironment() if "TORCHELASTIC_RUN_ID" in os.environ else SLURMEnvironment()
     several = DDPStrategy(cluster_environment=started, timeout=timedelta(days=2))  # others may wait for a download
     one = [device.index or 0] if device.type == "cuda" else 1
-    return Fabric(accelerator=device.type, devices=devices if devices * nodes > 1 else one, num_nodes=nodes,
-                  strategy=several if devices * nodes > 1 else "auto",
-                  plugins=[] if devices * nodes > 1 else [started])  # fmt: skip
+    return Fabric(
+        accelerator=device.type,
+        devices=devices if devices * nodes > 1 else one,
+        num_nodes=nodes,
+        strategy=several if devices * nodes > 1 else "auto",
+        plugins=[] if devices * nodes > 1 else [started],
+    )
 
 
 class _Sum(torch.autograd.Function):
@@ -183,7 +193,9 @@ class _Sum(torch.autograd.Function):
 
 
 class _SharedNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all processes' pictures, where PyTorch's own knows GPUs only."""
+    """Batch norm whose statistics in training are those of all processes' pictures, where PyTorch's own knows GPUs
+    only.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

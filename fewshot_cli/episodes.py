@@ -35,8 +35,10 @@ class Sampler:
             )
         for name, own in zip([split.classes[c] for c in self.classes], self.members, strict=True):
             if len(own) < need:
-                raise DataError(f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "
-                                f"({shot} support + {query} query); lower episode.shot or episode.query")  # fmt: skip
+                raise DataError(
+                    f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "
+                    f"({shot} support + {query} query); lower episode.shot or episode.query"
+                )
         digest = hashlib.sha256(f"{split.store}/{split.split}/{seed}".encode()).digest()
         self._key = int.from_bytes(digest[:16], "little")
 

@@ -40,8 +40,9 @@ def _logits(head: Head, support: Tensor, query: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
-              name: Callable[[int], str] = str) -> tuple[list[dict[str, Any]], float]:  # fmt: skip
+def run_batch(
+    head: Head, features: Tensor, sampler: Sampler, numbers: range, name: Callable[[int], str] = str
+) -> tuple[list[dict[str, Any]], float]:
     """Records of the episodes `numbers` and the seconds spent inside the solver; features live where the head works.
 
     A record holds the episode's number, its classes, the correct answers, the accuracy in per cent and the problems a
@@ -57,17 +58,31 @@ def run_batch(head: Head, features: Tensor, sampler: Sampler, numbers: range,
     for episode, row, failed in zip(episodes, guess, book.failures(len(episodes)), strict=True):
         labels = episode.labels()
         correct = int((row == labels).sum())
-        records.append({"episode": episode.number, "classes": [name(c) for c in episode.classes], "correct": correct,
-                        "queries": len(labels), "accuracy": 100 * correct / len(labels),
-                        "not_converged": failed})  # fmt: skip
+        records.append(
+            {
+                "episode": episode.number,
+                "classes": [name(c) for c in episode.classes],
+                "correct": correct,
+                "queries": len(labels),
+                "accuracy": 100 * correct / len(labels),
+                "not_converged": failed,
+            }
+        )
     return records, book.seconds
 
 
-def run_episodes(head: Head, features: Tensor, sampler: Sampler, numbers: range, batch: int,
-                 done: Callable[[list[dict[str, Any]]], None], name: Callable[[int], str] = str,
-                 world: World | None = None) -> dict[str, float]:  # fmt: skip
-    """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on every
-    process. Returns seconds, those in the solver summed over the processes.
+def run_episodes(
+    head: Head,
+    features: Tensor,
+    sampler: Sampler,
+    numbers: range,
+    batch: int,
+    done: Callable[[list[dict[str, Any]]], None],
+    name: Callable[[int], str] = str,
+    world: World | None = None,
+) -> dict[str, float]:
+    """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on
+    every process. Returns seconds, those in the solver summed over the processes.
     """
     begin, inside = perf_counter(), 0.0
     world = world or World(features.device)
@@ -82,8 +97,16 @@ def run_episodes(head: Head, features: Tensor, sampler: Sampler, numbers: range,
     return {"matching": perf_counter() - begin, "solver": inside}
 
 
-def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World,
-                      given: Path | None, batch: int, check: bool) -> dict[str, Any] | None:  # fmt: skip
+def evaluate_episodes(
+    recipe: Recipe,
+    root: Path,
+    run_dir: Path | None,
+    resume: bool,
+    world: World,
+    given: Path | None,
+    batch: int,
+    check: bool,
+) -> dict[str, Any] | None:
     """Evaluate a recipe and return its summary; None when `run_dir` is None, after everything was checked.
 
     `batch` is the number of episodes in one solver call (0 chooses); it changes no result. Raises `DataError`.
@@ -97,8 +120,13 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
     if run_dir is None:
         return None
     home = build.matching_device(head, device)
-    identity = {"device": device.type, "data": split.sha256, "classes": sampler.classes, "weights": weights.checkpoint.sha256,
-                "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")}}  # fmt: skip
+    identity = {
+        "device": device.type,
+        "data": split.sha256,
+        "classes": sampler.classes,
+        "weights": weights.checkpoint.sha256,
+        "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")},
+    }
     run = Run.shared(world, run_dir, "eval", recipe, identity, resume)
     done = world.first(lambda: run.lines("episodes.jsonl"))
     say(f"run directory: {run_dir}" + (f", resuming after {len(done)} episodes" if done else ""))
@@ -120,15 +148,32 @@ def evaluate_episodes(recipe: Recipe, root: Path, run_dir: Path | None, resume: 
         spent = run_episodes(head, features, sampler, left, batch, keep, lambda c: split.classes[c], world)
     mean, ci95 = mean_ci95([r["accuracy"] for r in done])
     summary = {
-        "format": 1, "recipe": recipe.name, "dataset": recipe.store, "split": split.split,
-        "backbone": recipe.backbone.name, "extractor": recipe.extractor.name, "head": recipe.head.name,
+        "format": 1,
+        "recipe": recipe.name,
+        "dataset": recipe.store,
+        "split": split.split,
+        "backbone": recipe.backbone.name,
+        "extractor": recipe.extractor.name,
+        "head": recipe.head.name,
         "solver": recipe.solver.name if head.solver is not None else None,
-        "classes": len(sampler.classes), "way": recipe.episode.way, "shot": recipe.episode.shot, "query": recipe.episode.query, "episodes": len(done),
-        "accuracy": mean, "ci95": ci95, "interval": INTERVAL, "not_converged": sum(r["not_converged"] for r in done),
-        "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin}, "seed": recipe.seed,
-        "weights": weights.label, "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
-        "versions": versions(), "device": str(device), "processes": world.size, "run_dir": str(run_dir),
-    }  # fmt: skip
+        "classes": len(sampler.classes),
+        "way": recipe.episode.way,
+        "shot": recipe.episode.shot,
+        "query": recipe.episode.query,
+        "episodes": len(done),
+        "accuracy": mean,
+        "ci95": ci95,
+        "interval": INTERVAL,
+        "not_converged": sum(r["not_converged"] for r in done),
+        "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin},
+        "seed": recipe.seed,
+        "weights": weights.label,
+        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
+        "versions": versions(),
+        "device": str(device),
+        "processes": world.size,
+        "run_dir": str(run_dir),
+    }
     run.finish(judge(summary, recipe) if check else summary)
     return summary
 

@@ -38,8 +38,14 @@ def standardise(x: Tensor, spec: ImageSpec) -> Tensor:
 
 
 @torch.no_grad()
-def embed(backbone: Backbone, images: Tensor, spec: ImageSpec, world: World,
-          tick: Callable[[int], None] | None = None, patches: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
+def embed(
+    backbone: Backbone,
+    images: Tensor,
+    spec: ImageSpec,
+    world: World,
+    tick: Callable[[int], None] | None = None,
+    patches: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode, on the device; the processes share the batches.
 
     With `patches`, boxes [N,P,4] and mirrorings [N,P], each patch is pooled to one position: [N,d,1,P]. Raises
@@ -102,12 +108,21 @@ def key(recipe: Recipe, split: Pictured, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
     resolved = recipe.resolved()
     drawn = recipe.seed if build.extractor(recipe).random else None
-    return recipes.fingerprint({"format": 4, "data": split.sha256, "weights": weights, "crop": recipe.dataset.crop,
-                                "seed": drawn, **{k: resolved[k] for k in ("image", "backbone", "extractor")}})  # fmt: skip
+    return recipes.fingerprint(
+        {
+            "format": 4,
+            "data": split.sha256,
+            "weights": weights,
+            "crop": recipe.dataset.crop,
+            "seed": drawn,
+            **{k: resolved[k] for k in ("image", "backbone", "extractor")},
+        }
+    )
 
 
-def cached(recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path,
-           world: World) -> tuple[Tensor, float]:  # fmt: skip
+def cached(
+    recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path, world: World
+) -> tuple[Tensor, float]:
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 
     A cache that cannot be written is said on stderr and done without.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class Counts:
     """`multiply_adds` are those of convolutions and linear layers; `multiply_adds_bn` has two more for each value of a
-    batch norm, as the tables of the Multi-Proxy Wasserstein classifier count. `positions` are those of the output's map.
+    batch norm, as the tables of the Multi-Proxy Wasserstein classifier count. `positions` are those of the output's
+    map.
     """
 
     parameters: int

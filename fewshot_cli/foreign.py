@@ -1,7 +1,8 @@
 """Whose tensors a foreign state dict holds, and the same tensors by our backbones' names.
 
 A layout is a list of convolutions, each followed by its batch norm, with their names there and here; every check and
-every sentence follows from it. Understood: the ResNet-12 of DeepEMD and FEAT, FEAT's four-block ConvNet, and our own names.
+every sentence follows from it. Understood: the ResNet-12 of DeepEMD and FEAT, FEAT's four-block ConvNet, and our own
+names.
 """
 
 import re
@@ -50,7 +51,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Translation:
-    """Tensors by our names, the backbone they are of, its options as far as tensors tell them, and the keys left out."""
+    """Tensors by our names, the backbone they are of, its options as far as tensors tell them, and the keys left
+    out.
+    """
 
     backbone: str
     options: dict[str, Any]
@@ -59,7 +62,9 @@ class Translation:
 
 
 def recognise(tensors: dict[str, Tensor]) -> tuple[Layout, str] | None:
-    """The layout and the prefix of its keys, or None. A stem before the blocks, as other ResNets have it, is unknown."""
+    """The layout and the prefix of its keys, or None. A stem before the blocks, as other ResNets have it, is
+    unknown.
+    """
     for layout in LAYOUTS:
         sign = re.compile(PREFIX + re.escape(layout.sign))
         for key, tensor in tensors.items():
@@ -75,16 +80,20 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
     """
     if (found := recognise(tensors)) is None:
         first = ", ".join(key[:60] for key in list(tensors)[:4])
-        raise DataError(f"{where}: its tensors are of no known backbone (the first are {first}); understood are "
-                        + "; ".join(f"{x.title} ({x.sign})" for x in LAYOUTS))  # fmt: skip
+        raise DataError(
+            f"{where}: its tensors are of no known backbone (the first are {first}); understood are "
+            + "; ".join(f"{x.title} ({x.sign})" for x in LAYOUTS)
+        )
     layout, prefix = found
     body = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     left_out = _others(tensors, layout, prefix, where)
     widths = _widths(body, layout, prefix, where)
     for key, shape in _shapes(layout, widths):
         if key in body and tuple(body[key].shape) != shape:
-            raise DataError(f"{where}: {prefix}{key} is {list(body[key].shape)}, {layout.backbone} of widths "
-                            f"{'-'.join(map(str, widths))} needs {list(shape)}; give the weights of an unchanged one")  # fmt: skip
+            raise DataError(
+                f"{where}: {prefix}{key} is {list(body[key].shape)}, {layout.backbone} of widths "
+                f"{'-'.join(map(str, widths))} needs {list(shape)}; give the weights of an unchanged one"
+            )
     options = {"channels": widths[0]} if layout.backbone == "conv64" else {"widths": widths}
     ours = {key: tensor for step in layout.steps for key, tensor in _named(step, body)}
     return Translation(layout.backbone, options, ours, left_out)
@@ -107,7 +116,8 @@ def _others(tensors: dict[str, Tensor], layout: Layout, prefix: str, where: Path
         outside = inside and not key.startswith(prefix)
         if not outside and not CLASSIFIER.match(key.removeprefix(prefix)):
             raise DataError(
-                f"{where}: holds {key[:60]}, which {layout.backbone} does not have; give the weights of an unchanged one"
+                f"{where}: holds {key[:60]}, which {layout.backbone} does not have; give the weights "
+                "of an unchanged one"
             )
     return others
 
@@ -126,8 +136,10 @@ def _widths(body: dict[str, Tensor], layout: Layout, prefix: str, where: Path | 
     if layout.backbone == "conv64":
         widths = dict.fromkeys(widths, widths[0])
     if not all(1 <= width <= WIDEST for width in widths.values()):
-        raise DataError(f"{where}: its widths are {'-'.join(map(str, widths.values()))}, {layout.backbone} takes 1 to "
-                        f"{WIDEST}; give the weights of an unchanged one")  # fmt: skip
+        raise DataError(
+            f"{where}: its widths are {'-'.join(map(str, widths.values()))}, {layout.backbone} takes 1 to "
+            f"{WIDEST}; give the weights of an unchanged one"
+        )
     return [widths[block] for block in range(4)]
 
 
@@ -163,12 +175,21 @@ def _optional(step: Step) -> list[str]:
 
 
 def _residual(block: str, conv: str, norm: str, shortcut: str, first: int, number: int, before: int) -> Iterator[Step]:
-    """The steps of four residual blocks; names are patterns of the block and of the convolution, counted from `first`."""
+    """The steps of four residual blocks; names are patterns of the block and of the convolution, counted from
+    `first`.
+    """
     for b in range(4):
         there, here, inputs = block.format(b + first), f"blocks.{b}.", before if b == 0 else b - 1
         for i in range(number):
-            yield Step(there + conv.format(i + first, 3 * i), there + norm.format(i + first, 3 * i + 1),
-                       f"{here}body.{3 * i}", f"{here}body.{3 * i + 1}", 3, inputs if i == 0 else b, b)  # fmt: skip
+            yield Step(
+                there + conv.format(i + first, 3 * i),
+                there + norm.format(i + first, 3 * i + 1),
+                f"{here}body.{3 * i}",
+                f"{here}body.{3 * i + 1}",
+                3,
+                inputs if i == 0 else b,
+                b,
+            )
         theirs, ours = there + shortcut, f"{here}shortcut"
         yield Step(f"{theirs}.0", f"{theirs}.1", f"{ours}.0", f"{ours}.1", 1, inputs, b)
 
@@ -185,11 +206,14 @@ def _own(number: int, before: int) -> Iterator[Step]:
 
 
 LAYOUTS = (
-    Layout("ResNet-12 of DeepEMD and FEAT", "resnet12",
-           tuple(_residual("layer{}.0.", "conv{0}", "bn{0}", "downsample", 1, 3, -1))),
+    Layout(
+        "ResNet-12 of DeepEMD and FEAT",
+        "resnet12",
+        tuple(_residual("layer{}.0.", "conv{0}", "bn{0}", "downsample", 1, 3, -1)),
+    ),
     Layout("ConvNet by layers", "conv64", tuple(_plain("layer{}", 1))),
     Layout("ConvNet of FEAT", "conv64", tuple(_plain("{}", 0))),
     Layout("our resnet10", "resnet10", (Step("stem.0", "stem.1", "stem.0", "stem.1", 3, -1, 0), *_own(2, 0))),
     Layout("our resnet12", "resnet12", tuple(_own(3, -1))),
     Layout("our conv64", "conv64", tuple(_plain("blocks.{}", 0))),
-)  # fmt: skip
+)

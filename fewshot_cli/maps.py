@@ -43,13 +43,16 @@ class Sheet:
         return {name: (query.T @ F.normalize(x.flatten(1), dim=0, eps=1e-12)).cpu() for name, x in steps.items()}
 
     def distances(self) -> dict[str, float]:
-        """Squared distance of the query's map and the support's at each step, summed over channels, mean over positions."""
+        """Squared distance of the query's map and the support's at each step, summed over channels, mean over
+        positions.
+        """
         steps = zip(STEPS, (self.found.support, self.found.carried, self.found.moved), strict=True)
         return {name: float((x - self.found.query).square().sum(0).mean()) for name, x in steps}
 
 
-def map_pictures(recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path,
-                 device: torch.device) -> list[dict]:  # fmt: skip
+def map_pictures(
+    recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path, device: torch.device
+) -> list[dict]:
     """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
     parts, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
     sheet, failed = _sheet(parts, pictures, parts.maps(pictures), 0, 1, "")
@@ -57,8 +60,9 @@ def map_pictures(recipe: Recipe, left: Path, right: Path, out: Path, given: Path
     return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]
 
 
-def map_episode(recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path,
-                device: torch.device) -> list[dict]:  # fmt: skip
+def map_episode(
+    recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path, device: torch.device
+) -> list[dict]:
     """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
     parts = parts_with(recipe, given, root, device, Aligns, NO_MAP)
     split = build.store(recipe, root).split(recipe.eval.split)
@@ -75,8 +79,9 @@ def map_episode(recipe: Recipe, episode: int, query: int, out: Path, given: Path
 
 
 @torch.no_grad()
-def _sheet(parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int,
-           title: str) -> tuple[Sheet, int]:  # fmt: skip
+def _sheet(
+    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, title: str
+) -> tuple[Sheet, int]:
     seen, _ = shown(parts.recipe, pictures, [left, right])
     with transport.ledger() as book:
         found = parts.head.align(maps[left], maps[right])

@@ -23,8 +23,8 @@ NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head emd, 
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of the figure: pictures [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4] as
-    shares), how they match, and the words beside it.
+    """One row of the figure: pictures [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4]
+    as shares), how they match, and the words beside it.
     """
 
     left: Tensor
@@ -55,8 +55,16 @@ class Panel:
         return out
 
 
-def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bool, given: Path | None, root: Path,
-                   device: torch.device) -> list[dict]:  # fmt: skip
+def match_pictures(
+    recipe: Recipe,
+    left: Path,
+    right: Path,
+    out: Path,
+    flows: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> list[dict]:
     """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
     parts, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
     panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
@@ -64,8 +72,16 @@ def match_pictures(recipe: Recipe, left: Path, right: Path, out: Path, flows: bo
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
 
-def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bool, given: Path | None, root: Path,
-                  device: torch.device) -> list[dict]:  # fmt: skip
+def match_episode(
+    recipe: Recipe,
+    episode: int,
+    query: int,
+    out: Path,
+    flows: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> list[dict]:
     """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
     parts = parts_with(recipe, given, root, device, Matches, NO_FLOW)
     split = build.store(recipe, root).split(recipe.eval.split)
@@ -74,8 +90,9 @@ def match_episode(recipe: Recipe, episode: int, query: int, out: Path, flows: bo
     for cls, support, own in others:
         name = split.classes[cls] + (" (its class)" if own else "")
         panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
-        records.append({"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity,
-                        "not_converged": failed})  # fmt: skip
+        records.append(
+            {"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity, "not_converged": failed}
+        )
         panels.append(panel)
     matches(out, panels, flows)
     return records
@@ -125,8 +142,9 @@ def parts_with(
     return parts
 
 
-def _panel(parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int,
-           label: str) -> tuple[Panel, int]:  # fmt: skip
+def _panel(
+    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, label: str
+) -> tuple[Panel, int]:
     """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.
     """

@@ -17,10 +17,11 @@ from fewshot_cli.training.pretrain import pretrain
 
 @dataclass(frozen=True)
 class Request(tables.Request):
-    """As for tables of evaluations, but `base` is the dataset and `weights` are pre-trained, in place of a pre-training.
+    """As for tables of evaluations, but `base` is the dataset and `weights` are pre-trained, in place of a
+    pre-training.
 
-    `template` and `shot` are the table's recipe and its first column's shots, which pre-training is that of. What a row sets has
-    the last word, so that options of a phase that it leaves out do not bring it back.
+    `template` and `shot` are the table's recipe and its first column's shots, which pre-training is that of. What a row
+    sets has the last word, so that options of a phase that it leaves out do not bring it back.
     """
 
     template: str = ""
@@ -55,8 +56,8 @@ class Request(tables.Request):
 
 
 class Runner(tables.Runner):
-    """Trains rows in folders beside a table's own, each named by what decides it, which tables share and which continue by
-    themselves; and evaluates them.
+    """Trains rows in folders beside a table's own, each named by what decides it, which tables share and which continue
+    by themselves; and evaluates them.
     """
 
     def __init__(self, ask: Request, run_dir: Path) -> None:
@@ -87,8 +88,11 @@ class Runner(tables.Runner):
             return shlex.join(["fsl", verb, "--recipe", name, *(w for s in sets for w in ("--set", s)), *typed, *more])
 
         given = ["--weights", str(start)] if start is not None else []
-        return (words("metatrain", ask.sets_of(row), *given, "--run-dir", str(place)) + " && "
-                + words("eval", ask.sets_of(row, column), "--weights", str(place / WEIGHTS)))  # fmt: skip
+        return (
+            words("metatrain", ask.sets_of(row), *given, "--run-dir", str(place))
+            + " && "
+            + words("eval", ask.sets_of(row, column), "--weights", str(place / WEIGHTS))
+        )
 
     def _place(self, row: dict[str, Any], column: dict[str, Any]) -> tuple[Recipe, Path, Path | None]:
         """The recipe that a row is trained by, its folder, and the weights it starts from (None for random ones)."""

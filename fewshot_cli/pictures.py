@@ -52,8 +52,9 @@ class Pictures:
         """As `Pictured.identities`: hashes of the files."""
         return [one.hexdigest() for one in self._digests]
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
-               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def decode(
+        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `Folder.decode`."""
         picks = range(len(self)) if only is None else only
         pairs = [decode_picture(self._data[i], self.names[i], side) for i in picks]
@@ -72,8 +73,10 @@ class Parts:
         self.backbone, self.head = load_parts(recipe, self.weights)
         self.home = build.matching_device(self.head, device)
         self.head.to(self.home).eval()
-        self.made_for = {"weights": self.weights.checkpoint.sha256,
-                         **{k: recipe.resolved()[k] for k in ("backbone", "image", "extractor")}}  # fmt: skip
+        self.made_for = {
+            "weights": self.weights.checkpoint.sha256,
+            **{k: recipe.resolved()[k] for k in ("backbone", "image", "extractor")},
+        }
         self.embedding = 0.0
 
     def maps(self, pictures: Pictured) -> Tensor:

@@ -88,7 +88,8 @@ def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
 
 
 def matches(path: Path, panels: list, flows: bool) -> None:
-    """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines between.
+    """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
+    between.
 
     A line joins the centres of two nodes and is as strong as the flow between them. Raises `DataError` when the file
     cannot be written.
@@ -96,8 +97,14 @@ def matches(path: Path, panels: list, flows: bool) -> None:
     plt = _pyplot()
     columns, width = (4, 11.5) if flows else (3, 6.6)
     ratios = [1, 1, 1, 2.1][:columns]
-    figure, axes = plt.subplots(len(panels), columns, figsize=(width, 2.4 * len(panels)), layout="constrained", squeeze=False,
-                                width_ratios=ratios)  # fmt: skip
+    figure, axes = plt.subplots(
+        len(panels),
+        columns,
+        figsize=(width, 2.4 * len(panels)),
+        layout="constrained",
+        squeeze=False,
+        width_ratios=ratios,
+    )
     for row, panel in zip(axes, panels, strict=True):
         for axis, picture in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
             axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
@@ -128,8 +135,8 @@ def _flows(axis, panel) -> None:  # noqa: ANN001
 
 
 def correspondences(path: Path, rows: list) -> None:
-    """A line for each `correspondence.Row`: the picture, its positions in the colour of the proxy that gets most of each, and
-    for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
+    """A line for each `correspondence.Row`: the picture, its positions in the colour of the proxy that gets most of
+    each, and for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
 
     Raises `DataError` when the file cannot be written.
     """
@@ -141,8 +148,9 @@ def correspondences(path: Path, rows: list) -> None:
     colours = ListedColormap([plt.get_cmap("tab10" if most <= 10 else "tab20")(m % 20) for m in range(most)])
     shown = [sorted(r.parts.abs().argsort(descending=True)[:MAPS].tolist()) for r in rows]
     columns = 2 + max(map(len, shown))
-    figure, axes = plt.subplots(len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False,
-                                layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False, layout="constrained"
+    )
     for line, row, own in zip(axes, rows, shown, strict=True):
         side = row.picture.shape[-1]
         for axis in line:
@@ -159,15 +167,20 @@ def correspondences(path: Path, rows: list) -> None:
     named = sorted(
         {m for row, own in zip(rows, shown, strict=True) for m in [*own, *row.strongest().unique().tolist()]}
     )
-    figure.legend(handles=[Patch(color=colours(m), label=f"proxy {m + 1}") for m in named], frameon=False, fontsize=8,
-                  ncols=MAPS, loc="outside lower center")  # fmt: skip
+    figure.legend(
+        handles=[Patch(color=colours(m), label=f"proxy {m + 1}") for m in named],
+        frameon=False,
+        fontsize=8,
+        ncols=MAPS,
+        loc="outside lower center",
+    )
     figure.colorbar(heat, ax=axes[:, 2:], label="share of a position's mass", fraction=0.02)
     save(path, figure)
 
 
 def alignments(path: Path, sheets: list) -> None:
-    """A line for each `maps.Sheet`: query and support, heat maps of their maps and of the support's after LSC and after SSM,
-    and the correlations with the query before and after LSC.
+    """A line for each `maps.Sheet`: query and support, heat maps of their maps and of the support's after LSC and after
+    SSM, and the correlations with the query before and after LSC.
 
     Heat maps of a line share their scale. Raises `DataError` when the file cannot be written.
     """

@@ -101,8 +101,11 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Problems]] = {
     "random": lambda c, s, d, n, m: (c, s, d),
     "uniform weights": lambda c, s, d, n, m: (c, torch.ones_like(s), torch.ones_like(d)),
     "small integers": lambda c, s, d, n, m: ((3 * c).ceil(), (3 * s).ceil(), (3 * d).ceil()),
-    "equal multisets": lambda c, s, d, n, m: (c, torch.arange(1.0, n + 1, dtype=c.dtype).expand_as(s),
-                                              torch.arange(m, 0.0, -1, dtype=c.dtype).expand_as(d)),
+    "equal multisets": lambda c, s, d, n, m: (
+        c,
+        torch.arange(1.0, n + 1, dtype=c.dtype).expand_as(s),
+        torch.arange(m, 0.0, -1, dtype=c.dtype).expand_as(d),
+    ),
     "duplicated rows and columns": _duplicated,
     "coarse grid": lambda c, s, d, n, m: ((3 * c).round(), s, d),
     "zero or one": lambda c, s, d, n, m: ((c > 1).to(c), s, d),
@@ -115,7 +118,7 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Problems]] = {
     "one node has all": lambda c, s, d, n, m: (c, _only(s, slice(0, 1), 0.0), _only(d, slice(m - 1, m), 0.0)),
     "masses over eight decades": lambda c, s, d, n, m: (c, 10 ** (-8 * s), 10 ** (-8 * d)),
     "sides identical": _same_sides,
-}  # fmt: skip
+}
 SHAPES = [(1, 1), (1, 5), (4, 1), (7, 7), (16, 16), (25, 4), (3, 40), (40, 3), (40, 30)]
 
 

@@ -70,8 +70,14 @@ class _Entrant:
     both: list[float]
 
 
-def measure(solvers: dict[str, Solver], sizes: list[tuple[int, int]], make: Callable[[int, int, int, int], Problems],
-            device: torch.device, settings: Settings, told: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:  # fmt: skip
+def measure(
+    solvers: dict[str, Solver],
+    sizes: list[tuple[int, int]],
+    make: Callable[[int, int, int, int], Problems],
+    device: torch.device,
+    settings: Settings,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
     """One record for each solver and size; solvers take turns in every round, medians are reported.
 
     `make(n, m, batch, seed)` gives problems. Where a round would exceed the budget the batch shrinks, and a size that
@@ -107,7 +113,9 @@ def measure(solvers: dict[str, Solver], sizes: list[tuple[int, int]], make: Call
 
 
 def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -> None:
-    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and is said to be."""
+    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and is said
+    to be.
+    """
     chosen, other = e.inputs[turn % INPUTS], e.inputs[(turn + 1) % INPUTS]
     try:
         if not e.forward or e.forward[-1] < SHORT:
@@ -124,8 +132,14 @@ def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -
             e.both.clear()
 
 
-def _enter(name: str, solver: Solver, home: torch.device, given: list[Problems], settings: Settings,
-           last: tuple[int, float] | None) -> _Entrant:  # fmt: skip
+def _enter(
+    name: str,
+    solver: Solver,
+    home: torch.device,
+    given: list[Problems],
+    settings: Settings,
+    last: tuple[int, float] | None,
+) -> _Entrant:
     """Warm the solver up and choose its batch. Raises `RuntimeError` for a size that would take too long."""
     n, m = given[0][0].shape[1:]
     if last is not None and (guess := last[1] * (n * m / last[0]) ** 2) > settings.budget:
@@ -144,7 +158,9 @@ def _enter(name: str, solver: Solver, home: torch.device, given: list[Problems],
 
 
 def _oracle(given: Problems) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Value [B], and gradient of cost, supply and demand, of the first problems; weight gradients without their mean."""
+    """Value [B], and gradient of cost, supply and demand, of the first problems; weight gradients without their
+    mean.
+    """
     n, m = given[0].shape[1:]
     name = "highs" if n * m <= ORACLE_CELLS else "network_simplex" if n + m <= 2047 else "pot"
     return _answer(registry.part("solvers", name)(), tuple(x[:COMPARED].double() for x in given))
@@ -170,8 +186,10 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
             value, grads = transport.value(e.solver, *few).cpu().double(), [None] * 3
     wanted, *exact = best
     gap = ((value - wanted[:compared]) / wanted[:compared].abs().clamp(min=1e-12)).abs().max()
-    errors = [None if g is None else float((g - x[:compared]).abs().max() / x.abs().max().clamp(min=1e-12))
-              for g, x in zip(grads, exact, strict=True)]  # fmt: skip
+    errors = [
+        None if g is None else float((g - x[:compared]).abs().max() / x.abs().max().clamp(min=1e-12))
+        for g, x in zip(grads, exact, strict=True)
+    ]
     peak = _peak(e.device, lambda: _forward(e.solver, e.inputs[0]))
     with torch.no_grad():
         plan = transport.solve(e.solver, *e.inputs[0])
@@ -181,13 +199,18 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
         _forward(e.solver, tiny)
         overhead = statistics.median(_clock(e.device, lambda: _forward(e.solver, tiny)) for _ in range(5))
     figures = {
-        "device": e.device.type, "batch": batch, "seconds": seconds, "problems_per_second": 1 / seconds,
-        "call_overhead_seconds": overhead, "peak_bytes": peak, "relative_gap": float(gap),
+        "device": e.device.type,
+        "batch": batch,
+        "seconds": seconds,
+        "problems_per_second": 1 / seconds,
+        "call_overhead_seconds": overhead,
+        "peak_bytes": peak,
+        "relative_gap": float(gap),
         "cost_gradient_error": errors[0],
         "weight_gradient_error": None if None in errors[1:] else max(errors[1:]),
         "iterations": float(plan.iterations.double().mean()) or None,
         "not_converged": int((~plan.converged).sum()),
-    }  # fmt: skip
+    }
     if e.both:
         both = statistics.median(e.both) / batch
         figures |= {"seconds_with_gradient": both, "gradient_over_forward": both / seconds}

@@ -12,8 +12,16 @@ from fewshot_cli import registry, strictyaml
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.schema import PartSpec, Recipe, Section
 
-_PARTS = {("backbone",): "backbones", ("extractor",): "extractors", ("head",): "heads", ("solver",): "solvers", ("pretrain", "classifier"): "classifiers",
-          ("pretrain", "solver"): "solvers", ("pretrain", "validation", "head"): "heads", ("metatrain", "validation", "head"): "heads"}  # fmt: skip
+_PARTS = {
+    ("backbone",): "backbones",
+    ("extractor",): "extractors",
+    ("head",): "heads",
+    ("solver",): "solvers",
+    ("pretrain", "classifier"): "classifiers",
+    ("pretrain", "solver"): "solvers",
+    ("pretrain", "validation", "head"): "heads",
+    ("metatrain", "validation", "head"): "heads",
+}
 
 
 class _Source:

@@ -83,11 +83,30 @@ def _row(s: dict[str, Any]) -> tuple[list[str], list[Any]]:
     if s.get("protocol") == "classification":
         header[2], header[5:5] = "classifier", ["top-5 %"]
         header[6] = "pictures"
-        return header, [s["recipe"], s["dataset"], s["classifier"], s["solver"] or "-", f"{s['classes']} classes", f"{s['top5']:.2f}",
-                        s["pictures"], f"{s['accuracy']:.2f}", f"{s['ci95']:.2f}", f"{s['seconds']['total']:.1f}"]  # fmt: skip
+        return header, [
+            s["recipe"],
+            s["dataset"],
+            s["classifier"],
+            s["solver"] or "-",
+            f"{s['classes']} classes",
+            f"{s['top5']:.2f}",
+            s["pictures"],
+            f"{s['accuracy']:.2f}",
+            f"{s['ci95']:.2f}",
+            f"{s['seconds']['total']:.1f}",
+        ]
     task = f"{s['way']}-way {s['shot']}-shot"
-    row = [s["recipe"], s["dataset"], s["head"], s["solver"] or "-", task, s["episodes"], f"{s['accuracy']:.2f}",
-           f"{s['ci95']:.2f}", f"{s['seconds']['total']:.1f}"]  # fmt: skip
+    row = [
+        s["recipe"],
+        s["dataset"],
+        s["head"],
+        s["solver"] or "-",
+        task,
+        s["episodes"],
+        f"{s['accuracy']:.2f}",
+        f"{s['ci95']:.2f}",
+        f"{s['seconds']['total']:.1f}",
+    ]
     return header, row
 
 
@@ -95,7 +114,8 @@ def _notes(s: dict[str, Any]) -> list[str]:
     notes = [f"interval: {s['interval']}; seed {s['seed']}; weights {s['weights']}"]
     if s.get("iterations"):
         notes.append(
-            f"iterations of the solver: {s['iterations']['mean']:.2f} on average, spread {s['iterations']['spread']:.2f}"
+            f"iterations of the solver: {s['iterations']['mean']:.2f} on average, spread "
+            f"{s['iterations']['spread']:.2f}"
         )
     if s["not_converged"]:
         notes.append(f"WARNING: the solver did not converge on {s['not_converged']} problems")
@@ -108,10 +128,17 @@ def _notes(s: dict[str, Any]) -> list[str]:
 
 def _junit(s: dict[str, Any]) -> str:
     failed = s.get("passed") is False
-    suite = ET.Element("testsuite", name="fsl eval", tests="1", failures=str(int(failed)), errors="0",
-                       time=f"{s['seconds']['total']:.3f}")  # fmt: skip
-    case = ET.SubElement(suite, "testcase", classname=f"fsl.{s['dataset']}", name=s["recipe"],
-                         time=f"{s['seconds']['total']:.3f}")  # fmt: skip
+    suite = ET.Element(
+        "testsuite",
+        name="fsl eval",
+        tests="1",
+        failures=str(int(failed)),
+        errors="0",
+        time=f"{s['seconds']['total']:.3f}",
+    )
+    case = ET.SubElement(
+        suite, "testcase", classname=f"fsl.{s['dataset']}", name=s["recipe"], time=f"{s['seconds']['total']:.3f}"
+    )
     over = f"{s['episodes']} episodes" if "episodes" in s else f"{s['pictures']} pictures"
     text = f"accuracy {s['accuracy']:.2f} ± {s['ci95']:.2f} % over {over}"
     if failed:

@@ -18,8 +18,11 @@ from fewshot_cli.training.metatrain import metatrain
 from fewshot_cli.training.pretrain import pretrain
 
 # method, the row of DeepEMD's Table 3 that it is, and its part of the recipe at 1 and at 5 shots
-ROWS = (("DeepEMD", "DeepEMD", "head=emd", "head=sfc"), ("ProtoNet, Euclidean", "ProtoNet", "head=prototype", "head=prototype"),
-        ("MatchingNet, cosine", "MatchNet", "head=matching", "head=matching"))  # fmt: skip
+ROWS = (
+    ("DeepEMD", "DeepEMD", "head=emd", "head=sfc"),
+    ("ProtoNet, Euclidean", "ProtoNet", "head=prototype", "head=prototype"),
+    ("MatchingNet, cosine", "MatchNet", "head=matching", "head=matching"),
+)
 
 
 def names() -> list[str]:
@@ -30,17 +33,19 @@ def names() -> list[str]:
 
 
 def reproduce(
-    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World,
-              command: str) -> dict[str, Any]:  # fmt: skip
+    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World, command: str
+) -> dict[str, Any]:
     """Run what is not done yet and return the report, which is also written as report.json and report.md.
 
-    Every stage has its own run directory below `run_dir`; one that was interrupted continues, one that is finished is not
-    run again, and one of another configuration is refused. `command` is what was typed. Raises `RecipeError` for an unknown
-    name, and whatever the stages raise.
+    Every stage has its own run directory below `run_dir`; one that was interrupted continues, one that is finished is
+    not run again, and one of another configuration is refused. `command` is what was typed. Raises `RecipeError` for an
+    unknown name, and whatever the stages raise.
     """
     if name not in names():
-        raise RecipeError(f"{name}: nothing of this name can be reproduced{did_you_mean(name, names())}; there are "
-                          + ", ".join(names()))  # fmt: skip
+        raise RecipeError(
+            f"{name}: nothing of this name can be reproduced{did_you_mean(name, names())}; there are "
+            + ", ".join(names())
+        )
     dataset = next(d for d in sorted(names(), key=len) if name.startswith(d) and f"{d}_5w1s" in recipe.installed())
     of = {shot: f"{dataset}_5w{shot}s{name.removeprefix(dataset)}" for shot in (1, 5)}
     base = recipe.load(of[1], sets)
@@ -71,14 +76,25 @@ def reproduce(
 def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> None:
     def work() -> None:
         if not (root / base.store).exists():
-            build.prepare(base.store, registry.part("datasets", base.dataset.name)(),
-                          build.sources(base.dataset.name, source, root), root)  # fmt: skip
+            build.prepare(
+                base.store,
+                registry.part("datasets", base.dataset.name)(),
+                build.sources(base.dataset.name, source, root),
+                root,
+            )
 
     world.first(work)
 
 
-def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[str, int], dict[str, Any]], run_dir: Path,
-            command: str, world: World) -> dict[str, Any]:  # fmt: skip
+def _report(
+    name: str,
+    base: Recipe,
+    of: dict[int, str],
+    summaries: dict[tuple[str, int], dict[str, Any]],
+    run_dir: Path,
+    command: str,
+    world: World,
+) -> dict[str, Any]:
     table = tables.find("deepemd.T3")
     printed = {row["name"]: row["published"].get(base.dataset.name) for row in table["rows"]}
     own = {
@@ -89,8 +105,16 @@ def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[s
         for place, shot in enumerate(of):
             made = summaries[method, shot]
             mean, ci95 = mean_ci95(own[method, shot])
-            row = {"method": method, "shot": shot, "episodes": made["episodes"], "accuracy": mean, "ci95": ci95,
-                   "seed": made["seed"], "not_converged": made["not_converged"], "run_dir": made["run_dir"]}  # fmt: skip
+            row = {
+                "method": method,
+                "shot": shot,
+                "episodes": made["episodes"],
+                "accuracy": mean,
+                "ci95": ci95,
+                "seed": made["seed"],
+                "not_converged": made["not_converged"],
+                "run_dir": made["run_dir"],
+            }
             if method != ROWS[0][0]:
                 few = min(len(own[method, shot]), len(own[ROWS[0][0], shot]))
                 row["difference"], row["difference_ci95"] = paired(own[method, shot][:few], own[ROWS[0][0], shot][:few])
@@ -100,15 +124,33 @@ def _report(name: str, base: Recipe, of: dict[int, str], summaries: dict[tuple[s
     stages = {}
     for verb in ("pretrain", "metatrain"):
         times = Run.records(run_dir / verb / TIMES)
-        stages[verb] = {"epochs": len(times), "seconds": sum(t["seconds"] for t in times),
-                         "training_seconds": sum(t["training"] for t in times), "best": read(run_dir / verb / SUMMARY)["best"],
-                         "log": str(run_dir / verb / LOG), "curves": str(run_dir / verb / CURVES)}  # fmt: skip
+        stages[verb] = {
+            "epochs": len(times),
+            "seconds": sum(t["seconds"] for t in times),
+            "training_seconds": sum(t["training"] for t in times),
+            "best": read(run_dir / verb / SUMMARY)["best"],
+            "log": str(run_dir / verb / LOG),
+            "curves": str(run_dir / verb / CURVES),
+        }
     some = summaries[ROWS[0][0], 1]
-    return {"format": 1, "name": name, "command": command,
-            "recipes": list(of.values()), "dataset": base.store, "backbone": base.backbone.name, "interval": INTERVAL,
-            "published": table["source"], "elsewhere": tables.elsewhere("deepemd", base.dataset.name), "rows": rows,
-            "stages": stages, "hashes": some["hashes"], "versions": versions(), "device": str(world.device),
-            "processes": world.size, "run_dir": str(run_dir)}  # fmt: skip
+    return {
+        "format": 1,
+        "name": name,
+        "command": command,
+        "recipes": list(of.values()),
+        "dataset": base.store,
+        "backbone": base.backbone.name,
+        "interval": INTERVAL,
+        "published": table["source"],
+        "elsewhere": tables.elsewhere("deepemd", base.dataset.name),
+        "rows": rows,
+        "stages": stages,
+        "hashes": some["hashes"],
+        "versions": versions(),
+        "device": str(world.device),
+        "processes": world.size,
+        "run_dir": str(run_dir),
+    }
 
 
 def as_markdown(report: dict[str, Any]) -> str:
@@ -128,11 +170,30 @@ def as_markdown(report: dict[str, Any]) -> str:
             ]
         )
     table = markdown(["method", "task", "episodes", "ours %", f"minus {ROWS[0][0]}, paired", "published %"], rows)
-    times = [f"- {stage}: {s['epochs']} epochs in {s['seconds']:.0f} s, of these {s['training_seconds']:.0f} s training; best "
-             f"validation {s['best']['accuracy']:.2f} ± {s['best']['ci95']:.2f} after epoch {s['best']['epoch']}; "
-             f"[log]({stage}/{LOG}), ![curves]({stage}/{CURVES})" for stage, s in report["stages"].items()]  # fmt: skip
+    times = [
+        f"- {stage}: {s['epochs']} epochs in {s['seconds']:.0f} s, of these "
+        f"{s['training_seconds']:.0f} s training; best "
+        f"validation {s['best']['accuracy']:.2f} ± {s['best']['ci95']:.2f} after epoch {s['best']['epoch']}; "
+        f"[log]({stage}/{LOG}), ![curves]({stage}/{CURVES})"
+        for stage, s in report["stages"].items()
+    ]
     others = [f"- elsewhere: {x}" for x in report["elsewhere"]]
     facts = [f"- {k}: {v}" for k, v in {**report["hashes"], **report["versions"]}.items()]
-    return "\n".join([f"# {report['name']}: {report['backbone']} on {report['dataset']}", "", f"`{report['command']}`", "", table, "",
-                      f"Interval: {report['interval']}. Published: {report['published']}.", *others, "", *times, "", *facts,
-                      f"- device: {report['device']}, {report['processes']} process(es)", ""])  # fmt: skip
+    return "\n".join(
+        [
+            f"# {report['name']}: {report['backbone']} on {report['dataset']}",
+            "",
+            f"`{report['command']}`",
+            "",
+            table,
+            "",
+            f"Interval: {report['interval']}. Published: {report['published']}.",
+            *others,
+            "",
+            *times,
+            "",
+            *facts,
+            f"- device: {report['device']}, {report['processes']} process(es)",
+            "",
+        ]
+    )

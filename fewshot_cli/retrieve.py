@@ -1,4 +1,6 @@
-"""Image retrieval (DeepEMD's journal extension): a global shortlist, re-ranked by the optimal matching of local features."""
+"""Image retrieval (DeepEMD's journal extension): a global shortlist, re-ranked by the optimal matching of local
+features.
+"""
 
 from pathlib import Path
 from time import perf_counter
@@ -21,10 +23,19 @@ from fewshot_cli.schema import Recipe
 from fewshot_cli.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
 
 
-def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: int | None, shortlist: int, ks: tuple[int, ...],
-             given: Path | None, root: Path, device: torch.device) -> dict[str, Any]:  # fmt: skip
-    """Each query's ranking, by pooled features and with its first `shortlist` pictures re-ranked by the recipe's head, and
-    the Recall@k of both.
+def retrieve(
+    recipe: Recipe,
+    gallery: Path | None,
+    query: Path | None,
+    count: int | None,
+    shortlist: int,
+    ks: tuple[int, ...],
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Each query's ranking, by pooled features and with its first `shortlist` pictures re-ranked by the recipe's head,
+    and the Recall@k of both.
 
     Folders are `<path>/<class>/<picture>`. Without `query` every picture of the gallery (of `count` drawn from the
     recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. A picture is
@@ -38,19 +49,25 @@ def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: in
     names, same = pictures.classes, _copies(asked, pictures)
     size = len(pictures) - max(map(len, same))
     if max(ks) > size:
-        raise DataError(f"{gallery or pictures.store}: {max(ks)} neighbours were asked for, the gallery has {size} pictures for "
-                        "each query; lower --k or give a larger gallery")  # fmt: skip
+        raise DataError(
+            f"{gallery or pictures.store}: {max(ks)} neighbours were asked for, the gallery has {size} pictures for "
+            "each query; lower --k or give a larger gallery"
+        )
     if unknown := [c for c in asked.classes if c not in names]:
-        raise DataError(f"{query}: class {unknown[0]} has no picture in the gallery ({', '.join(names[:5])}…), so it can never "
-                        "be found; name the class folders alike")  # fmt: skip
+        raise DataError(
+            f"{query}: class {unknown[0]} has no picture in the gallery ({', '.join(names[:5])}…), so it can never "
+            "be found; name the class folders alike"
+        )
     label_of = torch.tensor([names.index(c) for c in asked.classes])
     truth = label_of[asked.labels]
     others = torch.bincount(pictures.labels, minlength=len(names))[truth]
     others -= torch.tensor([int((pictures.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
     can = torch.nonzero(others > 0).flatten()
     if not len(can):
-        raise DataError(f"{gallery or pictures.store}: no query has another picture of its class to be found; give classes of "
-                        "two pictures or more")  # fmt: skip
+        raise DataError(
+            f"{gallery or pictures.store}: no query has another picture of its class to be found; give classes of "
+            "two pictures or more"
+        )
     picks = can[_picks(len(can), count, recipe.seed)]
     found = parts.maps(pictures)
     searched = found if asked is pictures else parts.maps(asked)
@@ -66,16 +83,37 @@ def retrieve(recipe: Recipe, gallery: Path | None, query: Path | None, count: in
             for kind, places in zip(hits, (order, again), strict=True):
                 hits[kind].append(pictures.labels[places] == truth[part, None])
             for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
-                ranking.append({**_named(asked, q), "found": [{**_named(pictures, i), "score": s}
-                                for i, s in list(zip(places, own, strict=True))[: max(ks)]]})  # fmt: skip
+                ranking.append(
+                    {
+                        **_named(asked, q),
+                        "found": [
+                            {**_named(pictures, i), "score": s}
+                            for i, s in list(zip(places, own, strict=True))[: max(ks)]
+                        ],
+                    }
+                )
             bar.update(sum(len(h) for h in hits["global"]))
     hits = {kind: torch.cat(rows) for kind, rows in hits.items()}
-    return {"format": 1, "recipe": recipe.name, "head": recipe.head.name, "weights": parts.weights.label,
-            "gallery": str(gallery or f"{pictures.store}/{pictures.split}"), "pictures": len(pictures), "queries": len(picks),
-            "left_out": len(asked) - len(can), "shortlist": shortlist, "recall": {k: _recall(hits, k) for k in ks}, "interval": INTERVAL_QUERIES,
-            "interval_difference": INTERVAL_PAIRED_QUERIES, "not_converged": sum(book.failures(1)),
-            "seconds": {"embedding": parts.embedding, "solver": book.seconds, "total": perf_counter() - begin},
-            "seed": recipe.seed, "versions": versions(), "device": str(device), "ranking": ranking}  # fmt: skip
+    return {
+        "format": 1,
+        "recipe": recipe.name,
+        "head": recipe.head.name,
+        "weights": parts.weights.label,
+        "gallery": str(gallery or f"{pictures.store}/{pictures.split}"),
+        "pictures": len(pictures),
+        "queries": len(picks),
+        "left_out": len(asked) - len(can),
+        "shortlist": shortlist,
+        "recall": {k: _recall(hits, k) for k in ks},
+        "interval": INTERVAL_QUERIES,
+        "interval_difference": INTERVAL_PAIRED_QUERIES,
+        "not_converged": sum(book.failures(1)),
+        "seconds": {"embedding": parts.embedding, "solver": book.seconds, "total": perf_counter() - begin},
+        "seed": recipe.seed,
+        "versions": versions(),
+        "device": str(device),
+        "ranking": ranking,
+    }
 
 
 def _picks(have: int, count: int | None, seed: int) -> Tensor:
@@ -108,8 +146,9 @@ def _pooled(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _ranks(parts: Parts, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int,
-           same: list[list[int]]) -> tuple[Tensor, ...]:  # fmt: skip
+def _ranks(
+    parts: Parts, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int, same: list[list[int]]
+) -> tuple[Tensor, ...]:
     """The shortlist [Q,shortlist] of each query by global cosine, the same re-ranked, and the scores of that.
 
     `stored` are the gallery's maps pooled, `same` each query's own places in the gallery.

@@ -60,13 +60,23 @@ class Run:
                 raise DataError(f"{path}: already holds a run; add --resume to continue it or choose another --run-dir")
             if old.get("key") != self.key:
                 changed = ", ".join(_differences(old.get("identity", {}), identity)) or "the verb"
-                raise DataError(f"{path}: was started with another configuration ({changed}); resume it with that one "
-                                "or choose another --run-dir")  # fmt: skip
+                raise DataError(
+                    f"{path}: was started with another configuration ({changed}); resume it with that one "
+                    "or choose another --run-dir"
+                )
         else:
             with guarded(path):
                 path.mkdir(parents=True, exist_ok=True)
-            write_json(config, {"verb": verb, "key": self.key, "identity": identity, "recipe": recipe.resolved(),
-                                "versions": versions()})  # fmt: skip
+            write_json(
+                config,
+                {
+                    "verb": verb,
+                    "key": self.key,
+                    "identity": identity,
+                    "recipe": recipe.resolved(),
+                    "versions": versions(),
+                },
+            )
 
     @staticmethod
     def records(path: Path) -> list[dict[str, Any]]:
@@ -114,7 +124,9 @@ class Run:
             write_json(self.path / SUMMARY, summary)
 
     def discard(self, *files: str) -> None:
-        """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty then."""
+        """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty
+        then.
+        """
         for name in (CONFIG, *files):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):

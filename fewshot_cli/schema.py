@@ -52,7 +52,10 @@ class ImageSpec(Section):
     resize: int | None = Field(None, ge=8, le=1024, description="side after squashing, before the centre crop")
     mean: tuple[float, float, float] = (125.3 / 255, 123.0 / 255, 113.9 / 255)
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
-        63.0 / 255, 62.1 / 255, 66.7 / 255)  # fmt: skip
+        63.0 / 255,
+        62.1 / 255,
+        66.7 / 255,
+    )
 
     @property
     def decoded(self) -> int:
@@ -181,7 +184,8 @@ class MetatrainSpec(Section):
     )
     phases: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], PhaseSpec | None] | None = Field(
         None,
-        description="phases by name, one after another, each from the best weights of the one before; null leaves one out",
+        description="phases by name, one after another, each from the best weights of the one "
+        "before; null leaves one out",
     )
     epochs: Count = 100
     steps: Count = Field(50, description="optimiser steps an epoch")

@@ -10,7 +10,9 @@ INTERVAL_PICTURES = "Wilson's score interval over pictures, the distance to its 
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, 1.96·s/√n with the population standard deviation, as DeepEMD reports."""
+    """Mean and half-width of its 95 % interval, 1.96·s/√n with the population standard deviation, as DeepEMD
+    reports.
+    """
     n = len(values)
     mean = math.fsum(values) / n
     variance = math.fsum((v - mean) ** 2 for v in values) / n

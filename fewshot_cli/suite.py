@@ -1,7 +1,8 @@
 """The contract every solver keeps: `fsl doctor --check solver:NAME` and the tests run these checks.
 
-A check returns None when the solver passes, or a reason for which it does not apply; it raises `Failed` with one sentence.
-All problems are float64, where not said otherwise. A solver may refuse what it is not made for with a `DataError`.
+A check returns None when the solver passes, or a reason for which it does not apply; it raises `Failed` with one
+sentence. All problems are float64, where not said otherwise. A solver may refuse what it is not made for with a
+`DataError`.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,7 +68,9 @@ def priced(case: Case) -> str | None:
 
 
 def _samples(case: Case, *names: str) -> Iterator[tuple[str, Problems]]:
-    """5 problems of 9×9 of each family that the solver answers; the default ones are random and with uniform weights."""
+    """5 problems of 9×9 of each family that the solver answers; the default ones are random and with uniform
+    weights.
+    """
     for name in names or ("random", "uniform weights"):
         given = family(name, 9, 9, 5, seed=7)
         if solved(case, given) is not None:
@@ -90,10 +93,14 @@ def consistent(case: Case) -> str | None:
             f"{name}: permuting rows matters",
         )
         require((case.value(cost.mT.contiguous(), demand, supply) - base).abs() <= near, f"{name}: transposing matters")
-        require((case.value(3 * cost, supply, demand) - 3 * base).abs() <= 6 * near, f"{name}: three times the cost is not "
-                "three times the value")  # fmt: skip
-        require((case.value(cost, 4 * supply, 4 * demand) - 4 * base).abs() <= 8 * near, f"{name}: four times the mass is not "
-                "four times the value")  # fmt: skip
+        require(
+            (case.value(3 * cost, supply, demand) - 3 * base).abs() <= 6 * near,
+            f"{name}: three times the cost is not three times the value",
+        )
+        require(
+            (case.value(cost, 4 * supply, 4 * demand) - 4 * base).abs() <= 8 * near,
+            f"{name}: four times the mass is not four times the value",
+        )
         u, v = torch.linspace(0, 1, 9, dtype=cost.dtype), torch.linspace(1, 0.5, 9, dtype=cost.dtype)
         moved = base + (u * supply).sum(1) + (v * demand).sum(1)
         shifted = case.value(cost + u[:, None] + v, supply, demand)
@@ -102,7 +109,9 @@ def consistent(case: Case) -> str | None:
 
 
 def careful(case: Case) -> str | None:
-    """Inputs stay untouched, any layout and an empty batch are fine, outputs have the cost's type and the right shapes."""
+    """Inputs stay untouched, any layout and an empty batch are fine, outputs have the cost's type and the right
+    shapes.
+    """
     for name, given in _samples(case):
         copies = [x.clone() for x in given]
         first = case.value(*given)
@@ -162,8 +171,10 @@ def differentiable(case: Case) -> str | None:
             up, down = (value(*(a + sign * step * b for a, b in zip(plain, moves, strict=True))) for sign in (1, -1))
             numeric, exact = (up - down) / (2 * step), (grad * direction).flatten(1).sum(1)
             scale = (grad.abs() * direction.abs()).flatten(1).sum(1) + 1e-3
-            require((numeric - exact).abs() <= case.tolerance.gradient * scale,
-                    f"{name}: gradient of the {part} is off by {float(((numeric - exact).abs() / scale).max()):.2e}")  # fmt: skip
+            require(
+                (numeric - exact).abs() <= case.tolerance.gradient * scale,
+                f"{name}: gradient of the {part} is off by {float(((numeric - exact).abs() / scale).max()):.2e}",
+            )
     return None if done else "refuses these problems"
 
 
@@ -212,15 +223,21 @@ def between(case: Case) -> str | None:
                 plan.supply_price[:, i] - plan.supply_price[:, j],
                 2 * case.near((cost, supply, demand)) / step,
             )
-            require((left - slip <= price) & (price <= right + slip), f"a price lies outside [{float(left.min()):.3g}, "
-                    f"{float(right.max()):.3g}], the one-sided derivatives")  # fmt: skip
+            require(
+                (left - slip <= price) & (price <= right + slip),
+                f"a price lies outside [{float(left.min()):.3g}, {float(right.max()):.3g}], the one-sided derivatives",
+            )
     return None if answered else "returns no prices"
 
 
 def strict(case: Case) -> str | None:
     """NaN, infinite or negative input and unequal totals are refused with a sentence."""
-    spoiled = {"NaN or infinite cost": (0, (1, 0, 0), torch.nan), "NaN or infinite supply": (1, (1, 0), torch.inf),
-               "negative": (2, (0, 0), -1.0), "differs from total demand": (1, (2, 0), 9.0)}  # fmt: skip
+    spoiled = {
+        "NaN or infinite cost": (0, (1, 0, 0), torch.nan),
+        "NaN or infinite supply": (1, (1, 0), torch.inf),
+        "negative": (2, (0, 0), -1.0),
+        "differs from total demand": (1, (2, 0), 9.0),
+    }
     for phrase, (which, place, wrong) in spoiled.items():
         given = [x.clone() for x in family("random", 4, 4, 3)]
         given[which][place] = wrong

@@ -19,9 +19,9 @@ class Failed(AssertionError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass, `gradient`
-    relative to the largest component. `deterministic` means a problem's answer does not depend on its batch; problems
-    of more than `largest` cells would take it too long.
+    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass,
+    `gradient` relative to the largest component. `deterministic` means a problem's answer does not depend on its batch;
+    problems of more than `largest` cells would take it too long.
     """
 
     value: float

@@ -44,12 +44,18 @@ def find(name: str) -> dict[str, Any]:
     paper, _, table = name.partition(".")
     made = _paper(paper)["tables"][table]
     source, comma, place = made["source"].partition(",")
-    return {**made, "name": name, "source": _paper(paper)["sources"][source] + comma + place,
-            "parts": _paper(paper).get("parts", {})}  # fmt: skip
+    return {
+        **made,
+        "name": name,
+        "source": _paper(paper)["sources"][source] + comma + place,
+        "parts": _paper(paper).get("parts", {}),
+    }
 
 
 def chosen(table: dict[str, Any], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows that one of the words names, or else whose names hold it; all without words. Raises `RecipeError` for none."""
+    """Rows that one of the words names, or else whose names hold it; all without words. Raises `RecipeError` for
+    none.
+    """
     names = [r["name"].lower() for r in table["rows"]]
     meant = {
         name
@@ -59,8 +65,10 @@ def chosen(table: dict[str, Any], wanted: tuple[str, ...]) -> list[dict[str, Any
     }
     rows = [r for r in table["rows"] if not wanted or r["name"].lower() in meant]
     if not rows:
-        raise RecipeError(f"--rows {' '.join(wanted)}: no row of {table['name']} is called so; it has "
-                          + ", ".join(repr(r["name"]) for r in table["rows"]))  # fmt: skip
+        raise RecipeError(
+            f"--rows {' '.join(wanted)}: no row of {table['name']} is called so; it has "
+            + ", ".join(repr(r["name"]) for r in table["rows"])
+        )
     return rows
 
 
@@ -77,8 +85,10 @@ def recipe_for(dataset: str, weights: Path | None) -> str:
     known = [n for n in recipe.installed() if n.split("_5w1s")[0] == dataset and "_5w1s" in n]
     known = [n for n in known if recipe.load(n).head.name == "emd"]
     if not known:
-        raise RecipeError(f"--dataset {dataset}: no recipe {dataset}_5w1s is installed; `fsl list recipes` shows those that "
-                          "are, or give --recipe with a 1-shot recipe of your own")  # fmt: skip
+        raise RecipeError(
+            f"--dataset {dataset}: no recipe {dataset}_5w1s is installed; `fsl list recipes` shows those that "
+            "are, or give --recipe with a 1-shot recipe of your own"
+        )
     for name in known:
         one = recipe.load(name)
         try:
@@ -88,8 +98,11 @@ def recipe_for(dataset: str, weights: Path | None) -> str:
         except FslError:
             continue
         if name != known[0]:
-            say(f"recipe: {name}, since {known[0]} has no weights here" if weights is None else
-                f"recipe: {name}, whose backbone these weights are for")  # fmt: skip
+            say(
+                f"recipe: {name}, since {known[0]} has no weights here"
+                if weights is None
+                else f"recipe: {name}, whose backbone these weights are for"
+            )
         return name
     return known[0]
 
@@ -137,10 +150,10 @@ class Request:
 def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dict[str, Any]:
     """Run the rows asked for, the reference first; a row that cannot run says why and stops no other.
 
-    A record holds row, way, shot, ours (accuracy, ci95) or `missing`, the published value and where it was measured, the
-    paired difference to the reference row (or `difference_missing`), and the command. A row that could not run is tried
-    again when the table is resumed. Raises `RecipeError` when no row's name is meant, `DataError` when data or weights
-    are others than those of the rows already there.
+    A record holds row, way, shot, ours (accuracy, ci95) or `missing`, the published value and where it was measured,
+    the paired difference to the reference row (or `difference_missing`), and the command. A row that could not run is
+    tried again when the table is resumed. Raises `RecipeError` when no row's name is meant, `DataError` when data or
+    weights are others than those of the rows already there.
     """
     rows = chosen(table, ask.wanted)
     reference = next(r for r in table["rows"] if r["name"] == table["reference"])
@@ -155,8 +168,10 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     job, hashes = Run(run_dir, "table", plain, identity, resume), _hashes(plain, ask)
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
-        raise DataError(f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
-                        "the same ones or choose another --run-dir")  # fmt: skip
+        raise DataError(
+            f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
+            "the same ones or choose another --run-dir"
+        )
     runner = ask.runner(run_dir)
     ordered = [reference, *(r for r in rows if r is not reference)]
     for column in table["columns"]:
@@ -167,13 +182,29 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
             say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
             where = {k: v for k, v in column.items() if k != "set"}
             made = runner(row, column)
-            done[place] = {"row": row["name"], **where, **made, "hashes": hashes,
-                           **({} if "missing" in made else {"command": runner.command(row, column)})}  # fmt: skip
+            done[place] = {
+                "row": row["name"],
+                **where,
+                **made,
+                "hashes": hashes,
+                **({} if "missing" in made else {"command": runner.command(row, column)}),
+            }
             job.append(ROWS, [done[place]])
     records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
-    result = {"format": 1, "table": table["name"], "title": table["title"], "source": table["source"], "base": ask.base,
-              "dataset": plain.dataset.name, "episodes": ask.episodes, "reference": table["reference"], "interval": INTERVAL,
-              "records": records, "versions": versions(), "run_dir": str(run_dir)}  # fmt: skip
+    result = {
+        "format": 1,
+        "table": table["name"],
+        "title": table["title"],
+        "source": table["source"],
+        "base": ask.base,
+        "dataset": plain.dataset.name,
+        "episodes": ask.episodes,
+        "reference": table["reference"],
+        "interval": INTERVAL,
+        "records": records,
+        "versions": versions(),
+        "run_dir": str(run_dir),
+    }
     if all("missing" not in r for r in done.values()):
         job.finish(result)
     if all("missing" in r for r in done.values()):
@@ -219,8 +250,10 @@ class Runner:
         sampler = sampler_of(one, split, self.ask.root)
         weights = build.weights(one, given)
         backbone, head = load_parts(one, weights)
-        features = self._have(key(one, split, weights.checkpoint.sha256),
-                              lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, World(self.ask.device))[0])  # fmt: skip
+        features = self._have(
+            key(one, split, weights.checkpoint.sha256),
+            lambda: cached(one, split, backbone, weights.checkpoint.sha256, self.ask.root, World(self.ask.device))[0],
+        )
         home = build.matching_device(head, self.ask.device)
         features, head, out = features.to(home), head.to(home).eval(), []
         batch = episodes_per_call(head, sampler, features)

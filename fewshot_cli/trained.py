@@ -1,4 +1,6 @@
-"""A paper's table whose rows are networks to train: medians over seeds, costs, times in turns, iterations of the solver."""
+"""A paper's table whose rows are networks to train: medians over seeds, costs, times in turns, iterations of the
+solver.
+"""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -28,8 +30,8 @@ TIMES, ROUNDS = "times.json", 9
 
 @dataclass(frozen=True)
 class Request:
-    """What a table is run with: `sets` are `--set` options of every row, `solver` that of the rows which need one, `wanted`
-    parts of row names (none: all), `seeds` the seeds that every row is trained with.
+    """What a table is run with: `sets` are `--set` options of every row, `solver` that of the rows which need one,
+    `wanted` parts of row names (none: all), `seeds` the seeds that every row is trained with.
     """
 
     sets: tuple[str, ...]
@@ -51,10 +53,10 @@ class Request:
 def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
     """Train and evaluate what is not done yet below `run_dir`, seed by seed, and return the table.
 
-    Tables that are run in the same folder share the rows they have in common. A record holds row, column, a value for each
-    seed, their median, the mean difference to the first row of its group with the interval over seeds, parameters and
-    multiply-adds, training and test time over that row's, the solver's iterations, what is printed, and the command; a row
-    that cannot run has `missing`. Raises `RecipeError` when no row's name is meant.
+    Tables that are run in the same folder share the rows they have in common. A record holds row, column, a value for
+    each seed, their median, the mean difference to the first row of its group with the interval over seeds, parameters
+    and multiply-adds, training and test time over that row's, the solver's iterations, what is printed, and the
+    command; a row that cannot run has `missing`. Raises `RecipeError` when no row's name is meant.
     """
     rows = chosen(table, ask.wanted)
     if all(column["measure"].endswith("_seconds") for column in table["columns"]):
@@ -71,13 +73,32 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
                 if isinstance(fault, RecipeError) and ask.sets:
                     raise  # an option that was typed
                 missing[row["name"]] = str(fault)
-    records = [{"row": row["name"], "group": row["group"], "column": column["name"],
-                **({"missing": missing[row["name"]]} if row["name"] in missing else
-                   _record(table, row, place, rows, values, ask, run_dir))}
-               for row in rows for place, column in enumerate(table["columns"])]  # fmt: skip
-    result = {"format": 1, "table": table["name"], "title": table["title"], "source": table["source"], "interval": INTERVAL,
-              "seeds": list(ask.seeds), "records": records, "device": str(ask.world.device), "versions": versions(),
-              "run_dir": str(run_dir)}  # fmt: skip
+    records = [
+        {
+            "row": row["name"],
+            "group": row["group"],
+            "column": column["name"],
+            **(
+                {"missing": missing[row["name"]]}
+                if row["name"] in missing
+                else _record(table, row, place, rows, values, ask, run_dir)
+            ),
+        }
+        for row in rows
+        for place, column in enumerate(table["columns"])
+    ]
+    result = {
+        "format": 1,
+        "table": table["name"],
+        "title": table["title"],
+        "source": table["source"],
+        "interval": INTERVAL,
+        "seeds": list(ask.seeds),
+        "records": records,
+        "device": str(ask.world.device),
+        "versions": versions(),
+        "run_dir": str(run_dir),
+    }
     if len(missing) < len(rows):
         write_json(run_dir / f"{table['name']}.json", result)
     return result
@@ -96,8 +117,10 @@ def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int,
     if all(column["measure"].endswith("_seconds") for column in table["columns"]):
         store = build.store(one, ask.root)
         found = _times(table, row, ask, run_dir)[row is not _baseline(table, row)]
-        counts = {"training": len(store.split("train")) // one.pretrain.batch,
-                  "test": len(store.split("test")) / one.pretrain.batch}  # fmt: skip
+        counts = {
+            "training": len(store.split("train")) // one.pretrain.batch,
+            "test": len(store.split("test")) / one.pretrain.batch,
+        }
         kinds = [column["measure"].removesuffix("_seconds") for column in table["columns"]]
         return [found[kind] * counts[kind] for kind in kinds]
     made = stage(ask.world, place / "pretrain", lambda path, again: pretrain(one, ask.root, path, again, ask.world))
@@ -122,12 +145,23 @@ def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int,
     return out
 
 
-def _record(table: dict[str, Any], row: dict[str, Any], place: int, rows: list[dict[str, Any]],
-            values: dict[tuple[str, int], list[float]], ask: Request, run_dir: Path) -> dict[str, Any]:  # fmt: skip
+def _record(
+    table: dict[str, Any],
+    row: dict[str, Any],
+    place: int,
+    rows: list[dict[str, Any]],
+    values: dict[tuple[str, int], list[float]],
+    ask: Request,
+    run_dir: Path,
+) -> dict[str, Any]:
     own = values[row["name"], place]
     words = ask.words(table, row)
-    out = {"measure": table["columns"][place]["measure"], "values": own, "value": median(own),
-           **_costs(recipe.load(row["recipe"], words), ask)}  # fmt: skip
+    out = {
+        "measure": table["columns"][place]["measure"],
+        "values": own,
+        "value": median(own),
+        **_costs(recipe.load(row["recipe"], words), ask),
+    }
     base = _baseline(table, row)
     other = values.get((base["name"], place))
     if base is not row and other and len(other) == len(own):
@@ -166,8 +200,8 @@ def _costs(one: Recipe, ask: Request) -> dict[str, float]:
 
 
 def _times(table: dict[str, Any], row: dict[str, Any], ask: Request, run_dir: Path) -> list[dict[str, float]]:
-    """Seconds of a training step and of a test pass, of the first row of its group and of the row (of the next row, for the
-    first one), measured in turns, once.
+    """Seconds of a training step and of a test pass, of the first row of its group and of the row (of the next row, for
+    the first one), measured in turns, once.
     """
     base = _baseline(table, row)
     beside_it = (
@@ -189,8 +223,8 @@ def _times(table: dict[str, Any], row: dict[str, Any], ask: Request, run_dir: Pa
 
 
 def _iterations(places: list[Path]) -> dict[str, Any]:
-    """Iterations of a problem over training: the mean, the standard deviation of the epochs' means and that within an epoch,
-    and each epoch's mean over the seeds; empty without a solver.
+    """Iterations of a problem over training: the mean, the standard deviation of the epochs' means and that within an
+    epoch, and each epoch's mean over the seeds; empty without a solver.
     """
     logs = [Run.records(place / "pretrain" / LOG) for place in places]
     if not all("iterations" in record for log in logs for record in log):
@@ -200,8 +234,12 @@ def _iterations(places: list[Path]) -> dict[str, Any]:
     if not any(flat):  # a solver that does not count
         return {}
     within = [record["iterations"]["spread"] for log in logs for record in log]
-    return {"mean": mean(flat), "spread": pstdev(flat), "spread_in_epoch": mean(within),
-            "epochs": [mean(x) for x in zip(*epochs, strict=True)]}  # fmt: skip
+    return {
+        "mean": mean(flat),
+        "spread": pstdev(flat),
+        "spread_in_epoch": mean(within),
+        "epochs": [mean(x) for x in zip(*epochs, strict=True)],
+    }
 
 
 __all__ = ["Request", "run"]

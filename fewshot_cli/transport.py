@@ -27,8 +27,8 @@ TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand 
 class Ledger:
     """What happened in the transport problems solved while it was open.
 
-    `converged` and `iterations` hold one [B] tensor a call, `episodes` which of the batch's episodes it was for (None: all);
-    `seconds` is wall-clock inside solvers.
+    `converged` and `iterations` hold one [B] tensor a call, `episodes` which of the batch's episodes it was for (None:
+    all); `seconds` is wall-clock inside solvers.
     """
 
     converged: list[Tensor] = field(default_factory=list)
@@ -143,8 +143,10 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
         for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
             bad = (~torch.isfinite(x.detach())).flatten(1).any(1)
             if bad.any():
-                raise DataError(f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
-                                "check the weights and the features they give")  # fmt: skip
+                raise DataError(
+                    f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
+                    "check the weights and the features they give"
+                )
     if bool((supply.detach().amin() < 0) | (demand.detach().amin() < 0)):
         raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
     if cost.dtype == torch.float64 and bool(((total_s > 0) & (total_s < SMALLEST_TOTAL)).any()):
@@ -152,8 +154,10 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
     unequal = (total_s - total_d).abs() > TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
     if unequal.any():
         i = int(unequal.nonzero()[0])
-        raise DataError(f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
-                        "normalise both sides to the same mass")  # fmt: skip
+        raise DataError(
+            f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
+            "normalise both sides to the same mass"
+        )
 
 
 class _Envelope(torch.autograd.Function):
@@ -170,8 +174,10 @@ class _Envelope(torch.autograd.Function):
             ctx.save_for_backward(plan.flow)
             if (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and type(solver) not in _TOLD:
                 _TOLD.add(type(solver))
-                say(f"note: solver {type(solver).__name__} returns no dual prices, so node weights get no gradient; "
-                    "--solver network_simplex gives the full one")  # fmt: skip
+                say(
+                    f"note: solver {type(solver).__name__} returns no dual prices, so node weights get no gradient; "
+                    "--solver network_simplex gives the full one"
+                )
         return (cost.detach() * plan.flow).sum((1, 2))
 
     @staticmethod

@@ -1,10 +1,11 @@
-"""Object-aware long-short-range spatial alignment (ACM Multimedia 2021): support maps are laid over a query's before they are compared."""
+"""Object-aware long-short-range spatial alignment (ACM Multimedia 2021): support maps are laid over a query's before
+they are compared.
+"""
 
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from fewshot_cli.heads.alignment import Correspondence, Foreground, Offsets, sample
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from fewshot_cli import transport
 from fewshot_cli.contracts import Alignment, Head, Options, Solver
 from fewshot_cli.device import free_memory
+from fewshot_cli.heads.alignment import Correspondence, Foreground, Offsets, sample
 
 
 class AlignOptions(Options):
@@ -49,16 +51,21 @@ class AlignOptions(Options):
     distance: Literal["squared_euclidean", "euclidean"] = "squared_euclidean"
     reduce: Literal["mean", "sum", "gap"] = Field(
         "mean",
-        description="squares over positions: their mean or sum (before the root of euclidean), or pooled features first",
+        description="squares over positions: their mean or sum (before the root of euclidean), or "
+        "pooled features first",
     )
     scale: float = Field(1.0, gt=0, le=1e6, description="where the learned factor of the logits starts")
     shots: Literal["before", "after", "score"] = Field(
         "before", description="several shots: mean of their maps, of their aligned maps, or of their scores"
     )
     chunk: int | None = Field(
-        None, ge=1, le=10_000_000, json_schema_extra={"speed": True},
-        description="pairs in one piece (default: by the free memory); changes rounding only, unless a solver's stop looks at its batch",
-    )  # fmt: skip
+        None,
+        ge=1,
+        le=10_000_000,
+        json_schema_extra={"speed": True},
+        description="pairs in one piece (default: by the free memory); changes rounding only, unless "
+        "a solver's stop looks at its batch",
+    )
 
     @model_validator(mode="after")
     def _one_range(self) -> "AlignOptions":
@@ -72,11 +79,11 @@ class AlignOptions(Options):
 class Align(Head):
     """Logit = −scale · distance of a query's map and a class's map aligned with it, position by position.
 
-    Both go through FOE. LSC rebuilds the support's map at every query position from all its positions (eq. 4-6); SSM reads
-    the result at positions moved by offsets that are predicted from it and the query (eq. 7, 8). The scale is
+    Both go through FOE. LSC rebuilds the support's map at every query position from all its positions (eq. 4-6); SSM
+    reads the result at positions moved by offsets that are predicted from it and the query (eq. 7, 8). The scale is
     learned. `correspondence=plan` takes the recipe's solver: positions of both sides weigh the same, and a row of the
-    plan, scaled to sum one, stands in for the softmax. It then uses every support position equally often, and an exact plan
-    is piecewise constant in the correlations, so g gets no gradient; through `sinkhorn gradient=unrolled` it does.
+    plan, scaled to sum one, stands in for the softmax. It then uses every support position equally often, and an exact
+    plan is piecewise constant in the correlations, so g gets no gradient; through `sinkhorn gradient=unrolled` it does.
     """
 
     Options = AlignOptions
@@ -160,10 +167,10 @@ class Align(Head):
 class _Pairs:
     """Every pair of a query and a support map of a batch of episodes, worked off piece by piece.
 
-    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by `index_select`, whose gradient is summed in
-    order, and in training it is computed again for the gradient when there are several pieces, so that no tensor grows with
-    pairs times channels times positions. Only SSM's predictor, whose batch norm sees all pairs, is computed for all at once,
-    in its few channels.
+    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by `index_select`, whose gradient is
+    summed in order, and in training it is computed again for the gradient when there are several pieces, so that no
+    tensor grows with pairs times channels times positions. Only SSM's predictor, whose batch norm sees all pairs, is
+    computed for all at once, in its few channels.
     """
 
     def __init__(self, head: Align, support: Tensor, query: Tensor, keys: tuple[Tensor, Tensor] | None) -> None:

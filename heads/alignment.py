@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.deformable import DeformableConv2d
 from torch import Tensor, nn
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Options, Solver
+from fewshot_cli.heads.deformable import DeformableConv2d
 
 TINY = 1e-12
 
@@ -22,8 +22,13 @@ class Foreground(nn.Module):
         self.residual, self.mask = residual, mask
         self.block = nn.Sequential()
         for _ in range(layers if version != "none" else 0):
-            self.block.append(nn.Sequential(DeformableConv2d(channels, channels, version=version),
-                                            nn.BatchNorm2d(channels), nn.ReLU(inplace=True)))  # fmt: skip
+            self.block.append(
+                nn.Sequential(
+                    DeformableConv2d(channels, channels, version=version),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(inplace=True),
+                )
+            )
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
@@ -51,8 +56,12 @@ class Correspondence(nn.Module):
         self.width = (options.embed_channels or max(1, channels // 2)) if options.embed else channels
         self.embed = nn.Sequential()
         if options.embed:
-            self.embed = nn.Sequential(nn.Conv2d(channels, self.width, 1, bias=False), nn.BatchNorm2d(self.width),
-                                       nn.ReLU(inplace=True), nn.Conv2d(self.width, self.width, 1))  # fmt: skip
+            self.embed = nn.Sequential(
+                nn.Conv2d(channels, self.width, 1, bias=False),
+                nn.BatchNorm2d(self.width),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(self.width, self.width, 1),
+            )
         start = torch.tensor(float(options.temperature)).log()
         self.temperature = nn.Parameter(start) if options.learn_temperature else None  # its logarithm
 
@@ -89,8 +98,9 @@ def cosines(query: Tensor, support: Tensor) -> Tensor:
 class Offsets(nn.Module):
     """SSM's predictor h: twice 3×3 convolution, batch norm and ReLU, a 3×3 convolution to two channels, tanh (eq. 7).
 
-    Its first convolution, of support and query side by side, is the sum of `support` and `query`, so that the query's part
-    is computed once for all classes. The rest maps that sum [P,c,h,w] to offsets [P,h,w,2], x before y, in halves of the map.
+    Its first convolution, of support and query side by side, is the sum of `support` and `query`, so that the query's
+    part is computed once for all classes. The rest maps that sum [P,c,h,w] to offsets [P,h,w,2], x before y, in halves
+    of the map.
     """
 
     def __init__(self, channels: int, options: Options) -> None:

@@ -1,4 +1,6 @@
-"""Clusters of one picture's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that look at sizes."""
+"""Clusters of one picture's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that look at
+sizes.
+"""
 
 import hashlib
 import warnings
@@ -14,9 +16,9 @@ _ENTRIES = 1_000_000
 def quantise(features: Tensor, normal: Tensor, clusters: int | None, nodes: str) -> tuple[Tensor, Tensor]:
     """Nodes and their weights after clustering each picture: features [E,p,n,d] → the same shape, weights [E,p,n].
 
-    Clusters are found on `normal`, the features as the cost sees them: by k-means into `clusters`, or by mean-shift when
-    that is None. `nodes` is `centroids` (every node moves to its cluster's mean, weight one) or `positions` (nodes stay
-    and weigh the size of their cluster).
+    Clusters are found on `normal`, the features as the cost sees them: by k-means into `clusters`, or by mean-shift
+    when that is None. `nodes` is `centroids` (every node moves to its cluster's mean, weight one) or `positions` (nodes
+    stay and weigh the size of their cluster).
     """
     flat = normal.detach().flatten(0, 1).float().cpu().numpy()
     labels = torch.from_numpy(np.stack([_labels(one, clusters) for one in flat])).to(features.device)

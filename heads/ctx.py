@@ -1,4 +1,6 @@
-"""CrossTransformers (CTX; Doersch, Gupta and Zisserman, NeurIPS 2020): prototypes aligned with each query by attention."""
+"""CrossTransformers (CTX; Doersch, Gupta and Zisserman, NeurIPS 2020): prototypes aligned with each query by
+attention.
+"""
 
 import math
 
@@ -16,11 +18,12 @@ class CTXOptions(Options):
 
 
 class CTX(Head):
-    """Logit = −mean over positions of ‖t − v‖², v being the query's value and t the class's prototype for that position.
+    """Logit = −mean over positions of ‖t − v‖², v being the query's value and t the class's prototype for that
+    position.
 
-    t is the average of the values at all k·h·w support positions of the class, weighted by the softmax of the products of
-    their keys with the query's, over √(width of keys). Keys are one linear map of the channels and values another, without
-    bias; query and support share both.
+    t is the average of the values at all k·h·w support positions of the class, weighted by the softmax of the products
+    of their keys with the query's, over √(width of keys). Keys are one linear map of the channels and values another,
+    without bias; query and support share both.
     """
 
     Options = CTXOptions

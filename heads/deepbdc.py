@@ -16,7 +16,8 @@ class DeepBDCOptions(Options):
         None,
         ge=2,
         le=65536,
-        description="rows of a picture's matrix after a 1×1 convolution (paper: 256 of ResNet-18's 512 on CUB; default: "
+        description="rows of a picture's matrix after a 1×1 convolution (paper: 256 of ResNet-18's "
+        "512 on CUB; default: "
         "all channels without a convolution, as with ResNet-12's 640)",
     )
     similarity: Literal["by_shot", "inner", "squared_euclidean"] = Field(
@@ -27,9 +28,10 @@ class DeepBDCOptions(Options):
 class DeepBDC(Head):
     """Logit = <A, P> at one shot, −‖A − P‖² at more, with A the query's matrix and P the mean of the supports'.
 
-    A is the upper triangle of the distances between channels (each a vector over the r positions), √(τ·‖x_i − x_j‖² + 1e-5),
-    less the means of row and column plus the mean of all. The learned τ starts at 1/2r, r being that of the maps at hand.
-    The convolution is followed by batch norm and ReLU; it sees all pictures of a training step, as a backbone's does.
+    A is the upper triangle of the distances between channels (each a vector over the r positions), √(τ·‖x_i − x_j‖² +
+    1e-5), less the means of row and column plus the mean of all. The learned τ starts at 1/2r, r being that of the maps
+    at hand. The convolution is followed by batch norm and ReLU; it sees all pictures of a training step, as a
+    backbone's does.
     """
 
     Options = DeepBDCOptions

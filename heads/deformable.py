@@ -141,8 +141,10 @@ def _kernel(backend: str, device: torch.device) -> Kernel:
     if not isinstance(kernel, str):
         return kernel
     if backend == "torchvision":
-        raise RecipeError(f"torchvision's deformable convolution does not work on {device.type} ({kernel}); set the "
-                          "backend to auto or torch, or install the torchvision that belongs to this PyTorch")  # fmt: skip
+        raise RecipeError(
+            f"torchvision's deformable convolution does not work on {device.type} ({kernel}); set the "
+            "backend to auto or torch, or install the torchvision that belongs to this PyTorch"
+        )
     return _sampled
 
 

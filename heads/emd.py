@@ -1,13 +1,15 @@
-"""DeepEMD (Zhang et al., CVPR 2020): the optimal matching of local features as similarity, weights by cross-reference."""
+"""DeepEMD (Zhang et al., CVPR 2020): the optimal matching of local features as similarity, weights by
+cross-reference.
+"""
 
 from typing import Literal
 
-from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Matching, Options, Solver
+from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 
 
 class EMDOptions(WeightedOptions):
@@ -51,8 +53,9 @@ class EMD(LocalHead):
         return matching(self.solver, query, proto, self.options)
 
 
-def emd_logits(solver: Solver, query: Tensor, proto: Tensor, options: Options,
-               basis: transport.Basis | None = None) -> Tensor:  # fmt: skip
+def emd_logits(
+    solver: Solver, query: Tensor, proto: Tensor, options: Options, basis: transport.Basis | None = None
+) -> Tensor:
     """Logits [E,q,way] of query nodes [E,q,n,d] against class nodes [E,way,m,d]; problems run over (E, q, way)."""
     cost, supply, demand = pose(query, proto, options)
     best = transport.value(solver, cost, supply, demand, basis).unflatten(0, (*query.shape[:2], proto.shape[1]))

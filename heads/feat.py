@@ -23,10 +23,11 @@ class FEATOptions(Options):
 
 
 class FEAT(Head):
-    """Logit = −‖q − p'‖² / temperature on pooled features, p' being the class's prototype after attending to all of them.
+    """Logit = −‖q − p'‖² / temperature on pooled features, p' being the class's prototype after attending to all of
+    them.
 
-    p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task (one
-    head). The loss that pulls a class's adapted pictures together is none of a head's outputs and left out.
+    p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task
+    (one head). The loss that pulls a class's adapted pictures together is none of a head's outputs and left out.
     """
 
     Options = FEATOptions

@@ -1,14 +1,16 @@
-"""A linear classifier fine-tuned on the support set of each episode (Chen et al., ICLR 2019: Baseline and Baseline++)."""
+"""A linear classifier fine-tuned on the support set of each episode (Chen et al., ICLR 2019: Baseline and
+Baseline++).
+"""
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.steps import batches
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
+from fewshot_cli.heads.steps import batches
 
 
 class FinetuneOptions(Options):
@@ -27,7 +29,8 @@ class Finetune(Head):
     """Logit of a fully connected layer on pooled features, learned from the episode's support set.
 
     Every episode of a batch is fine-tuned at the same time, each with its own layer, from the same random start; it is
-    learned on detached features, so training the backbone through it sees the queries only (rows FC of DeepEMD's Table 1).
+    learned on detached features, so training the backbone through it sees the queries only (rows FC of DeepEMD's Table
+    1).
     """
 
     Options = FinetuneOptions

@@ -1,4 +1,6 @@
-"""Feature map reconstruction networks (FRN; Wertheimer, Tang and Hariharan, CVPR 2021): ridge regression as similarity."""
+"""Feature map reconstruction networks (FRN; Wertheimer, Tang and Hariharan, CVPR 2021): ridge regression as
+similarity.
+"""
 
 import torch
 from pydantic import Field
@@ -18,9 +20,10 @@ class FRNOptions(Options):
 class FRN(Head):
     """Logit = −γ · mean over positions of ‖Q̄ − Q‖², with Q̄ the query's map rebuilt from the class's positions.
 
-    Q̄ = ρ Q Sᵀ(SSᵀ + λI)⁻¹S (eq. 8), S being all k·r support positions of the class in d channels, λ = k·r/d · exp(α) and
-    ρ = exp(β); α, β and the temperature γ are learned and start at 0, 0 and 1. The smaller of the Gram matrices SSᵀ and
-    SᵀS (eq. 10) is solved. Its auxiliary loss, which keeps classes orthogonal, is none of a head's outputs and left out.
+    Q̄ = ρ Q Sᵀ(SSᵀ + λI)⁻¹S (eq. 8), S being all k·r support positions of the class in d channels, λ = k·r/d · exp(α)
+    and ρ = exp(β); α, β and the temperature γ are learned and start at 0, 0 and 1. The smaller of the Gram matrices SSᵀ
+    and SᵀS (eq. 10) is solved. Its auxiliary loss, which keeps classes orthogonal, is none of a head's outputs and left
+    out.
     """
 
     Options = FRNOptions

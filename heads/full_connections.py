@@ -1,13 +1,15 @@
 """Every local feature with every other, without matching: the rows of DeepEMD's Table 2 that have no EMD."""
 
-from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 from torch import Tensor
+
+from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 
 
 class FullConnections(LocalHead):
     """Logit = T · Σ_ij s_i d_j (1 − c_ij) with node weights s, d that add up to one (DeepEMD, CVPR 2020, Table 2).
 
-    With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these as attention.
+    With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these as
+    attention.
     """
 
     Options = WeightedOptions

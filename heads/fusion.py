@@ -2,8 +2,9 @@
 
 import math
 
-from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 from torch import Tensor
+
+from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 
 
 class Fusion(LocalHead):

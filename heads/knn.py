@@ -1,10 +1,10 @@
 """DN4 (Li et al., CVPR 2019): each local feature's nearest neighbours among all local features of a class."""
 
-from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
 
 
 class KNNOptions(LocalOptions):
@@ -16,18 +16,23 @@ class KNNOptions(LocalOptions):
 class KNN(LocalHead):
     """Logit = T · mean over the query's local features of the mean of their k largest cosines with the class's.
 
-    The class's pool holds the local features of all its shots (image-to-class, DN4 eq. 3; row KNN of DeepEMD's Table 1).
+    The class's pool holds the local features of all its shots (image-to-class, DN4 eq. 3; row KNN of DeepEMD's Table
+    1).
     """
 
     Options = KNNOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
-        """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]. Raises `DataError` when a pool is smaller than k."""
+        """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]. Raises `DataError` when a pool is smaller
+        than k.
+        """
         o = self.options
         pool = nodes(support, o.pyramid).flatten(2, 3)
         if pool.shape[2] < o.k:
-            raise DataError(f"head.k: {o.k} nearest neighbours were asked for, a class has {pool.shape[2]} local features; "
-                            "lower head.k, or take more shots or patches")  # fmt: skip
+            raise DataError(
+                f"head.k: {o.k} nearest neighbours were asked for, a class has {pool.shape[2]} local features; "
+                "lower head.k, or take more shots or patches"
+            )
         similar = cosines(nodes(query, o.pyramid), pool, o.norm)  # [E, q, way, m, n]
         return o.temperature * similar.topk(o.k, -2).values.mean((-2, -1))
 

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads import clusters
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads import clusters
 
 
 def _once(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -67,11 +67,15 @@ def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:
     for size in pyramid:
         h, w = maps.shape[-2:]
         if h == 1 and w > 1:
-            raise DataError(f"head.pyramid: the features are {w} patches of a picture, which are no map to pool; leave "
-                            "head.pyramid out, or take extractor fcn (a pyramid of patches is extractor.sizes of grid)")  # fmt: skip
+            raise DataError(
+                f"head.pyramid: the features are {w} patches of a picture, which are no map to pool; leave "
+                "head.pyramid out, or take extractor fcn (a pyramid of patches is extractor.sizes of grid)"
+            )
         if size >= min(h, w):
-            raise DataError(f"head.pyramid: {size} is not smaller than the {h}×{w} map, which is always among the nodes and "
-                            f"would only be doubled; leave {size} out (the paper's P(5,2,1) is [2, 1])")  # fmt: skip
+            raise DataError(
+                f"head.pyramid: {size} is not smaller than the {h}×{w} map, which is always among the nodes and "
+                f"would only be doubled; leave {size} out (the paper's P(5,2,1) is [2, 1])"
+            )
         parts.append(F.adaptive_avg_pool2d(maps.flatten(0, -4), size).flatten(2).unflatten(0, maps.shape[:-3]))
     return torch.cat([*parts, maps.flatten(-2)], -1).mT
 

@@ -1,4 +1,6 @@
-"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class is several proxies that share out a picture's features."""
+"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class is several proxies that share out a picture's
+features.
+"""
 
 import math
 from typing import Literal
@@ -16,15 +18,15 @@ TINY = 1e-8  # length of a feature that is zero, whose cosine with everything is
 
 
 def drawn(classes: int, count: int, channels: int) -> nn.Parameter:
-    """Vectors [classes,count,channels] drawn as those of a linear layer, each for itself: equal ones get equal gradients
-    and stay equal for ever.
+    """Vectors [classes,count,channels] drawn as those of a linear layer, each for itself: equal ones get equal
+    gradients and stay equal for ever.
     """
     return nn.Parameter((2 * torch.rand(classes, count, channels) - 1) / math.sqrt(channels))
 
 
 def products(features: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
-    """Inner products and cosines [N,classes,M,HW] of features [N,d,HW] with proxies [classes,M,d]; with episodes in front,
-    of [E,N,d,HW] with [E,classes,M,d].
+    """Inner products and cosines [N,classes,M,HW] of features [N,d,HW] with proxies [classes,M,d]; with episodes in
+    front, of [E,N,d,HW] with [E,classes,M,d].
     """
     rows = proxies.flatten(-3, -2)
     inner = ((rows if rows.ndim == 2 else rows[:, None]) @ features).unflatten(-2, proxies.shape[-3:-1])
@@ -64,11 +66,13 @@ class MultiProxyOptions(Options):
 
 
 class MultiProxy(Classifier):
-    """Logit of a class = Σ_jm T_jm <x_j, p_m> with the flow T between a picture's features and the class's proxies (eq. 8, 9).
+    """Logit of a class = Σ_jm T_jm <x_j, p_m> with the flow T between a picture's features and the class's proxies (eq.
+    8, 9).
 
-    The flow minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, by the recipe's solver: `sinkhorn`
-    with regularisation 0.1, stop=change, tolerance 0.1 is the paper's. Through a solver whose plan carries a gradient the
-    flow is differentiated too, otherwise it weighs as a constant. maps [N,d,h,w] → logits [N,classes], in single precision.
+    The flow minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, by the recipe's solver:
+    `sinkhorn` with regularisation 0.1, stop=change, tolerance 0.1 is the paper's. Through a solver whose plan carries a
+    gradient the flow is differentiated too, otherwise it weighs as a constant. maps [N,d,h,w] → logits [N,classes], in
+    single precision.
     """
 
     Options = MultiProxyOptions
@@ -91,7 +95,9 @@ class MultiProxy(Classifier):
         return self.options.scale * (flow * weighed).sum((2, 3))
 
     def matched(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow of maps [N,d,h,w] to the proxies and what it weighs, both [N,classes,HW,M]; problems run over (N, classes)."""
+        """The flow of maps [N,d,h,w] to the proxies and what it weighs, both [N,classes,HW,M]; problems run over (N,
+        classes).
+        """
         with torch.autocast(maps.device.type, enabled=False):
             inner, cosine = self.products(maps.float())
             flow = self.flow(cosine).flow.unflatten(0, inner.shape[:2])
@@ -122,12 +128,14 @@ class MultiLinearOptions(Options):
     proxies: int = Field(4, ge=1, le=1024, description="linear layers, M vectors of a class")
     combine: Literal["average", "cosine"] = Field(
         "average",
-        description="logits averaged (Multi-FC Average), or each product weighed by its cosine (Multi-FC Cosine, eq. 7)",
+        description="logits averaged (Multi-FC Average), or each product weighed by its cosine "
+        "(Multi-FC Cosine, eq. 7)",
     )
 
 
 class MultiLinear(Classifier):
-    """Several linear layers without a matching (rows Multi-FC of the paper's Table 4): maps [N,d,h,w] → logits [N,classes].
+    """Several linear layers without a matching (rows Multi-FC of the paper's Table 4): maps [N,d,h,w] → logits
+    [N,classes].
 
     `average`: the mean of all products, one linear layer in other words. `cosine`: Σ c_jm <x_j, p_m> / (HW·M).
     """
@@ -158,7 +166,9 @@ class FlattenOptions(Options):
 
 
 class Flatten(Classifier):
-    """A linear layer on all positions, a vector for each class and place (Multi-FC Flatten): [N,d,h,w] → [N,classes]."""
+    """A linear layer on all positions, a vector for each class and place (Multi-FC Flatten): [N,d,h,w] →
+    [N,classes].
+    """
 
     Options = FlattenOptions
 
@@ -169,13 +179,17 @@ class Flatten(Classifier):
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says. Raises `DataError` for maps of another size."""
         if maps.shape[2] * maps.shape[3] != self.options.positions:
-            raise DataError(f"pretrain.classifier.positions: is {self.options.positions}, the backbone's map has "
-                            f"{maps.shape[2]}×{maps.shape[3]} positions; write positions: {maps.shape[2] * maps.shape[3]}")  # fmt: skip
+            raise DataError(
+                f"pretrain.classifier.positions: is {self.options.positions}, the backbone's map has "
+                f"{maps.shape[2]}×{maps.shape[3]} positions; write positions: {maps.shape[2] * maps.shape[3]}"
+            )
         return self.layer(maps.flatten(1))
 
 
 class Bilinear(Classifier):
-    """Second moments of the features (Lin et al. 2015): X·Xᵀ/HW, signed root, length one, linear: [N,d,h,w] → [N,classes]."""
+    """Second moments of the features (Lin et al. 2015): X·Xᵀ/HW, signed root, length one, linear: [N,d,h,w] →
+    [N,classes].
+    """
 
     def __init__(self, options: Options | None = None, *, channels: int, classes: int) -> None:
         super().__init__(options, channels=channels, classes=classes)
@@ -198,10 +212,11 @@ class AttentionOptions(Options):
 
 
 class Attention(Classifier):
-    """Features pooled under several attention maps, as in WS-DAN (Hu et al. 2019) without its augmentation and centre loss.
+    """Features pooled under several attention maps, as in WS-DAN (Hu et al. 2019) without its augmentation and centre
+    loss.
 
-    Attention maps are a 1×1 convolution with batch norm and ReLU; what each pools is put in a row, signed root, length one,
-    linear: maps [N,d,h,w] → logits [N,classes].
+    Attention maps are a 1×1 convolution with batch norm and ReLU; what each pools is put in a row, signed root, length
+    one, linear: maps [N,d,h,w] → logits [N,classes].
     """
 
     Options = AttentionOptions

@@ -1,17 +1,19 @@
-"""The Multi-Proxy Wasserstein classifier (AAAI 2021) on a support set: a class of an episode is a few proxies found in it."""
+"""The Multi-Proxy Wasserstein classifier (AAAI 2021) on a support set: a class of an episode is a few proxies found in
+it.
+"""
 
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.local import nodes
-from fewshot_cli.heads.multi_proxy import assign, products
-from fewshot_cli.heads.steps import batches
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads.local import nodes
+from fewshot_cli.heads.multi_proxy import assign, products
+from fewshot_cli.heads.steps import batches
 
 
 def _learning(default: Any, **rules: Any) -> Any:
@@ -28,11 +30,15 @@ class ProxiesOptions(Options):
     proxies: int = _learning(4, ge=1, le=1024, description="M, proxies of a class; from fewer features some come twice")
     power: float = Field(1.0, gt=0, le=8, description="p, power of the cost 1 − cosine")
     score: Literal["cosine", "inner"] = Field(
-        "cosine", description="what the flow weighs: cosines, or inner products (eq. 9), which favour classes of long features"
-    )  # fmt: skip
+        "cosine",
+        description="what the flow weighs: cosines, or inner products (eq. 9), which favour classes of long features",
+    )
     scale: float = Field(
-        12.5, gt=0, le=1e6, description="factor of the logits, without which cosines are too flat to learn from; inner: about 1"
-    )  # fmt: skip
+        12.5,
+        gt=0,
+        le=1e6,
+        description="factor of the logits, without which cosines are too flat to learn from; inner: about 1",
+    )
     norm: Literal["center", "cosine"] = Field(
         "center",
         description="features less their mean over channels, as DeepEMD's code has them, or as they are (paper)",
@@ -65,13 +71,14 @@ class ProxiesOptions(Options):
 
 
 class Proxies(Head):
-    """Logit of a class = scale · Σ_jm T_jm cos(x_j, p_m) with the flow T between a query's features and the class's proxies.
+    """Logit of a class = scale · Σ_jm T_jm cos(x_j, p_m) with the flow T between a query's features and the class's
+    proxies.
 
     T minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, as in `multi_proxy` (eq. 8, 9).
-    The paper's proxies are weights that a large training set teaches; here they start as the spherical k-means of
-    all local features of a class's shots and are fine-tuned on the support set by SGD, every episode of a batch at
-    the same time. A gradient reaches the support features through the means of the clusters; which features these hold
-    and what fine-tuning adds are constants to it. With cosines and p = 1 a logit is scale · (1 − a linear program's optimum),
+    The paper's proxies are weights that a large training set teaches; here they start as the spherical k-means of all
+    local features of a class's shots and are fine-tuned on the support set by SGD, every episode of a batch at the same
+    time. A gradient reaches the support features through the means of the clusters; which features these hold and what
+    fine-tuning adds are constants to it. With cosines and p = 1 a logit is scale · (1 − a linear program's optimum),
     whose gradient takes the flow for a constant, so an exact solver without gradients gives it too.
     """
 
@@ -85,7 +92,9 @@ class Proxies(Head):
         return self.score(self.learn(pictures, torch.arange(way).repeat(shot)), query)
 
     def cells(self, way: int, shot: int, query: int, positions: int) -> int:
-        """Elements of an episode's products of features and proxies, of its queries or, while learning, of its support set."""
+        """Elements of an episode's products of features and proxies, of its queries or, while learning, of its support
+        set.
+        """
         return way * way * max(query, shot) * positions * self.options.proxies
 
     def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
@@ -113,7 +122,9 @@ class Proxies(Head):
         return self._logits(self._features(query), layer[..., :-1], layer[..., -1])
 
     def _features(self, maps: Tensor) -> Tensor:
-        """Local features [E,N,n,d] of maps [E,N,d,h,w], centred if the options say so: zero where all channels are the same."""
+        """Local features [E,N,n,d] of maps [E,N,d,h,w], centred if the options say so: zero where all channels are the
+        same.
+        """
         x = nodes(maps)
         if self.options.norm != "center":
             return x
@@ -159,11 +170,11 @@ class Proxies(Head):
 
 @torch.no_grad()
 def kmeans(unit: Tensor, count: int, rounds: int) -> tuple[Tensor, Tensor]:
-    """Spherical k-means (Dhillon and Modha 2001) of each set of features [B,N,d] of length one: the cluster of each [B,N],
-    and the features that clusters began with [B,count].
+    """Spherical k-means (Dhillon and Modha 2001) of each set of features [B,N,d] of length one: the cluster of each
+    [B,N], and the features that clusters began with [B,count].
 
-    Every round assigns a feature to the nearest direction and moves that to the mean; Σ cos never falls. An empty cluster
-    stays at its first feature. The order of features decides nothing but ties.
+    Every round assigns a feature to the nearest direction and moves that to the mean; Σ cos never falls. An empty
+    cluster stays at its first feature. The order of features decides nothing but ties.
     """
     first = farthest(unit, count)
     centres, labels = rows(unit, first), None
@@ -190,7 +201,9 @@ def farthest(unit: Tensor, count: int) -> Tensor:
 
 
 def mean_of(features: Tensor, labels: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Means [B,M,d] of the features [B,N,d] of each cluster, and how many these are [B,M]; of an empty one its first."""
+    """Means [B,M,d] of the features [B,N,d] of each cluster, and how many these are [B,M]; of an empty one its
+    first.
+    """
     member = F.one_hot(labels, first.shape[1]).to(features)
     sizes = member.sum(1)
     means = member.mT @ features / sizes.clamp(min=1)[:, :, None]

@@ -4,13 +4,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.emd import emd_logits
-from fewshot_cli.heads.local import LocalHead, ReferenceOptions, nodes
-from fewshot_cli.heads.steps import batches
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from fewshot_cli import transport
+from fewshot_cli.heads.emd import emd_logits
+from fewshot_cli.heads.local import LocalHead, ReferenceOptions, nodes
+from fewshot_cli.heads.steps import batches
 
 NO_TREE = -2
 PRESETS: dict[str, dict[str, Any]] = {
@@ -27,8 +27,8 @@ def _learning(default: Any, **rules: Any) -> Any:
 class SFCOptions(ReferenceOptions):
     """How features are compared and the layer is fine-tuned; what is not given comes from the preset.
 
-    `code`: 100 passes in batches of 4. `paper`: 100 iterations of batches of 5; its text gives no learning rate, so both
-    have the code's.
+    `code`: 100 passes in batches of 4. `paper`: 100 iterations of batches of 5; its text gives no learning rate, so
+    both have the code's.
     """
 
     weights: Literal["cross_reference", "equal"] = Field("cross_reference", description="node weights")
@@ -91,8 +91,19 @@ class SFC(LocalHead):
         if o.gradient == "flow" and start.device.type == "cpu":
             from fewshot_cli.heads import sfc_flow  # it compiles, which nobody else should wait for
 
-            return sfc_flow.learn(self.solver, start, pictures, labels, steps, lr=lr, momentum=o.momentum,
-                                  temperature=o.temperature, norm=o.norm, weights=o.weights, floor=o.floor)  # fmt: skip
+            return sfc_flow.learn(
+                self.solver,
+                start,
+                pictures,
+                labels,
+                steps,
+                lr=lr,
+                momentum=o.momentum,
+                temperature=o.temperature,
+                norm=o.norm,
+                weights=o.weights,
+                floor=o.floor,
+            )
         return self._learn(start, pictures, labels, steps, lr)
 
     def _learn(self, start: Tensor, pictures: Tensor, labels: Tensor, steps: list[Tensor], lr: float) -> Tensor:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fewshot_cli.heads import sfc_kernel
-from fewshot_cli.heads.sfc_kernel import KEPT, LANES, STRIP, multiply, scale, turn
 from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Solver
+from fewshot_cli.heads import sfc_kernel
+from fewshot_cli.heads.sfc_kernel import KEPT, LANES, STRIP, multiply, scale, turn
 
 NO_TREE = -2
 NODES_PER_CHANNEL = 6  # of all pictures together, above which the layer is kept rather than its products
@@ -43,13 +43,26 @@ def _spread(run: Callable[[int, int], None], count: int) -> None:
         done.result()
 
 
-def learn(solver: Solver, start: Tensor, pictures: Tensor, labels: Tensor, orders: Sequence[Tensor], *, lr: float,
-          momentum: float, temperature: float, norm: str, weights: str, floor: float) -> Tensor:  # fmt: skip
+def learn(
+    solver: Solver,
+    start: Tensor,
+    pictures: Tensor,
+    labels: Tensor,
+    orders: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    temperature: float,
+    norm: str,
+    weights: str,
+    floor: float,
+) -> Tensor:
     """The layer [E,way,m,d] learned from `start` [E,way,m,d] on pictures [E,P,n,d] with labels [P], all on the CPU.
 
-    `orders` names the pictures of each step; the loss is their mean cross-entropy. norm is "center" or "cosine", weights
-    "cross_reference" or "equal" (floor counts for the first). What an episode learns depends neither on the others nor on the
-    number of threads. Raises `DataError` when features, or what is learned from them, are NaN or infinite.
+    `orders` names the pictures of each step; the loss is their mean cross-entropy. norm is "center" or "cosine",
+    weights "cross_reference" or "equal" (floor counts for the first). What an episode learns depends neither on the
+    others nor on the number of threads. Raises `DataError` when features, or what is learned from them, are NaN or
+    infinite.
     """
     if not orders:
         return start.detach().clone()
@@ -70,8 +83,16 @@ def learn(solver: Solver, start: Tensor, pictures: Tensor, labels: Tensor, order
     return torch.from_numpy(np.concatenate(learned)).to(start.dtype)
 
 
-def _learn(solver: Solver, start: np.ndarray, pictures: np.ndarray, labels: Tensor, orders: Sequence[Tensor],
-           numbers: np.ndarray, norm: str, gram: bool) -> np.ndarray:  # fmt: skip
+def _learn(
+    solver: Solver,
+    start: np.ndarray,
+    pictures: np.ndarray,
+    labels: Tensor,
+    orders: Sequence[Tensor],
+    numbers: np.ndarray,
+    norm: str,
+    gram: bool,
+) -> np.ndarray:
     """`learn` of episodes that are worked on together.
 
     Nothing here is PyTorch's: where other processes run, each of its parallel operations waits for the slowest core.
@@ -117,11 +138,32 @@ def _learn(solver: Solver, start: np.ndarray, pictures: np.ndarray, labels: Tens
     cost, left, right = torch.empty(size, m, n), torch.full((size, m), n / m), torch.ones(size, n)
     trees = np.full((episodes if solver.warm_start else 0, count, way, n + m), NO_TREE, np.int16)
     given, sane = torch.empty(size, n + m, dtype=torch.int16), np.ones(episodes, bool)
-    before = (numbers, labels.numpy(), state, np.zeros_like(state), table, strips, products, squares,
-              np.empty((episodes, nodes), single), lengths, u_mean, d * v_mean, cost.numpy(), left.numpy(), right.numpy())  # fmt: skip
-    after = (np.empty((episodes, room), np.int32), np.empty((episodes, room), single),
-             np.zeros((episodes, KEPT, nodes + 1), np.int64), np.zeros((episodes, KEPT, nodes)),
-             np.zeros(episodes, np.int64), made, trees)  # fmt: skip
+    before = (
+        numbers,
+        labels.numpy(),
+        state,
+        np.zeros_like(state),
+        table,
+        strips,
+        products,
+        squares,
+        np.empty((episodes, nodes), single),
+        lengths,
+        u_mean,
+        d * v_mean,
+        cost.numpy(),
+        left.numpy(),
+        right.numpy(),
+    )
+    after = (
+        np.empty((episodes, room), np.int32),
+        np.empty((episodes, room), single),
+        np.zeros((episodes, KEPT, nodes + 1), np.int64),
+        np.zeros((episodes, KEPT, nodes)),
+        np.zeros(episodes, np.int64),
+        made,
+        trees,
+    )
 
     def advance(done: np.ndarray, coming: np.ndarray, flow: np.ndarray, found: np.ndarray) -> None:
         def run(first: int, last: int) -> None:

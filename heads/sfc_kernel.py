@@ -5,6 +5,7 @@ layer, w its momentum. Where products are kept, state holds û·v and moving û�
 """
 
 import numpy as np
+
 from fewshot_cli.heads.sfc_lanes import LANES, compiled, fma, load, lowest, nonzero, splat, store, summed
 
 KEPT = 16  # steps whose sparse gradients are kept before they are added up
@@ -137,7 +138,9 @@ def _lengths(with_node, with_momentum, with_new, slopes, momentum, lr, squares):
 
 @compiled
 def scale(source, centre, unit, out, means, lengths):
-    """Rows of source [R,d] into out [R,W]: less their mean if `centre`, then of length one if `unit`; means and lengths [R]."""
+    """Rows of source [R,d] into out [R,W]: less their mean if `centre`, then of length one if `unit`; means and lengths
+    [R].
+    """
     d, width, one = source.shape[1], out.shape[1], splat(np.float32(1))
     for r in range(len(source)):
         mean, total = np.float32(0), splat(np.float32(0))
@@ -170,7 +173,9 @@ def turn(rows, n, strips):
 
 @compiled
 def multiply(left, strips, chosen, symmetric, products):
-    """products [J,16·B] of left [J,≥K] with the `chosen` of strips [·,K,16]; `symmetric`: one triangle is worked out."""
+    """products [J,16·B] of left [J,≥K] with the `chosen` of strips [·,K,16]; `symmetric`: one triangle is worked
+    out.
+    """
     last, width, zero = len(left) - 1, products.shape[1], splat(np.float32(0))
     for b in range(len(chosen)):
         for j in range(b * LANES if symmetric else 0, last + 1, 4):
@@ -192,7 +197,8 @@ def multiply(left, strips, chosen, symmetric, products):
 
 @compiled
 def _pose(products, at, coming, base, lengths, u_mean, v_mean, inverse, referred, floor, cost, left, right):
-    """The transport problems of one episode's pictures `coming`, from `base` on in cost [·,m,n], left [·,m], right [·,n].
+    """The transport problems of one episode's pictures `coming`, from `base` on in cost [·,m,n], left [·,m], right
+    [·,n].
 
     Their nodes are columns at[b] … of products [J,·]. Returns a sum that is finite only if all problems are.
     """
@@ -237,8 +243,38 @@ def _pose(products, at, coming, base, lengths, u_mean, v_mean, inverse, referred
 
 
 @compiled
-def advance(begin, end, done, coming, numbers, labels, state, moving, table, strips, products, squares, inverse, lengths,
-             u_mean, v_mean, cost, left, right, flow, rows, coefs, first, slopes, steps, made, trees, found, given, sane):  # fmt: skip
+def advance(
+    begin,
+    end,
+    done,
+    coming,
+    numbers,
+    labels,
+    state,
+    moving,
+    table,
+    strips,
+    products,
+    squares,
+    inverse,
+    lengths,
+    u_mean,
+    v_mean,
+    cost,
+    left,
+    right,
+    flow,
+    rows,
+    coefs,
+    first,
+    slopes,
+    steps,
+    made,
+    trees,
+    found,
+    given,
+    sane,
+):
     """Episodes begin … end−1: learn from the flows of the pictures `done`, then pose the problems of those `coming`."""
     m, n, nodes, gram = cost.shape[1], cost.shape[2], state.shape[1], len(strips) == 0
     momentum, lr, temperature, floor, rate = numbers
@@ -254,8 +290,22 @@ def advance(begin, end, done, coming, numbers, labels, state, moving, table, str
         if len(done):
             entries, slope = first[e, s], slopes[e, s]
             entries[0] = first[e, s - 1, nodes] if s else 0
-            _gradient(products[e], done_at, flow, old, labels, done, way, temperature, rate, inverse[e], rows[e], coefs[e],
-                      entries, slope)  # fmt: skip
+            _gradient(
+                products[e],
+                done_at,
+                flow,
+                old,
+                labels,
+                done,
+                way,
+                temperature,
+                rate,
+                inverse[e],
+                rows[e],
+                coefs[e],
+                entries,
+                slope,
+            )
             if gram:
                 _meet(state[e], rows[e], coefs[e], entries, sums[0])
                 _meet(moving[e], rows[e], coefs[e], entries, sums[1])
@@ -281,7 +331,22 @@ def advance(begin, end, done, coming, numbers, labels, state, moving, table, str
                 inverse[e, j] = 1 / max(np.sqrt(max(squares[e, 0, j], 0.0)), LEAST)
             if not gram:
                 multiply(state[e], strips[e], chosen, False, products[e])
-            sane[e] = np.isfinite(_pose(products[e], at, coming, base, lengths[e], u_mean[e], v_mean[e], inverse[e],
-                                        floor > 0, np.float32(floor), cost, left, right))  # fmt: skip
+            sane[e] = np.isfinite(
+                _pose(
+                    products[e],
+                    at,
+                    coming,
+                    base,
+                    lengths[e],
+                    u_mean[e],
+                    v_mean[e],
+                    inverse[e],
+                    floor > 0,
+                    np.float32(floor),
+                    cost,
+                    left,
+                    right,
+                )
+            )
             for b in range(len(coming) if len(trees) else 0):
                 given[base + b * way : base + (b + 1) * way] = trees[e, coming[b]]

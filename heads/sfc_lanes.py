@@ -23,8 +23,13 @@ class _Lanes(types.Type):
 
 
 F16 = _Lanes("float32x16")
-register_model(_Lanes)(type("_Model", (models.PrimitiveModel,), {
-    "__init__": lambda self, manager, lanes: models.PrimitiveModel.__init__(self, manager, lanes, V16)}))  # fmt: skip
+register_model(_Lanes)(
+    type(
+        "_Model",
+        (models.PrimitiveModel,),
+        {"__init__": lambda self, manager, lanes: models.PrimitiveModel.__init__(self, manager, lanes, V16)},
+    )
+)
 
 
 def _spread_out(builder, scalar, width=LANES):
@@ -104,7 +109,8 @@ def lowest(typingctx, bits):
 
 def compiled(function: Callable) -> Callable:
     """Compile with Numba; kept on disk where a folder can be written to."""
-    # scalars stay in order: whether a loop becomes vectors can hang on where its arrays lie, and with it the sum's last bit
+    # scalars stay in order: whether a loop becomes vectors can hang on where its arrays lie, and with it the sum's last
+    # bit
     options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)

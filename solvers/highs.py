@@ -1,4 +1,6 @@
-"""SciPy's HiGHS on the linear program itself: the oracle the other solvers are compared with; slow, exact, with prices."""
+"""SciPy's HiGHS on the linear program itself: the oracle the other solvers are compared with; slow, exact, with
+prices.
+"""
 
 import numpy as np
 import torch

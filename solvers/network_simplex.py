@@ -5,13 +5,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from fewshot_cli.solvers import network_simplex_cuda
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.solvers import network_simplex_cuda
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 MAX_NODES = 2047  # of both sides together
 
@@ -20,8 +20,11 @@ class NetworkSimplexOptions(ThreadedOptions):
     """Options of `network_simplex`."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where problems given on a GPU are solved: there if CuPy is at hand, else on the CPU; on the CPU; "
-        "or there without an alternative", json_schema_extra={"speed": True})  # fmt: skip
+        "auto",
+        description="where problems given on a GPU are solved: there if CuPy is at hand, else on the CPU; on the CPU; "
+        "or there without an alternative",
+        json_schema_extra={"speed": True},
+    )
 
 
 class NetworkSimplex(Solver):

@@ -1,4 +1,6 @@
-"""The GPU path of the network simplex: its CUDA source, compiled by NVRTC through CuPy and launched on torch's stream."""
+"""The GPU path of the network simplex: its CUDA source, compiled by NVRTC through CuPy and launched on torch's
+stream.
+"""
 
 from functools import cache
 from hashlib import sha256

@@ -1,13 +1,14 @@
 """The primal network simplex for dense transport problems, compiled by Numba.
 
 Exact arithmetic, so that termination needs no tolerance: costs become integers of 2^-38 of the largest, masses integers
-of 2^-48 of the total. Every mass is then perturbed by one part in `PERTURB` (each node but one ships one extra unit), which
-makes every basic flow positive: no degenerate pivot exists, so the objective falls with each one and no basis returns
-(Orden 1956; the strongly feasible trees of Cunningham 1976 are its combinatorial form). The perturbation is rounded
-away at the end.
+of 2^-48 of the total. Every mass is then perturbed by one part in `PERTURB` (each node but one ships one extra unit),
+which makes every basic flow positive: no degenerate pivot exists, so the objective falls with each one and no basis
+returns (Orden 1956; the strongly feasible trees of Cunningham 1976 are its combinatorial form). The perturbation is
+rounded away at the end.
 
-The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and falls
-back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift together.
+The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and
+falls back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift
+together.
 """
 
 import os
@@ -155,7 +156,8 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
 
 @njit(cache=True, nogil=True)
 def _entering(near_c, stride, n, price, drop, near_price, first):
-    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has one.
+    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
+    one.
 
     Returns (row, column, first row to look at next time); column −1 when there is none.
     """
@@ -239,8 +241,9 @@ def solve_range(
 ):
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
-    The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees
-    of earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and finite, masses non-negative, totals equal up to rounding.
+    The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees of
+    earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and
+    finite, masses non-negative, totals equal up to rounding.
     """
     rows, columns = cost.shape[1], cost.shape[2]
     swap = rows > columns  # the longer side lies along the SIMD lanes

@@ -6,8 +6,9 @@ between; `sub` holds the set of nodes below it, itself included, as `words` word
 """
 
 import numpy as np
-from fewshot_cli.solvers import simd
 from numba import njit
+
+from fewshot_cli.solvers import simd
 
 INDEX_BITS = 11
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
@@ -80,7 +81,8 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
 
 @njit(cache=True, nogil=True)
 def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
-    """Take the tree of an earlier solve; fills what `start` fills and returns its root, or −1 when the new masses do not fit.
+    """Take the tree of an earlier solve; fills what `start` fills and returns its root, or −1 when the new masses do
+    not fit.
 
     basis [n+m] holds parents. Each node ships what its children leave of its mass, which must be more than nothing.
     """
@@ -216,7 +218,9 @@ def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, 
 
 @njit(cache=True, nogil=True)
 def exact_prices(source, base, m, n, root, parent, price, stack, done):
-    """Prices of the tree from the caller's own costs [n,m] at source[base:]; the root's is zero. stack, done: scratch."""
+    """Prices of the tree from the caller's own costs [n,m] at source[base:]; the root's is zero. stack, done:
+    scratch.
+    """
     for x in range(n + m):
         done[x] = False
     price[root], done[root] = 0.0, True

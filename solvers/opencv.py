@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 
 class OpenCV(Solver):
@@ -49,5 +49,10 @@ class OpenCV(Solver):
         # what comes back is checked, because cv2.EMD stops silently at its iteration limit
         short = np.abs(flow.sum(2) - s[:, :, 0]).max(1, initial=0) > 1e-3 * s.sum((1, 2))
         converged &= ~short
-        return Plan(torch.from_numpy(flow).to(cost.dtype), None, None,
-                    torch.zeros(len(c), dtype=torch.int64), torch.from_numpy(converged))  # fmt: skip
+        return Plan(
+            torch.from_numpy(flow).to(cost.dtype),
+            None,
+            None,
+            torch.zeros(len(c), dtype=torch.int64),
+            torch.from_numpy(converged),
+        )

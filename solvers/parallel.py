@@ -13,8 +13,9 @@ from fewshot_cli.contracts import Options
 class ThreadedOptions(Options):
     """Options of solvers that work on problems one by one."""
 
-    workers: int = Field(0, ge=0, le=1024, description="threads over the batch; 0 means every core",
-                         json_schema_extra={"speed": True})  # fmt: skip
+    workers: int = Field(
+        0, ge=0, le=1024, description="threads over the batch; 0 means every core", json_schema_extra={"speed": True}
+    )
 
 
 def over_batch(run: Callable[[int, int], None], batch: int, workers: int) -> None:

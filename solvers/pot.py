@@ -4,11 +4,11 @@ import warnings
 
 import numpy as np
 import torch
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 
 class POTOptions(ThreadedOptions):
@@ -50,8 +50,9 @@ class POT(Solver):
 
         def run(start: int, stop: int) -> None:
             for b in range(start, stop):
-                flow[b], log = emd(s[b], d[b], c[b], numItermax=self.options.max_iterations, log=True,
-                                   check_marginals=False)  # fmt: skip
+                flow[b], log = emd(
+                    s[b], d[b], c[b], numItermax=self.options.max_iterations, log=True, check_marginals=False
+                )
                 u[b], v[b] = log["u"] + low[b], log["v"]
                 converged[b] = log["result_code"] == 1
 

@@ -3,11 +3,11 @@
 from typing import Literal
 
 import torch
-from fewshot_cli.solvers.sinkhorn import COMPLEXITY, EntropicOptions
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.solvers.sinkhorn import COMPLEXITY, EntropicOptions
 
 TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
 
@@ -19,7 +19,8 @@ class POTSinkhornOptions(EntropicOptions):
         1e-5, gt=0, description="L2 error of the marginals relative to the mass, over the whole batch"
     )
     gradient: Literal["unrolled", "last_step"] = Field(
-        "unrolled", description="differentiate through every iteration, or through the last one only")  # fmt: skip
+        "unrolled", description="differentiate through every iteration, or through the last one only"
+    )
 
 
 class POTSinkhorn(Solver):
@@ -54,7 +55,16 @@ class POTSinkhorn(Solver):
         s, d = s.clamp(min=TINY), d.clamp(min=TINY)
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
         grad = {"unrolled": "autodiff", "last_step": "last_step"}[self.options.gradient] if graph else "detach"
-        found = solve_batch(cost, self.options.regularisation, a=s, b=d, max_iter=self.options.max_iterations,
-                            tol=self.options.tolerance, method="log_sinkhorn", reg_type="entropy", grad=grad)  # fmt: skip
+        found = solve_batch(
+            cost,
+            self.options.regularisation,
+            a=s,
+            b=d,
+            max_iter=self.options.max_iterations,
+            tol=self.options.tolerance,
+            method="log_sinkhorn",
+            reg_type="entropy",
+            grad=grad,
+        )
         error = (found.plan.detach().sum(2) - s.detach()).norm(dim=1)
         return Plan(found.plan * mass[:, :, None], None, None, iterations, error <= self.options.tolerance)

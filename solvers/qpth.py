@@ -18,13 +18,18 @@ class QPTHOptions(Options):
 
     form: Literal["L2", "QP"] = Field(
         "L2",
-        description="L2: min <c,x> + strength/2 |x|²; QP: min <c,x>²/2 + strength/2 |x|², with negative costs shifted to zero",
+        description="L2: min <c,x> + strength/2 |x|²; QP: min <c,x>²/2 + strength/2 |x|², with "
+        "negative costs shifted to zero",
     )
-    strength: float | None = Field(None, gt=0, description="the quadratic term; unset, 1e-6 for L2 and 1e-4 for QP as in "
-                                   "DeepEMD's code")  # fmt: skip
+    strength: float | None = Field(
+        None, gt=0, description="the quadratic term; unset, 1e-6 for L2 and 1e-4 for QP as in DeepEMD's code"
+    )
     max_iterations: int = Field(20, ge=1, description="interior-point iterations")
-    tolerance: float = Field(1e-4, gt=0, description="error of the marginals, relative to the mass, beyond which a problem "
-                             "counts as not converged")  # fmt: skip
+    tolerance: float = Field(
+        1e-4,
+        gt=0,
+        description="error of the marginals, relative to the mass, beyond which a problem counts as not converged",
+    )
     memory: float = Field(
         2.0, gt=0, description="GB that one chunk of problems may take", json_schema_extra={"speed": True}
     )
@@ -98,7 +103,9 @@ class QPTH(Solver):
 
 
 class _Chunk(torch.autograd.Function):
-    """The plan of one chunk; with `keep` the backward pass uses the factors of the forward pass, else it solves again."""
+    """The plan of one chunk; with `keep` the backward pass uses the factors of the forward pass, else it solves
+    again.
+    """
 
     @staticmethod
     def forward(ctx, cost, supply, demand, plan, keep):
@@ -115,8 +122,10 @@ class _Chunk(torch.autograd.Function):
             leaves, flow = ctx.graph or _graph(ctx.plan, *ctx.saved_tensors)
             return (*torch.autograd.grad(flow, leaves, grad), None, None)
         except RuntimeError as fault:  # as its users know it: singular U
-            raise DataError(f"qpth found no gradient, its KKT matrix is singular ({str(fault).partition('. If')[0]}); "
-                            "use --solver network_simplex") from fault  # fmt: skip
+            raise DataError(
+                f"qpth found no gradient, its KKT matrix is singular ({str(fault).partition('. If')[0]}); "
+                "use --solver network_simplex"
+            ) from fault
         finally:
             ctx.graph = None
 
@@ -129,7 +138,9 @@ def _graph(plan, *given: Tensor) -> tuple[list[Tensor], Tensor]:
 
 @cache
 def _layer():
-    """qpth's QPFunction. It imports cvxpy for a solver that is not used here; an empty module stands in if there is none."""
+    """qpth's QPFunction. It imports cvxpy for a solver that is not used here; an empty module stands in if there is
+    none.
+    """
     stand_in = "cvxpy" not in sys.modules and _absent("cvxpy")
     if stand_in:
         sys.modules["cvxpy"] = types.ModuleType("cvxpy")
@@ -157,6 +168,10 @@ def _batched_factors_work() -> bool:
     fine = bool((torch.linalg.lu_factor(probe)[1] > 0).all())
     if not fine and not _TOLD:
         _TOLD = True
-        print("note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
-              "set OMP_NUM_THREADS instead of torch.set_num_threads", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            "note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
+            "set OMP_NUM_THREADS instead of torch.set_num_threads",
+            file=sys.stderr,
+            flush=True,
+        )
     return fine

@@ -1,5 +1,5 @@
-"""Sinkhorn's iterations as the Multi-Proxy Wasserstein classifier runs them (AAAI 2021, Algorithm 1): the kernel itself is
-scaled, and they stop when the scaling hardly changes.
+"""Sinkhorn's iterations as the Multi-Proxy Wasserstein classifier runs them (AAAI 2021, Algorithm 1): the kernel itself
+is scaled, and they stop when the scaling hardly changes.
 """
 
 import sys
@@ -10,22 +10,24 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from fewshot_cli.solvers.parallel import over_batch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from fewshot_cli.solvers.parallel import over_batch
 
 DIRECT = 80.0  # largest cost over ε whose kernel, and its products, single precision holds
 LOOK = 8  # compiled iterations between two looks at the mean over the batch: those beyond the last are thrown away
 
 
-def scale(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: int, threshold: float,
-          each: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def scale(
+    cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: int, threshold: float, each: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Plans [B,n,m], iterations [B] and whether each stopped by itself [B], every iteration in the graph of the inputs.
 
-    One iteration is α ← supply/(Kβ), β ← demand/(Kᵀα) with K = exp(−cost/ε), from α = β = 1. They stop for all together when
-    the mean of |α − previous α| over all problems is below the threshold, as the paper's do; with `each`, a problem stops by its own
-    mean and then stays as it is, whatever else is in the batch. Costs too large for K are kept as logarithms. On the CPU K's
-    iterations are compiled, and the same bytes whatever the number of threads.
+    One iteration is α ← supply/(Kβ), β ← demand/(Kᵀα) with K = exp(−cost/ε), from α = β = 1. They stop for all together
+    when the mean of |α − previous α| over all problems is below the threshold, as the paper's do; with `each`, a
+    problem stops by its own mean and then stays as it is, whatever else is in the batch. Costs too large for K are kept
+    as logarithms. On the CPU K's iterations are compiled, and the same bytes whatever the number of threads.
     """
     if not cost.numel():
         none = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
@@ -39,8 +41,9 @@ def scale(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: in
     return _by_torch(cost, supply, demand, epsilon, most, threshold, each, direct)
 
 
-def _by_torch(cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: int, threshold: float, each: bool,
-              direct: bool) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _by_torch(
+    cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: int, threshold: float, each: bool, direct: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """`scale` by PyTorch's operations: the kernel itself if `direct`, else its logarithm."""
     step = _direct(cost, supply, demand, epsilon) if direct else _logarithmic(cost, supply, demand, epsilon)
     last = torch.ones_like(supply)
@@ -144,7 +147,9 @@ def _masses(rows: Tensor) -> tuple[np.ndarray, int]:
 
 
 def _forward(problems: _Problems, most: int, threshold: float, each: bool, keep: bool) -> tuple[Tensor, ...]:
-    """Plans, iterations, converged, and column sums [B,·,m]: with `keep` those of all iterations, else of the last few."""
+    """Plans, iterations, converged, and column sums [B,·,m]: with `keep` those of all iterations, else of the last
+    few.
+    """
     batch, m, kind = problems.batch, problems.m, problems.kind
     room, done, threshold = (min(most, LOOK) if keep else LOOK + 1), 0, kind.type(threshold)
     sums, left, iterations = np.empty((batch, room, m), kind), np.ones(batch, bool), np.zeros(batch, np.int64)
@@ -184,8 +189,16 @@ class _Compiled(torch.autograd.Function):
         cost, supply, demand, sums, iterations = ctx.saved_tensors
         problems, wanted = _Problems(cost, supply, demand, ctx.epsilon), ctx.needs_input_grad[1:3]
         to_cost = np.empty(cost.numel(), problems.kind)
-        masses = [torch.zeros_like(x, memory_format=torch.contiguous_format) if need else x.new_empty(0, x.shape[1])
-                  for x, need in zip((supply, demand), wanted, strict=True)]  # fmt: skip
-        problems.spread(_kernel().reverse, sums.numpy(), iterations.numpy(), problems.flat(grad), to_cost,
-                        *(x.numpy() for x in masses))  # fmt: skip
+        masses = [
+            torch.zeros_like(x, memory_format=torch.contiguous_format) if need else x.new_empty(0, x.shape[1])
+            for x, need in zip((supply, demand), wanted, strict=True)
+        ]
+        problems.spread(
+            _kernel().reverse,
+            sums.numpy(),
+            iterations.numpy(),
+            problems.flat(grad),
+            to_cost,
+            *(x.numpy() for x in masses),
+        )
         return problems.matrices(to_cost), *masses, None, None, None, None

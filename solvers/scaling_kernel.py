@@ -1,8 +1,9 @@
-"""The iterations of `scaling` on the kernel itself and their reverse, compiled by Numba for the CPU in vectors of LLVM's.
+"""The iterations of `scaling` on the kernel itself and their reverse, compiled by Numba for the CPU in vectors of
+LLVM's.
 
-All iterations of a problem run while its kernel K = exp(−C/ε) lies in the nearest cache, in which it is worked out anew each
-time: that costs less than reading it. Of an iteration only the column sums y = Kᵀα are kept, from which the rest follows:
-β = d/y, and α = s/x with x = Kβ of the iteration before.
+All iterations of a problem run while its kernel K = exp(−C/ε) lies in the nearest cache, in which it is worked out anew
+each time: that costs less than reading it. Of an iteration only the column sums y = Kᵀα are kept, from which the rest
+follows: β = d/y, and α = s/x with x = Kβ of the iteration before.
 
 The reverse, with G the gradient of the plan P_ij = α_i K_ij β_j and dots for gradients of the loss: the plan gives
 
@@ -32,9 +33,10 @@ from fewshot_cli.solvers.scaling_lanes import (
 )
 from fewshot_cli.solvers.simd import mul, splat
 
-# `problems` is (cost, across, down, −ε, supply, step, demand, step): flat arrays, of cost also how many numbers apart columns
-# and rows lie, of supply and demand how many problems do. `room` is (n, matrices [2,m,W], rows [3,W], columns [3,m]), with W
-# n filled up to whole vectors; α and ẋ are 0 there, K is 1. `sums` [B,room,m] has those of iteration t at t % room.
+# `problems` is (cost, across, down, −ε, supply, step, demand, step): flat arrays, of cost also how many numbers apart
+# columns and rows lie, of supply and demand how many problems do. `room` is (n, matrices [2,m,W], rows [3,W], columns
+# [3,m]), with W n filled up to whole vectors; α and ẋ are 0 there, K is 1. `sums` [B,room,m] has those of iteration t
+# at t % room.
 
 
 @inlined
@@ -92,10 +94,11 @@ def _over_rows(kernel, weights, out):
 
 @compiled
 def advance(begin, end, problems, done, threshold, each, left, sums, change, iterations, room):
-    """Run problems begin … end−1, as far as they are `left`, from `done` iterations on, as many as change [·,B] has rows.
+    """Run problems begin … end−1, as far as they are `left`, from `done` iterations on, as many as change [·,B] has
+    rows.
 
-    sums gets their column sums, change the mean of |α − previous α|. With `each` a problem stops by itself once that is below
-    the threshold; iterations [B] then says when.
+    sums gets their column sums, change the mean of |α − previous α|. With `each` a problem stops by itself once that is
+    below the threshold; iterations [B] then says when.
     """
     n, kernel, a, b, y, demand = room[0], room[1][0], room[2][0], room[3][0], room[3][1], problems[6]
     for p in range(begin, end):

@@ -1,4 +1,6 @@
-"""What `scaling_kernel` needs besides `simd`: vectors of float32 or float64 that begin anywhere and may be partly there."""
+"""What `scaling_kernel` needs besides `simd`: vectors of float32 or float64 that begin anywhere and may be partly
+there.
+"""
 
 import math
 import os
@@ -6,12 +8,13 @@ from collections.abc import Callable
 from functools import partial
 
 import numba
-from fewshot_cli.solvers.simd import LANES, fill
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from platformdirs import user_cache_path
+
+from fewshot_cli.solvers.simd import LANES, fill
 
 BYTES = 64  # of a vector: 16 float32 or 8 float64
 FAST = ("contract", "reassoc", "nsz")  # of sums and products; NaN and infinity keep their meaning
@@ -35,7 +38,9 @@ def _first(builder, count, lanes):
 
 
 def _masked(context, builder, array_type, args, name, kind, more):
-    """LLVM's masked load or store of the first lanes at array[offset:], the array taken as flat: `args` are these and a count."""
+    """LLVM's masked load or store of the first lanes at array[offset:], the array taken as flat: `args` are these and a
+    count.
+    """
     array, offset, count = args
     lanes, place = LANES[array_type.dtype], context.make_array(array_type)(context, builder, array).data
     place = builder.bitcast(builder.gep(place, [offset]), lanes.llvm.as_pointer())

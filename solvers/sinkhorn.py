@@ -9,11 +9,11 @@ converged leave the batch.
 from typing import Literal
 
 import torch
-from fewshot_cli.solvers.scaling import scale
 from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.solvers.scaling import scale
 
 VISIT = 10  # iterations between two looks at the marginals
 SPREAD = 15.0  # logarithm of the largest scaling that is not yet absorbed into the potentials
@@ -30,22 +30,33 @@ class SinkhornOptions(EntropicOptions):
     """Options of `sinkhorn`."""
 
     stop: Literal["marginal", "value", "iterations", "change", "change_each"] = Field(
-        "marginal", description="what `tolerance` is compared with: the L2 error of the marginals relative to the mass, or the "
-        "relative change of <C,X> over 10 iterations; `iterations` runs all of max_iterations; `change` is the mean change of the "
-        "row scaling over the whole batch (Multi-Proxy Wasserstein), `change_each` that of each problem")  # fmt: skip
+        "marginal",
+        description="what `tolerance` is compared with: the L2 error of the marginals relative to the mass, or the "
+        "relative change of <C,X> over 10 iterations; `iterations` runs all of max_iterations; "
+        "`change` is the mean change of the "
+        "row scaling over the whole batch (Multi-Proxy Wasserstein), `change_each` that of each problem",
+    )
     tolerance: float = Field(1e-5, gt=0, description="see stop")
-    scaling: float = Field(1.0, gt=0, le=1, description="ε starts at the largest cost and shrinks by this factor every 10 "
-                           "iterations; 1 starts at ε itself")  # fmt: skip
+    scaling: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="ε starts at the largest cost and shrinks by this factor every 10 iterations; 1 starts at ε itself",
+    )
     gradient: Literal["implicit", "unrolled", "stop"] = Field(
-        "implicit", description="differentiate the fixed point (Luise et al. 2018), or through every iteration, or take the plan "
-        "for a constant")  # fmt: skip
+        "implicit",
+        description="differentiate the fixed point (Luise et al. 2018), or through every iteration, or take the plan "
+        "for a constant",
+    )
 
 
 COMPLEXITY = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2.0)
 
 
 class Sinkhorn(Solver):
-    """Batched log-domain Sinkhorn on CPU and GPU; the plan carries its gradient, its value is <C,X> without the entropy."""
+    """Batched log-domain Sinkhorn on CPU and GPU; the plan carries its gradient, its value is <C,X> without the
+    entropy.
+    """
 
     Options = SinkhornOptions
     devices = ("cpu", "cuda")

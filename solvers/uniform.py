@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
+from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
 
 EQUAL = 1e-5  # relative difference that float32 normalisation leaves between equal weights
 
@@ -27,12 +27,15 @@ class Uniform(Solver):
 
         batch, n, m = cost.shape
         if n != m:
-            raise DataError(f"solver uniform matches one to one, but there are {n} supply and {m} demand nodes; "
-                            "use --solver network_simplex")  # fmt: skip
+            raise DataError(
+                f"solver uniform matches one to one, but there are {n} supply and {m} demand nodes; "
+                "use --solver network_simplex"
+            )
         weights = torch.cat([supply, demand], 1).detach()
         if batch and bool((weights.amax(1) - weights.amin(1) > EQUAL * weights.amax(1)).any()):
-            raise DataError("solver uniform needs nodes of equal weight; use a head with equal weights, or "
-                            "--solver network_simplex")  # fmt: skip
+            raise DataError(
+                "solver uniform needs nodes of equal weight; use a head with equal weights, or --solver network_simplex"
+            )
         c = np.asarray(cost.detach().numpy(), np.float64)
         partner = np.empty((batch, n), np.int64)
 

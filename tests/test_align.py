@@ -5,13 +5,13 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+
+from fewshot_cli import transport
+from fewshot_cli.contracts import Aligns, Plan, Solver
 from fewshot_cli.heads.align import Align, AlignOptions
 from fewshot_cli.heads.alignment import Foreground, sample
 from fewshot_cli.solvers.network_simplex import NetworkSimplex
 from fewshot_cli.solvers.sinkhorn import Sinkhorn, SinkhornOptions
-
-from fewshot_cli import transport
-from fewshot_cli.contracts import Aligns, Plan, Solver
 
 D, H, W = 6, 3, 4
 
@@ -27,8 +27,10 @@ def made(seed=0, solver=None, **options):
 
 def maps(way=3, shot=2, q=4, episodes=2, seed=1):
     rng = torch.Generator().manual_seed(seed)
-    return (torch.randn(episodes, way, shot, D, H, W, generator=rng, dtype=torch.float64),
-            torch.randn(episodes, q, D, H, W, generator=rng, dtype=torch.float64))  # fmt: skip
+    return (
+        torch.randn(episodes, way, shot, D, H, W, generator=rng, dtype=torch.float64),
+        torch.randn(episodes, q, D, H, W, generator=rng, dtype=torch.float64),
+    )
 
 
 def bilinear(x, py, px):
@@ -41,7 +43,9 @@ def bilinear(x, py, px):
 
 
 def naive(head, support, query):
-    """Logits by loops over episodes, queries, classes and shots; the modules of learned weights are the head's own, in evaluation."""
+    """Logits by loops over episodes, queries, classes and shots; the modules of learned weights are the head's own, in
+    evaluation.
+    """
     o, out = head.options, torch.zeros(*query.shape[:2], support.shape[1], dtype=torch.float64)
 
     def foreground(f):
@@ -87,8 +91,16 @@ def naive(head, support, query):
         most_x, most_y = o.offset_scale * (W - 1) / 2, o.offset_scale * (H - 1) / 2
         if o.offset_pixels is not None:
             most_x = most_y = o.offset_pixels
-        return torch.stack([bilinear(aligned, y + float(shift[1, y, x].detach()) * most_y, x + float(shift[0, y, x].detach()) * most_x)
-                            for y in range(H) for x in range(W)], 1).unflatten(1, (H, W))  # fmt: skip
+        return torch.stack(
+            [
+                bilinear(
+                    aligned, y + float(shift[1, y, x].detach()) * most_y, x + float(shift[0, y, x].detach()) * most_x
+                )
+                for y in range(H)
+                for x in range(W)
+            ],
+            1,
+        ).unflatten(1, (H, W))
 
     def apart(a, b):
         if o.reduce == "gap":
@@ -114,13 +126,29 @@ def naive(head, support, query):
     return out
 
 
-VARIANTS = [{}, {"scale": 0.3}, {"mask": False, "deform": "none"}, {"deform": "v2", "deform_layers": 2, "deform_residual": True}, {"deform": "plain"},
-            {"softmax_over": "query", "temperature": 0.1}, {"learn_temperature": True, "temperature": 0.5}, {"embed": False},
-            {"embed_channels": 4, "values": "embedded"}, {"embed": False, "values": "embedded"}, {"manipulate": False},
-            {"correspondence": "none"}, {"correspondence": "none", "manipulate": False},
-            {"correspondence": "none", "manipulate": False, "reduce": "gap"}, {"offset_scale": 0.3}, {"offset_pixels": 1.5, "offset_channels": 3},
-            {"distance": "euclidean"}, {"distance": "euclidean", "reduce": "sum"}, {"reduce": "sum"}, {"reduce": "gap"},
-            {"distance": "euclidean", "correspondence": "none", "manipulate": False}]  # fmt: skip
+VARIANTS = [
+    {},
+    {"scale": 0.3},
+    {"mask": False, "deform": "none"},
+    {"deform": "v2", "deform_layers": 2, "deform_residual": True},
+    {"deform": "plain"},
+    {"softmax_over": "query", "temperature": 0.1},
+    {"learn_temperature": True, "temperature": 0.5},
+    {"embed": False},
+    {"embed_channels": 4, "values": "embedded"},
+    {"embed": False, "values": "embedded"},
+    {"manipulate": False},
+    {"correspondence": "none"},
+    {"correspondence": "none", "manipulate": False},
+    {"correspondence": "none", "manipulate": False, "reduce": "gap"},
+    {"offset_scale": 0.3},
+    {"offset_pixels": 1.5, "offset_channels": 3},
+    {"distance": "euclidean"},
+    {"distance": "euclidean", "reduce": "sum"},
+    {"reduce": "sum"},
+    {"reduce": "gap"},
+    {"distance": "euclidean", "correspondence": "none", "manipulate": False},
+]
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()) or "default")

@@ -5,18 +5,18 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
+
+from fewshot_cli import recipe
 from fewshot_cli.backbones.cifar_resnet import CifarResNet, CifarResNetOptions
 from fewshot_cli.backbones.conv64 import Conv64
 from fewshot_cli.backbones.densenet import DenseNet, DenseNetOptions
 from fewshot_cli.backbones.imagenet_resnet import ImageNetResNet, ImageNetResNetOptions
 from fewshot_cli.backbones.pyramidnet import PyramidNet, PyramidNetOptions
 from fewshot_cli.backbones.wide_resnet import WideResNet, WideResNetOptions
-from fewshot_cli.heads.linear import Linear
-from torch import nn
-
-from fewshot_cli import recipe
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.flops import count
+from fewshot_cli.heads.linear import Linear
 
 NETWORKS = {
     "resnet20": (CifarResNet, {}, 32, 64, 8),
@@ -64,10 +64,23 @@ def norms(network):
 
 @pytest.mark.parametrize(
     "name, classes, millions",
-    [("resnet20", 10, "0.2697"), ("resnet20", 100, "0.2756"), ("resnet110", 10, "1.728"), ("resnet110", 100, "1.734"),
-     ("wrn_40_2", 10, "2.24"), ("wrn_28_10", 10, "36.48"), ("wrn_28_10", 100, "36.54"), ("densenet", 10, "4.0685"),
-     ("densenet", 100, "4.1296"), ("pyramidnet", 10, "26.752702"), ("pyramidnet", 100, "26.844952"),
-     ("resnet18", 1000, "11.689512"), ("resnet50", 1000, "25.557032"), ("resnet101", 1000, "44.549160")])  # fmt: skip
+    [
+        ("resnet20", 10, "0.2697"),
+        ("resnet20", 100, "0.2756"),
+        ("resnet110", 10, "1.728"),
+        ("resnet110", 100, "1.734"),
+        ("wrn_40_2", 10, "2.24"),
+        ("wrn_28_10", 10, "36.48"),
+        ("wrn_28_10", 100, "36.54"),
+        ("densenet", 10, "4.0685"),
+        ("densenet", 100, "4.1296"),
+        ("pyramidnet", 10, "26.752702"),
+        ("pyramidnet", 100, "26.844952"),
+        ("resnet18", 1000, "11.689512"),
+        ("resnet50", 1000, "25.557032"),
+        ("resnet101", 1000, "44.549160"),
+    ],
+)
 def test_parameters_are_the_published_ones(name, classes, millions):
     parameters = sum(x.numel() for x in classified(name, classes).parameters())
     assert f"{parameters / 1e6:.{len(millions.split('.')[1])}f}" == millions
@@ -75,10 +88,18 @@ def test_parameters_are_the_published_ones(name, classes, millions):
 
 @pytest.mark.parametrize(
     "name, classes, bare, with_norms",
-    [("resnet20", 10, 40.55e6, 41.1e6), ("resnet110", 10, 252.9e6, 255.0e6), ("wrn_40_2", 10, 328e6, 329e6),
-     ("wrn_28_10", 10, None, 5.248e9), ("densenet", 10, None, 1.348e9), ("pyramidnet", 10, None, 4.57e9),
-     ("resnet18", 1000, 1.814e9, None), ("resnet50", 1000, 4.089e9, None),
-     ("resnet101", 1000, 7.801e9, None)])  # fmt: skip
+    [
+        ("resnet20", 10, 40.55e6, 41.1e6),
+        ("resnet110", 10, 252.9e6, 255.0e6),
+        ("wrn_40_2", 10, 328e6, 329e6),
+        ("wrn_28_10", 10, None, 5.248e9),
+        ("densenet", 10, None, 1.348e9),
+        ("pyramidnet", 10, None, 4.57e9),
+        ("resnet18", 1000, 1.814e9, None),
+        ("resnet50", 1000, 4.089e9, None),
+        ("resnet101", 1000, 7.801e9, None),
+    ],
+)
 def test_multiply_adds_are_the_published_ones_within_half_a_per_cent(name, classes, bare, with_norms):
     counts = count(classified(name, classes), NETWORKS[name][2])
     if bare:
@@ -240,8 +261,14 @@ def test_initial_weights_are_kaimings_by_outputs(name):
 
 @pytest.mark.parametrize(
     "options, wrong, right",
-    [(CifarResNetOptions, 21, 56), (WideResNetOptions, 20, 16), (DenseNetOptions, 41, 40),
-     (PyramidNetOptions, 100, 164), (ImageNetResNetOptions, 34, 101)])  # fmt: skip
+    [
+        (CifarResNetOptions, 21, 56),
+        (WideResNetOptions, 20, 16),
+        (DenseNetOptions, 41, 40),
+        (PyramidNetOptions, 100, 164),
+        (ImageNetResNetOptions, 34, 101),
+    ],
+)
 def test_depths_that_do_not_exist_are_refused(options, wrong, right):
     assert recipe.check(options, {"depth": right}, "mine.yaml").depth == right
     rule = "input should be 18, 50 or 101" if options is ImageNetResNetOptions else r"must be [369]n \+ [24]"

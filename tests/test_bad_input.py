@@ -72,8 +72,16 @@ def refused(fsl):
 
 
 def arguments(world: Path, *more: object) -> list[str]:
-    return ["eval", "--recipe", str(world / "good.yaml"), "--weights", str(world / "weights.safetensors"),
-            "--data-root", str(world / "data"), *map(str, more)]  # fmt: skip
+    return [
+        "eval",
+        "--recipe",
+        str(world / "good.yaml"),
+        "--weights",
+        str(world / "weights.safetensors"),
+        "--data-root",
+        str(world / "data"),
+        *map(str, more),
+    ]
 
 
 def left(folder: Path) -> list[str]:
@@ -105,10 +113,14 @@ BOMB = "a: &a [1, 2]\n" + "".join(
 PRETRAIN = "pretrain: {optimizer: {lr: %s}}\n"
 RECIPES = {
     "unknown key": (GOOD + "episod: {way: 3}\n", r"bad\.yaml:7: episod: unknown key \(did you mean 'episode'\?\)"),
-    "unknown inner key": (changed("shot", "shoot"),
-        r"bad\.yaml:5: episode\.shoot: unknown key \(did you mean 'shot'\?\)"),
-    "unknown option": (changed("channels", "chanels"),
-        r"bad\.yaml:3: backbone\.chanels: unknown key \(did you mean 'channels'\?\)"),
+    "unknown inner key": (
+        changed("shot", "shoot"),
+        r"bad\.yaml:5: episode\.shoot: unknown key \(did you mean 'shot'\?\)",
+    ),
+    "unknown option": (
+        changed("channels", "chanels"),
+        r"bad\.yaml:3: backbone\.chanels: unknown key \(did you mean 'channels'\?\)",
+    ),
     "name inside": (GOOD + "name: mine\n", r"bad\.yaml:7: name: unknown key; a recipe is named by its file"),
     "word for a number": (changed("way: 3", "way: three"), r"bad\.yaml:5: episode\.way: .*integer.*'three'"),
     "quoted number": (changed("way: 3", "way: '3'"), r"bad\.yaml:5: episode\.way: .*integer"),
@@ -119,28 +131,38 @@ RECIPES = {
     "number for a section": (changed("{way: 3, shot: 1, query: 2}", "3"), r"bad\.yaml:5: episode: .*not 3"),
     "nothing for a section": (changed(" {way: 3, shot: 1, query: 2}", ""), r"bad\.yaml:5: episode: .*not None"),
     "number for a part": (changed("{name: prototype}", "3"), r"bad\.yaml:4: head: must be a name"),
-    "part without a name": (changed("name: conv64, ", ""),
-        r"bad\.yaml:3: backbone: must be a name, or a mapping with a name"),
+    "part without a name": (
+        changed("name: conv64, ", ""),
+        r"bad\.yaml:3: backbone: must be a name, or a mapping with a name",
+    ),
     "number for the dataset": (changed("{name: images}", "3"), r"bad\.yaml:1: dataset: "),
     "missing key": (changed("head: {name: prototype}\n", ""), r"head: is missing"),
     "missing dataset name": (changed("{name: images}", "{crop: raw}"), r"bad\.yaml:1: dataset\.name: is missing"),
     "out of range": (changed("way: 3", "way: 1"), r"bad\.yaml:5: episode\.way: .*greater than or equal to 2, not 1"),
     "option out of range": (changed("channels: 4", "channels: 0"), r"bad\.yaml:3: backbone\.channels: .*greater"),
-    "no such choice": (GOOD.replace("{episodes: 3}", "{split: tests}"),
-        r"bad\.yaml:6: eval\.split: .*'test'.*not 'tests'"),
+    "no such choice": (
+        GOOD.replace("{episodes: 3}", "{split: tests}"),
+        r"bad\.yaml:6: eval\.split: .*'test'.*not 'tests'",
+    ),
     "huge number": (changed("way: 3", "way: " + "9" * 400), r"bad\.yaml:5: episode\.way: "),
     "NaN": (GOOD + PRETRAIN % ".nan", r"bad\.yaml:7: pretrain\.optimizer\.lr: .*finite"),
     "infinity": (GOOD + PRETRAIN % ".inf", r"bad\.yaml:7: pretrain\.optimizer\.lr: "),
     "overflow": (GOOD + PRETRAIN % "1e999", r"bad\.yaml:7: pretrain\.optimizer\.lr: "),
     "store that climbs": (changed("name: images", "name: images, store: ../x"), r"bad\.yaml:1: dataset\.store: "),
     "duplicate key": (GOOD + "eval: {episodes: 4}\n", r"bad\.yaml:7: eval: given twice \(first on line 6\)"),
-    "duplicate inner key": (changed("way: 3,", "way: 3, way: 4,"),
-        r"bad\.yaml:5: way: given twice \(first on line 5\)"),
+    "duplicate inner key": (
+        changed("way: 3,", "way: 3, way: 4,"),
+        r"bad\.yaml:5: way: given twice \(first on line 5\)",
+    ),
     "alias bomb": (GOOD + BOMB, r"bad\.yaml:7: anchors and aliases are not allowed"),
-    "tag on a list": (GOOD + "description: !!python/object/apply:os.getcwd []\n",
-        r"bad\.yaml:7: the tag .*getcwd is not allowed"),
-    "tag on a mapping": (changed("{size", "!!python/object:os.x {size"),
-        r"bad\.yaml:2: the tag .*os\.x is not allowed"),
+    "tag on a list": (
+        GOOD + "description: !!python/object/apply:os.getcwd []\n",
+        r"bad\.yaml:7: the tag .*getcwd is not allowed",
+    ),
+    "tag on a mapping": (
+        changed("{size", "!!python/object:os.x {size"),
+        r"bad\.yaml:2: the tag .*os\.x is not allowed",
+    ),
     "scalar tag": (GOOD + "description: !!binary aGk=\n", r"bad\.yaml:7: the tag .*binary is not allowed"),
     "deep": ("a: " + "[" * 5000 + "]" * 5000, r"bad\.yaml:1: nested deeper than"),
     "list as a key": (GOOD + "? [a, b]\n: c\n", r"bad\.yaml:7: a key must be a plain word"),
@@ -156,16 +178,24 @@ RECIPES = {
     "own base": ("base: bad\n", r"bad\.yaml:1: base: bad leads back to this recipe"),
     "missing base": ("base: glyphs_5w1\n", r"glyphs_5w1: no such recipe \(did you mean 'glyphs_5w1s'\?\)"),
     "number as base": ("base: 3\n", r"bad\.yaml:1: base: must be the name or path"),
-    "unknown head": (changed("prototype", "prototypes"),
-        r"bad\.yaml:4: head: unknown head 'prototypes' \(did you mean 'prototype'"),
-    "unknown backbone": (changed("conv64", "conv46"),
-        r"bad\.yaml:3: backbone: unknown backbone 'conv46' \(did you mean 'conv64'"),
-    "unknown solver": (GOOD + "solver: openvc\n",
-        r"bad\.yaml:7: solver: unknown solver 'openvc' \(did you mean 'opencv'"),
+    "unknown head": (
+        changed("prototype", "prototypes"),
+        r"bad\.yaml:4: head: unknown head 'prototypes' \(did you mean 'prototype'",
+    ),
+    "unknown backbone": (
+        changed("conv64", "conv46"),
+        r"bad\.yaml:3: backbone: unknown backbone 'conv46' \(did you mean 'conv64'",
+    ),
+    "unknown solver": (
+        GOOD + "solver: openvc\n",
+        r"bad\.yaml:7: solver: unknown solver 'openvc' \(did you mean 'opencv'",
+    ),
     "unknown dataset": (changed("images", "imags"), r"unknown dataset 'imags' \(did you mean 'images'"),
-    "unknown classifier": (GOOD + "pretrain: {classifier: liner}\n",
-                           r"bad\.yaml:7: pretrain\.classifier: unknown classifier 'liner' \(did you mean 'linear'"),
-}  # fmt: skip
+    "unknown classifier": (
+        GOOD + "pretrain: {classifier: liner}\n",
+        r"bad\.yaml:7: pretrain\.classifier: unknown classifier 'liner' \(did you mean 'linear'",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", RECIPES)
@@ -178,16 +208,19 @@ def test_a_bad_recipe_is_refused_with_its_place(refused, tmp_path, case):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(("name", "sentence"), [
-    ("folder.yaml", r"folder\.yaml: is a folder, not a recipe"),
-    ("binary.yaml", r"binary\.yaml: is not UTF-8 text, so not a recipe"),
-    ("one.yaml", r"three\.yaml:1: base: one leads back to this recipe"),
-    ("dangling.yaml", r"dangling\.yaml: no such recipe"),
-    ("missing.yaml", r"missing\.yaml: no such recipe.*`fsl list recipes`"),
-    ("glyphs_5w2s", r"glyphs_5w2s: no such recipe \(did you mean 'glyphs_5w"),
-    ("", r"no such recipe|is a folder"),
-    ("x" * 5000, r"no such recipe|cannot be read|[Nn]ame too long"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("folder.yaml", r"folder\.yaml: is a folder, not a recipe"),
+        ("binary.yaml", r"binary\.yaml: is not UTF-8 text, so not a recipe"),
+        ("one.yaml", r"three\.yaml:1: base: one leads back to this recipe"),
+        ("dangling.yaml", r"dangling\.yaml: no such recipe"),
+        ("missing.yaml", r"missing\.yaml: no such recipe.*`fsl list recipes`"),
+        ("glyphs_5w2s", r"glyphs_5w2s: no such recipe \(did you mean 'glyphs_5w"),
+        ("", r"no such recipe|is a folder"),
+        ("x" * 5000, r"no such recipe|cannot be read|[Nn]ame too long"),
+    ],
+)
 def test_a_recipe_that_is_no_readable_file_is_refused(refused, tmp_path, name, sentence):
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "binary.yaml").write_bytes(bytes(range(256)) * 20)
@@ -270,14 +303,17 @@ def test_a_bad_option_is_refused(refused, world, tmp_path, case):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (["evil"], r"[Nn]o such command 'evil'"),
-    (["show", "solvr", "pot"], r"solvr: no such kind \(did you mean 'solvers'"),
-    (["show", "solver", "pott"], r"unknown solver 'pott' \(did you mean 'pot'"),
-    (["list", "everything"], r"'everything'"),
-    (["prepare"], r"[Mm]issing argument"),
-    (["recipe", "cat", "glyphs"], r"glyphs: no such recipe"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["evil"], r"[Nn]o such command 'evil'"),
+        (["show", "solvr", "pot"], r"solvr: no such kind \(did you mean 'solvers'"),
+        (["show", "solver", "pott"], r"unknown solver 'pott' \(did you mean 'pot'"),
+        (["list", "everything"], r"'everything'"),
+        (["prepare"], r"[Mm]issing argument"),
+        (["recipe", "cat", "glyphs"], r"glyphs: no such recipe"),
+    ],
+)
 def test_a_bad_command_is_refused(refused, words, sentence):
     refused(Exit.USAGE, sentence, *words)
 
@@ -409,19 +445,31 @@ def test_a_damaged_pth_is_refused_and_a_plain_one_is_not(refused, fsl, world, tm
 
 @pytest.mark.parametrize("name", ["nobody", "/nowhere/nobody", "../nobody", "[x", "**"])
 def test_weights_by_a_name_nobody_has_say_what_to_do(refused, world, name):
-    refused(Exit.DATA, r"no weights for recipe good: .*--weights FILE", "eval", "--recipe", world / "good.yaml",
-            "--data-root", world / "data", "--set", f"weights='{name}'")  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"no weights for recipe good: .*--weights FILE",
+        "eval",
+        "--recipe",
+        world / "good.yaml",
+        "--data-root",
+        world / "data",
+        "--set",
+        f"weights='{name}'",
+    )
 
 
 # Data
 
 
-@pytest.mark.parametrize(("more", "sentence"), [
-    (["--set", "episode.query=8"], r"class testa has 8 pictures, an episode needs 9 \(1 support \+ 8 query\)"),
-    (["--set", "episode.shot=7"], r"class testa has 8 pictures, an episode needs 9 \(7 support \+ 2 query\)"),
-    (["--set", "episode.way=4"], r"has 3 classes, 4-way episodes need 4; lower episode\.way"),
-    (["--set", "dataset.store=other"], r"dataset other is not prepared; run `fsl prepare"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--set", "episode.query=8"], r"class testa has 8 pictures, an episode needs 9 \(1 support \+ 8 query\)"),
+        (["--set", "episode.shot=7"], r"class testa has 8 pictures, an episode needs 9 \(7 support \+ 2 query\)"),
+        (["--set", "episode.way=4"], r"has 3 classes, 4-way episodes need 4; lower episode\.way"),
+        (["--set", "dataset.store=other"], r"dataset other is not prepared; run `fsl prepare"),
+    ],
+)
 def test_data_that_cannot_fill_an_episode_says_have_and_need(refused, world, tmp_path, more, sentence):
     refused(Exit.DATA, sentence, *arguments(world, *more))
     assert list(tmp_path.iterdir()) == []
@@ -430,8 +478,16 @@ def test_data_that_cannot_fill_an_episode_says_have_and_need(refused, world, tmp
 @pytest.mark.parametrize("verb", ["eval", "pretrain", "metatrain"])
 def test_a_dataset_that_is_not_prepared_names_the_command(refused, world, tmp_path, verb):
     more = [] if verb == "pretrain" else ["--weights", world / "weights.safetensors"]
-    refused(Exit.DATA, r"dataset images is not prepared; run `fsl prepare images`",
-            verb, "--recipe", world / "good.yaml", "--data-root", tmp_path / "none", *more)  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"dataset images is not prepared; run `fsl prepare images`",
+        verb,
+        "--recipe",
+        world / "good.yaml",
+        "--data-root",
+        tmp_path / "none",
+        *more,
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -463,28 +519,38 @@ def test_a_damaged_store_is_refused_by_eval_and_leaves_no_features(refused, worl
 
 
 def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, world):
-    refused(Exit.DATA, r"the train split has 24 pictures, a batch needs 128; lower pretrain\.batch",
-            "pretrain", "--recipe", world / "good.yaml", "--data-root", world / "data")  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"the train split has 24 pictures, a batch needs 128; lower pretrain\.batch",
+        "pretrain",
+        "--recipe",
+        world / "good.yaml",
+        "--data-root",
+        world / "data",
+    )
 
 
 # Preparing
 
 
-@pytest.mark.parametrize(("words", "code", "sentence"), [
-    (["image"], Exit.USAGE, r"unknown dataset 'image' \(did you mean 'images'"),
-    (["images"], Exit.DATA, r"images: give --from a folder"),
-    (["images", "--from", "nowhere"], Exit.DATA, r"nowhere: does not exist"),
-    (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as a picture"),
-    (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean"),
-    (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: .*integer"),
-    (["images", "--from", "good", "--set", "split_seed"], Exit.USAGE, r"--set split_seed: write it as key=value"),
-    (["images", "--from", "good", "--set", "=3"], Exit.USAGE, r"--set"),
-    (["images", "--from", "good", "--set", "splits=gone.json"], Exit.DATA, r"gone\.json"),
-    (["images", "--from", "good", "--name", "../x"], Exit.USAGE, r"--name"),
-    (["images", "--from", "good", "--name", ".hidden"], Exit.USAGE, r"--name"),
-    (["images", "--from", "good/a/0.png"], Exit.DATA, r"0\.png: is neither a folder nor a whole zip or tar"),
-    (["glyphs", "--set", "x=1"], Exit.USAGE, r"x: unknown key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["image"], Exit.USAGE, r"unknown dataset 'image' \(did you mean 'images'"),
+        (["images"], Exit.DATA, r"images: give --from a folder"),
+        (["images", "--from", "nowhere"], Exit.DATA, r"nowhere: does not exist"),
+        (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as a picture"),
+        (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean"),
+        (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: .*integer"),
+        (["images", "--from", "good", "--set", "split_seed"], Exit.USAGE, r"--set split_seed: write it as key=value"),
+        (["images", "--from", "good", "--set", "=3"], Exit.USAGE, r"--set"),
+        (["images", "--from", "good", "--set", "splits=gone.json"], Exit.DATA, r"gone\.json"),
+        (["images", "--from", "good", "--name", "../x"], Exit.USAGE, r"--name"),
+        (["images", "--from", "good", "--name", ".hidden"], Exit.USAGE, r"--name"),
+        (["images", "--from", "good/a/0.png"], Exit.DATA, r"0\.png: is neither a folder nor a whole zip or tar"),
+        (["glyphs", "--set", "x=1"], Exit.USAGE, r"x: unknown key"),
+    ],
+)
 def test_a_preparation_that_cannot_be_leaves_nothing(refused, tmp_path, words, code, sentence):
     pictures(tmp_path / "good", ["a", "b"], 1)
     pictures(tmp_path / "broken", ["a", "b"], 1)
@@ -545,8 +611,16 @@ def test_a_disk_that_fills_up_while_preparing_leaves_nothing(refused, tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    refused(Exit.DATA, r"the disk is full; free some space or choose another folder",
-            "prepare", "images", "--from", folder, "--data-root", "root")  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"the disk is full; free some space or choose another folder",
+        "prepare",
+        "images",
+        "--from",
+        folder,
+        "--data-root",
+        "root",
+    )
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -665,17 +739,23 @@ def test_a_closed_stderr_does_not_stop_the_work(world, tmp_path):
 def test_a_run_directory_in_use_is_refused_and_untouched(refused, fsl, world, tmp_path):
     assert fsl(*arguments(world, "--run-dir", "r"))[0] == 0
     before = {p.name: digest(p) for p in (tmp_path / "r").iterdir()}
-    refused(Exit.DATA, r"r: already holds a run; add --resume to continue it or choose another --run-dir",
-            *arguments(world, "--run-dir", "r"))  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"r: already holds a run; add --resume to continue it or choose another --run-dir",
+        *arguments(world, "--run-dir", "r"),
+    )
     assert {p.name: digest(p) for p in (tmp_path / "r").iterdir()} == before
 
 
-@pytest.mark.parametrize(("more", "what"), [
-    (["--set", "episode.query=3"], r"recipe\.episode\.query"),
-    (["--seed", "9"], r"recipe\.seed"),
-    (["--set", "head={name: emd}"], r"recipe\.head\.name"),
-    (["--set", "eval.split=val"], r"data, .*recipe\.eval\.split"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["--set", "episode.query=3"], r"recipe\.episode\.query"),
+        (["--seed", "9"], r"recipe\.seed"),
+        (["--set", "head={name: emd}"], r"recipe\.head\.name"),
+        (["--set", "eval.split=val"], r"data, .*recipe\.eval\.split"),
+    ],
+)
 def test_a_changed_recipe_is_not_resumed(refused, fsl, world, tmp_path, more, what):
     assert fsl(*arguments(world, "--run-dir", "r"))[0] == 0
     before = {p.name: digest(p) for p in (tmp_path / "r").iterdir()}

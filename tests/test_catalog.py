@@ -97,7 +97,9 @@ def imports(path: Path) -> set[str]:
 
 
 def test_imports_point_one_way():
-    """Parts import contracts and errors (heads also transport and device); the core never imports a part; nothing imports commands."""
+    """Parts import contracts and errors (heads also transport and device); the core never imports a part; nothing
+    imports commands.
+    """
     checked = 0
     for path in [*ROOT.glob("fewshot_cli/**/*.py"), *(p for part in PARTS for p in (ROOT / part).glob("*.py"))]:
         names, folder = imports(path), path.relative_to(ROOT).parts[0]

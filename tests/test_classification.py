@@ -128,8 +128,21 @@ pretrain:
     every = len(train) // batch * batch * len(train.classes)  # pictures of an epoch, with each class
     assert [r["not_converged"] for r in log] == [every, every]
     weights = json.loads(out)["weights"]
-    code, out, err = fsl("eval", "--recipe", "mine.yaml", "--weights", weights, "--episodes", "5", "--data-root", glyph_root,
-                         "--format", "json", "--set", "head=proxies")  # fmt: skip
+    code, out, err = fsl(
+        "eval",
+        "--recipe",
+        "mine.yaml",
+        "--weights",
+        weights,
+        "--episodes",
+        "5",
+        "--data-root",
+        glyph_root,
+        "--format",
+        "json",
+        "--set",
+        "head=proxies",
+    )
     assert code == 0 and json.loads(out)["solver"] == "network_simplex", err
     other = recipe.load("mine.yaml", ["pretrain.solver.max_iterations=2"]).identity()
     assert other != recipe.load("mine.yaml").identity()

@@ -9,12 +9,12 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads import deformable
-from fewshot_cli.heads.deformable import DeformableConv2d, deform_conv2d
 from torch import nn
 
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.flops import count
+from fewshot_cli.heads import deformable
+from fewshot_cli.heads.deformable import DeformableConv2d, deform_conv2d
 
 # H, W, kernel, stride, padding, dilation, offset groups, mask
 CASES = {
@@ -136,14 +136,17 @@ def test_layers_compute_in_single_precision_under_autocast(version):
 
 @pytest.mark.parametrize(
     "change, sentence",
-    [({"offset": torch.zeros(2, 18, 6, 1)}, r"offset is \(2, 18, 6, 1\), not \(2, 18, 6, 5\)"),
-     ({"offset": torch.zeros(1, 18, 6, 5)}, r"offset is \(1, .*, not \(2, "),
-     ({"offset": torch.zeros(2, 20, 6, 5)}, r"offset is .*, not \(2, 18"),
-     ({"offset": torch.zeros(2, 9, 6, 5)}, "0 offset groups"),
-     ({"offset": torch.zeros(2, 54, 6, 5)}, "4 channels do not go .* 3 offset groups"),
-     ({"mask": torch.zeros(2, 1, 6, 5)}, r"mask is \(2, 1, 6, 5\), not \(2, 9, 6, 5\)"),
-     ({"weight": torch.zeros(3, 2, 3, 3)}, "4 channels do not go"),
-     ({"backend": "cuda"}, "cuda is no backend")])  # fmt: skip
+    [
+        ({"offset": torch.zeros(2, 18, 6, 1)}, r"offset is \(2, 18, 6, 1\), not \(2, 18, 6, 5\)"),
+        ({"offset": torch.zeros(1, 18, 6, 5)}, r"offset is \(1, .*, not \(2, "),
+        ({"offset": torch.zeros(2, 20, 6, 5)}, r"offset is .*, not \(2, 18"),
+        ({"offset": torch.zeros(2, 9, 6, 5)}, "0 offset groups"),
+        ({"offset": torch.zeros(2, 54, 6, 5)}, "4 channels do not go .* 3 offset groups"),
+        ({"mask": torch.zeros(2, 1, 6, 5)}, r"mask is \(2, 1, 6, 5\), not \(2, 9, 6, 5\)"),
+        ({"weight": torch.zeros(3, 2, 3, 3)}, "4 channels do not go"),
+        ({"backend": "cuda"}, "cuda is no backend"),
+    ],
+)
 def test_what_does_not_fit_is_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         deform_conv2d(**{**case("v2"), **change})
@@ -263,8 +266,11 @@ def broken(fault, calls):
 
 @pytest.mark.parametrize(
     "fault",
-    [NotImplementedError("Could not run 'torchvision::deform_conv2d' with arguments from 'CUDA'. This could be"),
-     RuntimeError("no kernel image\nCompile with TORCH_USE_CUDA_DSA")])  # fmt: skip
+    [
+        NotImplementedError("Could not run 'torchvision::deform_conv2d' with arguments from 'CUDA'. This could be"),
+        RuntimeError("no kernel image\nCompile with TORCH_USE_CUDA_DSA"),
+    ],
+)
 def test_a_kernel_that_does_not_work_is_left_alone(fake, fault):
     calls = []
     fake(broken(fault, calls))
@@ -283,8 +289,12 @@ def test_a_kernel_that_does_not_work_is_left_alone(fake, fault):
 
 @pytest.mark.parametrize(
     "fault",
-    [ImportError("no such library"), RuntimeError("operator torchvision::nms does not exist"),
-     AttributeError("partially initialized module 'torchvision' has no attribute 'extension'")])  # fmt: skip
+    [
+        ImportError("no such library"),
+        RuntimeError("operator torchvision::nms does not exist"),
+        AttributeError("partially initialized module 'torchvision' has no attribute 'extension'"),
+    ],
+)
 def test_a_torchvision_that_cannot_be_imported_is_left_alone(importing, fault):
     importing(fault)
     arguments = case("v2")

@@ -9,28 +9,41 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.backbones.conv64 import Conv64, Conv64Options
-from fewshot_cli.backbones.resnet import DropBlock, ResNet12, ResNet12Options
-from fewshot_cli.heads.linear import Linear
 from torch import nn
 
 from fewshot_cli import checkpoint, engine
+from fewshot_cli.backbones.conv64 import Conv64, Conv64Options
+from fewshot_cli.backbones.resnet import DropBlock, ResNet12, ResNet12Options
 from fewshot_cli.errors import FslError
+from fewshot_cli.heads.linear import Linear
 from fewshot_cli.schema import AugmentSpec, ImageSpec, MixSpec, PretrainSpec
 from fewshot_cli.training import data
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
 from fewshot_cli.training.loop import Average, generator
 from fewshot_cli.training.pretrain import ClassObjective
 
-TINY = ["backbone.channels=8", "pretrain.epochs=1", "pretrain.batch=2400", "pretrain.validation.episodes=4",
-        "pretrain.precision='32'", "metatrain.epochs=1", "metatrain.steps=2", "metatrain.episodes_per_step=2",
-        "metatrain.query=3", "metatrain.validation.episodes=4", "metatrain.precision='32'"]  # fmt: skip
+TINY = [
+    "backbone.channels=8",
+    "pretrain.epochs=1",
+    "pretrain.batch=2400",
+    "pretrain.validation.episodes=4",
+    "pretrain.precision='32'",
+    "metatrain.epochs=1",
+    "metatrain.steps=2",
+    "metatrain.episodes_per_step=2",
+    "metatrain.query=3",
+    "metatrain.validation.episodes=4",
+    "metatrain.precision='32'",
+]
 SETS = [word for text in TINY for word in ("--set", text)]
 
 
 def alone(verb: str, root: Path, *more: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "fewshot_cli", verb, "--data-root", str(root), *map(str, more)],
-                          capture_output=True, text=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "fewshot_cli", verb, "--data-root", str(root), *map(str, more)],
+        capture_output=True,
+        text=True,
+    )
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -46,9 +59,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: floa
 
 
 def test_two_processes_train_and_evaluate_as_one(glyph_root, tmp_path):
-    """Three steps of pre-training and two of meta-training: the weights agree as far as single precision goes (PyTorch's own
-    batch norm on the CPU is off by 6e-4 in the variance of ten million values); the episodes of an evaluation are those of
-    one process, each once, in one run directory.
+    """Three steps of pre-training and two of meta-training: the weights agree as far as single precision goes
+    (PyTorch's own batch norm on the CPU is off by 6e-4 in the variance of ten million values); the episodes of an
+    evaluation are those of one process, each once, in one run directory.
     """
     mixed = ("--set", "pretrain.mix={mixup: 0.5, cutmix: 1.0}", "--set", "pretrain.rotation=0.5")
     runs = {}
@@ -61,8 +74,18 @@ def test_two_processes_train_and_evaluate_as_one(glyph_root, tmp_path):
     assert same(learned(runs["one"]), learned(runs["two"]), 5e-5) and same(runs["one"], runs["two"], 1e-2)
     started = checkpoint.load(tmp_path / "one" / "weights.safetensors")
     for name, more in (("meta-one", ()), ("meta-two", ("--devices", 2))):
-        done = alone("metatrain", glyph_root, *SETS, "--set", "metatrain.optimizer.lr=0.01", "--run-dir", tmp_path / name,
-                     "--weights", started.path, *more)  # fmt: skip
+        done = alone(
+            "metatrain",
+            glyph_root,
+            *SETS,
+            "--set",
+            "metatrain.optimizer.lr=0.01",
+            "--run-dir",
+            tmp_path / name,
+            "--weights",
+            started.path,
+            *more,
+        )
         assert done.returncode == 0, done.stderr
         runs[name] = weights_of(tmp_path / name)
     before = learned({k: v for k, v in started.tensors.items() if k in runs["meta-one"]})
@@ -187,8 +210,22 @@ def test_dropblock_drops_squares_of_the_share_asked_for():
 
 
 def test_training_stops_when_validation_no_longer_improves(fsl, glyph_root):
-    code, out, err = fsl("pretrain", *SETS, "--set", "pretrain.epochs=30", "--set", "pretrain.optimizer.lr=1e-9", "--set",
-                         "pretrain.validation.patience=2", "--set", "pretrain.validation.every=1", "--data-root", glyph_root, "--run-dir", "run")  # fmt: skip
+    code, out, err = fsl(
+        "pretrain",
+        *SETS,
+        "--set",
+        "pretrain.epochs=30",
+        "--set",
+        "pretrain.optimizer.lr=1e-9",
+        "--set",
+        "pretrain.validation.patience=2",
+        "--set",
+        "pretrain.validation.every=1",
+        "--data-root",
+        glyph_root,
+        "--run-dir",
+        "run",
+    )
     assert code == 0, err
     made = json.loads(out)
     assert made["best"]["epoch"] == made["epochs"] - 2 < 28
@@ -240,8 +277,9 @@ def test_a_compiled_step_trains_alike(fsl, glyph_root, tmp_path, monkeypatch):
 def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    code, _, err = fsl("pretrain", *SETS, "--set", "pretrain.epochs=2", "--tensorboard", "--data-root", glyph_root,
-                       "--run-dir", "run")  # fmt: skip
+    code, _, err = fsl(
+        "pretrain", *SETS, "--set", "pretrain.epochs=2", "--tensorboard", "--data-root", glyph_root, "--run-dir", "run"
+    )
     assert code == 0, err
     log, times = (
         [json.loads(line) for line in Path("run", name).read_text().splitlines()]
@@ -256,9 +294,13 @@ def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
 
 @pytest.mark.parametrize(
     ("verb", "wrong", "sentence"),
-    [("pretrain", "pretrain.validation.shot=500", "an episode needs"), ("metatrain", "metatrain.way=900", "900-way episodes need 900"),
-     ("metatrain", "backbone.channels=32", "backbone conv64 needs"), ("pretrain", "pretrain.batch=60000", "a batch needs 60000")],
-)  # fmt: skip
+    [
+        ("pretrain", "pretrain.validation.shot=500", "an episode needs"),
+        ("metatrain", "metatrain.way=900", "900-way episodes need 900"),
+        ("metatrain", "backbone.channels=32", "backbone conv64 needs"),
+        ("pretrain", "pretrain.batch=60000", "a batch needs 60000"),
+    ],
+)
 def test_a_start_that_cannot_work_is_told_by_a_dry_run_and_leaves_nothing(fsl, glyph_root, verb, wrong, sentence):
     weights = ("--weights", checkpoint.shipped()["glyphs_conv64"]) if verb == "metatrain" else ()
     for more in (("--dry-run",), ()):
@@ -290,12 +332,21 @@ def test_precision_on_the_command_line_is_the_recipes(fsl, glyph_root):
 
 @pytest.mark.parametrize(
     ("environment", "asked", "found"),
-    [({}, (None, None), None), ({}, (2, None), (2, 1)), ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, (None, None), None),
-     ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, (None, None), (2, 2)),
-     ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (None, None), (2, 3)),
-     ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}, (4, None), "the launcher started 2 processes"),
-     ({}, (1, 2), "set MASTER_ADDR"), ({"MASTER_ADDR": "a"}, (1, 2), (1, 2))],
-)  # fmt: skip
+    [
+        ({}, (None, None), None),
+        ({}, (2, None), (2, 1)),
+        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, (None, None), None),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, (None, None), (2, 2)),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (None, None), (2, 3)),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"},
+            (4, None),
+            "the launcher started 2 processes",
+        ),
+        ({}, (1, 2), "set MASTER_ADDR"),
+        ({"MASTER_ADDR": "a"}, (1, 2), (1, 2)),
+    ],
+)
 def test_torchrun_and_srun_say_how_many_processes_there_are_and_sbatch_does_not(monkeypatch, environment, asked, found):
     class Stop(Exception):
         pass
@@ -344,8 +395,22 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path):
 
 
 def test_profile_of_a_step_adds_up(fsl):
-    code, out, err = fsl("profile", "--step", "--recipe", "glyphs_5w1s", "--set", "backbone.channels=8", "--set", "pretrain.batch=16",
-                         "--set", "metatrain.query=2", "--rounds", "5", "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "profile",
+        "--step",
+        "--recipe",
+        "glyphs_5w1s",
+        "--set",
+        "backbone.channels=8",
+        "--set",
+        "pretrain.batch=16",
+        "--set",
+        "metatrain.query=2",
+        "--rounds",
+        "5",
+        "--format",
+        "json",
+    )
     assert code == 0, err
     first, second = json.loads(out)["records"]
     assert (first["stage"], first["pictures"]) == ("pretrain", 16) and (second["stage"], second["pictures"]) == (
@@ -377,7 +442,8 @@ def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):
     assert code == 0 and "all/pretrain" not in err and "== all/metatrain" in err, err
     report = json.loads(out)
     assert [(r["method"], r["shot"]) for r in report["rows"]] == [
-        (m, s) for m in ("DeepEMD", "ProtoNet, Euclidean", "MatchingNet, cosine") for s in (1, 5)]  # fmt: skip
+        (m, s) for m in ("DeepEMD", "ProtoNet, Euclidean", "MatchingNet, cosine") for s in (1, 5)
+    ]
     page = Path("all/report.md").read_text()
     for row in report["rows"]:
         summary = json.loads(Path(row["run_dir"], "summary.json").read_text())

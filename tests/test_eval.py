@@ -1,4 +1,6 @@
-"""Evaluation: the same bytes however it is cut, killed or threaded; formats, gates, comparison and the layer artefact."""
+"""Evaluation: the same bytes however it is cut, killed or threaded; formats, gates, comparison and the layer
+artefact.
+"""
 
 import csv
 import hashlib
@@ -53,8 +55,22 @@ def test_json_holds_every_field_and_the_record_adds_up(evaluate, tmp_path):
     code, out, _ = evaluate("--episodes", "12", "--format", "json", "--run-dir", tmp_path / "r")
     assert code == 0
     got = json.loads(out)
-    for key in ("recipe", "dataset", "head", "solver", "way", "shot", "episodes", "accuracy", "ci95", "not_converged",
-                "seconds", "seed", "hashes", "versions"):  # fmt: skip
+    for key in (
+        "recipe",
+        "dataset",
+        "head",
+        "solver",
+        "way",
+        "shot",
+        "episodes",
+        "accuracy",
+        "ci95",
+        "not_converged",
+        "seconds",
+        "seed",
+        "hashes",
+        "versions",
+    ):
         assert key in got, key
     assert {"embedding", "matching", "total"} <= set(got["seconds"]) and {"weights", "data"} <= set(got["hashes"])
     lines = [json.loads(line) for line in (tmp_path / "r" / "episodes.jsonl").read_text().splitlines()]
@@ -93,8 +109,24 @@ def test_queries_of_a_large_episode_are_scored_part_by_part(monkeypatch, name):
 
 def test_killed_and_resumed_equals_unbroken(glyph_root, weights, tmp_path):
     def command(path: Path, *more: str) -> list[str]:
-        return [sys.executable, "-m", "fewshot_cli", "eval", *BASE, "--weights", str(weights), "--data-root", str(glyph_root),
-                "--episodes", "400", "--batch", "2", "--run-dir", str(path), *more]  # fmt: skip
+        return [
+            sys.executable,
+            "-m",
+            "fewshot_cli",
+            "eval",
+            *BASE,
+            "--weights",
+            str(weights),
+            "--data-root",
+            str(glyph_root),
+            "--episodes",
+            "400",
+            "--batch",
+            "2",
+            "--run-dir",
+            str(path),
+            *more,
+        ]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole), check=True, capture_output=True)
@@ -202,20 +234,21 @@ def test_a_layer_learned_on_a_folder_scores_a_folder(fsl, glyph_root, weights, t
         "finetune-sfc", *common, "--support", tmp_path / "support", "--run-dir", tmp_path / "c", "--resume"
     )
     assert code == 0 and json.loads(out) == made
-    code, out, err = fsl("eval", *common, "--classifier", classifier, "--query", tmp_path / "query",
-                         "--format", "json")  # fmt: skip
+    code, out, err = fsl("eval", *common, "--classifier", classifier, "--query", tmp_path / "query", "--format", "json")
     assert code == 0, err
     got = json.loads(out)
     assert got["pictures"] == 24 and got["way"] == 3 and 0 < got["ci95"] < 25
     _, out, _ = fsl("eval", *common, "--classifier", classifier, "--query", tmp_path / "support", "--format", "json")
     assert abs(json.loads(out)["accuracy"] - made["support_accuracy"]) < 1e-4
-    code, _, err = fsl("eval", *common, "--set", "head.norm=cosine", "--classifier", classifier,
-                       "--query", tmp_path / "query")  # fmt: skip
+    code, _, err = fsl(
+        "eval", *common, "--set", "head.norm=cosine", "--classifier", classifier, "--query", tmp_path / "query"
+    )
     assert code == 3 and "was learned with head.norm center, recipe glyphs_5w5s has cosine" in err
     other = ("--set", "head.passes=3", "--run-dir", "again")  # how it was learned no longer matters
     assert fsl("eval", *common, *other, "--classifier", classifier, "--query", tmp_path / "query")[0] == 0
-    code, _, err = fsl("eval", *common, "--set", "image.mean=[0, 0, 0]", "--classifier", classifier,
-                       "--query", tmp_path / "query")  # fmt: skip
+    code, _, err = fsl(
+        "eval", *common, "--set", "image.mean=[0, 0, 0]", "--classifier", classifier, "--query", tmp_path / "query"
+    )
     assert code == 3 and "other image" in err
     shutil.rmtree(tmp_path / "support" / split.classes[0])
     shutil.rmtree(tmp_path / "support" / split.classes[1])

@@ -147,8 +147,10 @@ def test_features_of_random_patches_are_kept_for_each_seed(glyph_root):
 
 
 def test_patches_are_cut_from_larger_pictures_than_maps_are_taken_of():
-    sides = [build.side(recipe.load("mini_imagenet_5w1s", sets)) for sets in (
-        [], ["extractor=grid"], ["extractor=sampling"], ["extractor={name: grid, side: 100}"])]  # fmt: skip
+    sides = [
+        build.side(recipe.load("mini_imagenet_5w1s", sets))
+        for sets in ([], ["extractor=grid"], ["extractor=sampling"], ["extractor={name: grid, side: 100}"])
+    ]
     assert sides == [92, 168, 168, 100]
 
 
@@ -160,18 +162,52 @@ def test_a_range_with_swapped_ends_is_refused(fsl):
 
 def test_validation_while_patches_are_trained_is_their_evaluation(fsl, glyph_root):
     sets = ["--set", "extractor={name: grid, sizes: [1, 2]}", "--data-root", glyph_root]
-    tiny = [word for text in ("metatrain.epochs=1", "metatrain.steps=1", "metatrain.episodes_per_step=1",
-                              "metatrain.query=2", "metatrain.validation.episodes=8", "metatrain.augment.crop=none")
-            for word in ("--set", text)]  # fmt: skip
+    tiny = [
+        word
+        for text in (
+            "metatrain.epochs=1",
+            "metatrain.steps=1",
+            "metatrain.episodes_per_step=1",
+            "metatrain.query=2",
+            "metatrain.validation.episodes=8",
+            "metatrain.augment.crop=none",
+        )
+        for word in ("--set", text)
+    ]
     weights = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
     code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
     assert code == 0, err
     made = json.loads(out)
-    code, out, err = fsl("eval", "--recipe", "glyphs_5w1s", *sets, "--set", "eval.split=val", "--episodes", "8",
-                         "--weights", made["weights"], "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "eval",
+        "--recipe",
+        "glyphs_5w1s",
+        *sets,
+        "--set",
+        "eval.split=val",
+        "--episodes",
+        "8",
+        "--weights",
+        made["weights"],
+        "--format",
+        "json",
+    )
     assert code == 0 and json.loads(out)["accuracy"] == pytest.approx(made["best"]["accuracy"]), err
-    code, out, _ = fsl("eval", "--recipe", "glyphs_5w1s", "--data-root", glyph_root, "--set", "eval.split=val",
-                       "--episodes", "8", "--weights", made["weights"], "--format", "json")  # fmt: skip
+    code, out, _ = fsl(
+        "eval",
+        "--recipe",
+        "glyphs_5w1s",
+        "--data-root",
+        glyph_root,
+        "--set",
+        "eval.split=val",
+        "--episodes",
+        "8",
+        "--weights",
+        made["weights"],
+        "--format",
+        "json",
+    )
     assert json.loads(out)["accuracy"] != pytest.approx(made["best"]["accuracy"])  # maps of whole pictures
 
 
@@ -197,13 +233,23 @@ def test_augmentation_in_training_gives_the_extractors_patches():
 @pytest.mark.parametrize("extractor", ["grid", "sampling"])
 def test_patches_are_evaluated_and_meta_trained(fsl, glyph_root, tmp_path, extractor):
     sets = ["--set", f"extractor={extractor}", "--data-root", glyph_root]
-    code, out, err = fsl("eval", "--recipe", "glyphs_5w1s", "--episodes", "5", "--format", "json", *sets,
-                         "--set", "eval.split=val")  # fmt: skip
+    code, out, err = fsl(
+        "eval", "--recipe", "glyphs_5w1s", "--episodes", "5", "--format", "json", *sets, "--set", "eval.split=val"
+    )
     assert code == 0, err
     assert json.loads(out)["accuracy"] > 25
-    tiny = [word for text in ("metatrain.epochs=1", "metatrain.steps=2", "metatrain.episodes_per_step=1",
-                              "metatrain.query=2", "metatrain.validation.episodes=2", "metatrain.augment.crop=none")
-            for word in ("--set", text)]  # fmt: skip
+    tiny = [
+        word
+        for text in (
+            "metatrain.epochs=1",
+            "metatrain.steps=2",
+            "metatrain.episodes_per_step=1",
+            "metatrain.query=2",
+            "metatrain.validation.episodes=2",
+            "metatrain.augment.crop=none",
+        )
+        for word in ("--set", text)
+    ]
     weights = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
     code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
     assert code == 0, err

@@ -101,17 +101,23 @@ def test_emd_logits_equal_the_naive_loop(norm, solver):
     np.testing.assert_allclose(make("emd", solver, norm=norm)(support, query).numpy(), want, atol=tolerance)
 
 
-WEIGHTS = [{"weights": "cross_reference"}, {"weights": "equal"}, {"weights": "mean_shift"},
-           {"weights": "mean_shift", "cluster_nodes": "positions"}, {"weights": "kmeans", "clusters": 2},
-           {"weights": "kmeans", "clusters": 2, "cluster_nodes": "positions"}]  # fmt: skip
+WEIGHTS = [
+    {"weights": "cross_reference"},
+    {"weights": "equal"},
+    {"weights": "mean_shift"},
+    {"weights": "mean_shift", "cluster_nodes": "positions"},
+    {"weights": "kmeans", "clusters": 2},
+    {"weights": "kmeans", "clusters": 2, "cluster_nodes": "positions"},
+]
 
 
 @pytest.mark.parametrize("options", WEIGHTS, ids=lambda o: "-".join(map(str, o.values())))
 @pytest.mark.parametrize("pyramid", [(), (2, 1)])
 @pytest.mark.parametrize("side", [(3, 3), (1, 13)])
 def test_emd_equals_the_naive_loop_for_every_option_of_weights_pyramid_and_patches(options, pyramid, side):
-    """1,008 random episodes, 56 for each choice and no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2 queries; half are
-    cosines without centring, and where no clusters hang on rounding half are in single precision. Patches have h = 1.
+    """1,008 random episodes, 56 for each choice and no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2 queries; half
+    are cosines without centring, and where no clusters hang on rounding half are in single precision. Patches have h =
+    1.
     """
     if pyramid and side[0] == 1:
         with pytest.raises(DataError, match="head.pyramid: the features are 13 patches"):
@@ -130,8 +136,13 @@ def test_emd_equals_the_naive_loop_for_every_option_of_weights_pyramid_and_patch
             for shape in ((way, shot), (queries,))
         )
         got = make("emd", "network_simplex", 8, norm=norm, pyramid=pyramid, **options)(support, query)
-        want = each_pair(support, query, lambda q, s, norm=norm: naive_emd(
-            naive_nodes(q, pyramid), naive_nodes(s.mean(0), pyramid), norm, **options))  # fmt: skip
+        want = each_pair(
+            support,
+            query,
+            lambda q, s, norm=norm: naive_emd(
+                naive_nodes(q, pyramid), naive_nodes(s.mean(0), pyramid), norm, **options
+            ),
+        )
         np.testing.assert_allclose(got.numpy(), want, atol=1e-6 if kind == torch.float64 else 2e-5)
 
 

@@ -128,10 +128,20 @@ def refused(fsl):
 # What is imported
 
 
-@pytest.mark.parametrize(("wrap", "prefix"), [
-    ("params", ""), ("params", "encoder."), ("params", "module.encoder."), ("state_dict", "module."), ("model", ""),
-    ("state_dict", "backbone."), ("model", "encoder.module."), (None, ""), (None, "module.encoder."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        ("params", ""),
+        ("params", "encoder."),
+        ("params", "module.encoder."),
+        ("state_dict", "module."),
+        ("model", ""),
+        ("state_dict", "backbone."),
+        ("model", "encoder.module."),
+        (None, ""),
+        (None, "module.encoder."),
+    ],
+)
 def test_resnet12_of_deepemd_gives_the_same_features(imported, tmp_path, wrap, prefix):
     network = lively(Residual())
     tensors = state(network, prefix)
@@ -142,10 +152,17 @@ def test_resnet12_of_deepemd_gives_the_same_features(imported, tmp_path, wrap, p
     same(network, ours(tmp_path / "w.pth", report["backbone"]))  # and without an import
 
 
-@pytest.mark.parametrize(("name", "first", "prefix", "counted"), [
-    ("{}", 0, "encoder.", True), ("{}", 0, "encoder.encoder.", False), ("{}", 0, "module.encoder.encoder.", True),
-    ("layer{}", 1, "", True), ("layer{}", 1, "encoder.", False), ("layer{}", 1, "module.encoder.", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "first", "prefix", "counted"),
+    [
+        ("{}", 0, "encoder.", True),
+        ("{}", 0, "encoder.encoder.", False),
+        ("{}", 0, "module.encoder.encoder.", True),
+        ("layer{}", 1, "", True),
+        ("layer{}", 1, "encoder.", False),
+        ("layer{}", 1, "module.encoder.", True),
+    ],
+)
 def test_convnet_of_feat_gives_the_same_features_without_its_biases(imported, tmp_path, name, first, prefix, counted):
     network = lively(Plain(name, first))
     tensors = {k: v for k, v in state(network, prefix).items() if counted or "num_batches" not in k}
@@ -157,9 +174,14 @@ def test_convnet_of_feat_gives_the_same_features_without_its_biases(imported, tm
     same(network, ours(tmp_path / "w.pth", report["backbone"]))
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("conv64", {"channels": 6}), ("resnet12", {"widths": WIDTHS}), ("resnet10", {"widths": WIDTHS}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("conv64", {"channels": 6}),
+        ("resnet12", {"widths": WIDTHS}),
+        ("resnet10", {"widths": WIDTHS}),
+    ],
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
 def test_our_own_names_pass(imported, tmp_path, name, options, prefix):
     cls = registry.part("backbones", name)
@@ -180,10 +202,16 @@ def test_other_precisions_become_float32(imported, tmp_path, dtype):
     same(network.float(), ours(tmp_path / "w.safetensors", report["backbone"]))
 
 
-@pytest.mark.parametrize(("prefix", "extra"), [
-    ("", ["fc.weight", "fc.bias"]), ("module.", ["module.fc.weight", "module.classifier.bias"]), ("", ["classifier2.w"]),
-    ("encoder.", ["fc.weight", "encoder.fc.bias", "slf_attn.w_qs.weight"]), ("module.encoder.", ["module.fc.bias"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prefix", "extra"),
+    [
+        ("", ["fc.weight", "fc.bias"]),
+        ("module.", ["module.fc.weight", "module.classifier.bias"]),
+        ("", ["classifier2.w"]),
+        ("encoder.", ["fc.weight", "encoder.fc.bias", "slf_attn.w_qs.weight"]),
+        ("module.encoder.", ["module.fc.bias"]),
+    ],
+)
 def test_a_classifier_and_what_is_outside_the_encoder_is_left_out_and_said(imported, prefix, extra):
     more = {key: torch.zeros(2) for key in extra}
     report, err = imported({"params": state(lively(Residual()), prefix) | more})
@@ -215,9 +243,21 @@ def test_eval_takes_the_authors_file_and_the_import_of_it_alike(imported, fsl, g
     imported({"params": state(lively(Plain("{}", 0)), "module.encoder.")})
     results = []
     for file in ("w.pth", "w.safetensors"):
-        code, out, err = fsl("eval", "--recipe", "glyphs_5w1s_prototype", "--weights", file, "--episodes", "5",
-                             "--set", "backbone={name: conv64, channels: 6}", "--format", "json",
-                             "--data-root", glyph_root)  # fmt: skip
+        code, out, err = fsl(
+            "eval",
+            "--recipe",
+            "glyphs_5w1s_prototype",
+            "--weights",
+            file,
+            "--episodes",
+            "5",
+            "--set",
+            "backbone={name: conv64, channels: 6}",
+            "--format",
+            "json",
+            "--data-root",
+            glyph_root,
+        )
         assert code == 0, err
         results.append(json.loads(out)["accuracy"])
     assert results[0] == results[1] > 20
@@ -242,29 +282,55 @@ def changed(key: str, tensor: torch.Tensor | None) -> dict:
     return {k: v for k, v in tensors.items() if v is not None}
 
 
-TORCHVISION = {"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.weight": torch.ones(64),
-               "layer1.0.conv1.weight": torch.ones(64, 64, 3, 3)}  # fmt: skip
+TORCHVISION = {
+    "conv1.weight": torch.ones(64, 3, 7, 7),
+    "bn1.weight": torch.ones(64),
+    "layer1.0.conv1.weight": torch.ones(64, 64, 3, 3),
+}
 WRONG = {
-    "unknown": (TORCHVISION, r"w\.pth: its tensors are of no known backbone \(the first are conv1\.weight, bn1\.weight, "
-                r"layer1\.0\.conv1\.weight\); understood are ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\); "
-                r".*ConvNet of FEAT \(0\.0\.weight\).*our conv64 \(blocks\.0\.0\.weight\)"),
-    "missing": (changed("layer2.0.conv3.weight", None), r"w\.pth: has no layer2\.0\.conv3\.weight, which resnet12 needs; "),
-    "missing statistics": (changed("layer4.0.downsample.1.running_var", None),
-                           r"has no layer4\.0\.downsample\.1\.running_var, which resnet12 needs"),
-    "shape": (changed("layer2.0.conv2.weight", torch.ones(6, 5, 3, 3)),
-              r"layer2\.0\.conv2\.weight is \[6, 5, 3, 3\], resnet12 of widths 4-6-8-10 needs \[6, 6, 3, 3\]; "),
-    "scalar": (changed("layer2.0.conv1.weight", torch.tensor(1.0)), r"its widths are 4-0-8-10, resnet12 takes 1 to 4096"),
-    "grey": (changed("layer1.0.conv1.weight", torch.ones(4, 1, 3, 3)),
-             r"layer1\.0\.conv1\.weight is \[4, 1, 3, 3\], .* needs \[4, 3, 3, 3\]"),
-    "uneven": (state(Plain("{}", 0)) | {"3.0.weight": torch.ones(7, 6, 3, 3)},
-               r"3\.0\.weight is \[7, 6, 3, 3\], conv64 of widths 6-6-6-6 needs \[6, 6, 3, 3\]"),
-    "changed network": (changed("layer1.0.se.fc1.weight", torch.ones(2)),
-                        r"holds layer1\.0\.se\.fc1\.weight, which resnet12 does not have; "),
+    "unknown": (
+        TORCHVISION,
+        r"w\.pth: its tensors are of no known backbone \(the first are conv1\.weight, bn1\.weight, "
+        r"layer1\.0\.conv1\.weight\); understood are ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\); "
+        r".*ConvNet of FEAT \(0\.0\.weight\).*our conv64 \(blocks\.0\.0\.weight\)",
+    ),
+    "missing": (
+        changed("layer2.0.conv3.weight", None),
+        r"w\.pth: has no layer2\.0\.conv3\.weight, which resnet12 needs; ",
+    ),
+    "missing statistics": (
+        changed("layer4.0.downsample.1.running_var", None),
+        r"has no layer4\.0\.downsample\.1\.running_var, which resnet12 needs",
+    ),
+    "shape": (
+        changed("layer2.0.conv2.weight", torch.ones(6, 5, 3, 3)),
+        r"layer2\.0\.conv2\.weight is \[6, 5, 3, 3\], resnet12 of widths 4-6-8-10 needs \[6, 6, 3, 3\]; ",
+    ),
+    "scalar": (
+        changed("layer2.0.conv1.weight", torch.tensor(1.0)),
+        r"its widths are 4-0-8-10, resnet12 takes 1 to 4096",
+    ),
+    "grey": (
+        changed("layer1.0.conv1.weight", torch.ones(4, 1, 3, 3)),
+        r"layer1\.0\.conv1\.weight is \[4, 1, 3, 3\], .* needs \[4, 3, 3, 3\]",
+    ),
+    "uneven": (
+        state(Plain("{}", 0)) | {"3.0.weight": torch.ones(7, 6, 3, 3)},
+        r"3\.0\.weight is \[7, 6, 3, 3\], conv64 of widths 6-6-6-6 needs \[6, 6, 3, 3\]",
+    ),
+    "changed network": (
+        changed("layer1.0.se.fc1.weight", torch.ones(2)),
+        r"holds layer1\.0\.se\.fc1\.weight, which resnet12 does not have; ",
+    ),
     "deeper": (changed("layer1.1.conv1.weight", torch.ones(4, 4, 3, 3)), r"holds layer1\.1\.conv1\.weight, which"),
-    "NaN": (changed("layer1.0.bn1.bias", torch.tensor([0, 0, 0, float("nan")])),
-            r"w\.pth: layer1\.0\.bn1\.bias holds NaN or infinity"),
-    "too large": (changed("layer1.0.bn1.bias", torch.full((4,), 1e300, dtype=torch.float64)),
-                  r"backbone\.blocks\.0\.body\.1\.bias holds values beyond torch\.float32"),
+    "NaN": (
+        changed("layer1.0.bn1.bias", torch.tensor([0, 0, 0, float("nan")])),
+        r"w\.pth: layer1\.0\.bn1\.bias holds NaN or infinity",
+    ),
+    "too large": (
+        changed("layer1.0.bn1.bias", torch.full((4,), 1e300, dtype=torch.float64)),
+        r"backbone\.blocks\.0\.body\.1\.bias holds values beyond torch\.float32",
+    ),
     "no tensors": ({"params": {"layer1.0.conv1.weight": 3}}, r"is not a mapping of names to tensors"),
     "list": ([torch.ones(1)], r"is not a mapping of names to tensors"),
     "empty": ({}, r"is not a mapping of names to tensors"),
@@ -273,7 +339,7 @@ WRONG = {
     "8 bits": (changed("layer1.0.bn1.bias", torch.zeros(4).to(torch.float8_e4m3fn)), r"is not a mapping of names to"),
     "no data": (changed("layer1.0.bn1.bias", torch.zeros(4, device="meta")), r"is not a mapping of names to tensors"),
     "escape code": (changed("layer1.0.\x1b[2Jx", torch.zeros(4)), r"is not a mapping of names to tensors"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -284,12 +350,18 @@ def test_wrong_contents_are_refused(refused, tmp_path, case):
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (b"<!DOCTYPE html><title>Google Drive</title>", r"not a readable file of PyTorch tensors \(it is neither an archive"),
-    (b"", r"not a readable file of PyTorch tensors"),
-    (b"PK\x03\x04 and no more", r"not a readable file of PyTorch tensors"),
-    (None, r"w\.pth: no such weights file; give a \.pth"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"<!DOCTYPE html><title>Google Drive</title>",
+            r"not a readable file of PyTorch tensors \(it is neither an archive",
+        ),
+        (b"", r"not a readable file of PyTorch tensors"),
+        (b"PK\x03\x04 and no more", r"not a readable file of PyTorch tensors"),
+        (None, r"w\.pth: no such weights file; give a \.pth"),
+    ],
+)
 def test_files_that_are_no_checkpoints_are_refused(refused, tmp_path, content, sentence):
     if content is not None:
         (tmp_path / "w.pth").write_bytes(content)
@@ -330,10 +402,24 @@ def test_a_pickle_with_code_is_refused_and_not_run(refused, tmp_path, how):
 
 def test_the_backbone_asked_for_must_be_the_one_found(refused, imported, tmp_path):
     torch.save(state(lively(Residual())), tmp_path / "w.pth")
-    refused(Exit.DATA, r"w\.pth: these are weights of resnet12, not of conv64; leave out --backbone",
-            "w.pth", "-o", "w.safetensors", "--backbone", "conv64")  # fmt: skip
-    refused(Exit.USAGE, r"unknown backbone 'resnet13' \(did you mean 'resnet12'",
-            "w.pth", "-o", "w.safetensors", "--backbone", "resnet13")  # fmt: skip
+    refused(
+        Exit.DATA,
+        r"w\.pth: these are weights of resnet12, not of conv64; leave out --backbone",
+        "w.pth",
+        "-o",
+        "w.safetensors",
+        "--backbone",
+        "conv64",
+    )
+    refused(
+        Exit.USAGE,
+        r"unknown backbone 'resnet13' \(did you mean 'resnet12'",
+        "w.pth",
+        "-o",
+        "w.safetensors",
+        "--backbone",
+        "resnet13",
+    )
     assert imported(state(lively(Residual())), "--backbone", "resnet12")[0]["backbone"]["name"] == "resnet12"
 
 

@@ -13,7 +13,10 @@ from fewshot_cli import build, checkpoint, recipe
 from fewshot_cli.contracts import Alignment
 from fewshot_cli.maps import Sheet
 
-RECIPE = "base: glyphs_5w1s\nbackbone: {name: conv64, channels: 8, last_pool: false}\nhead: {name: align, offset_zero: false}\n"
+RECIPE = (
+    "base: glyphs_5w1s\nbackbone: {name: conv64, channels: 8, last_pool: false}\nhead: {name: "
+    "align, offset_zero: false}\n"
+)
 
 
 @pytest.fixture
@@ -30,8 +33,22 @@ def mine(tmp_path):
 
 
 def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
-    words = ("match", "--recipe", "mine.yaml", "--episode", "3", "--query", "7", "--maps", "--out", "m.png", "--weights", weights,
-             "--data-root", glyph_root)  # fmt: skip
+    words = (
+        "match",
+        "--recipe",
+        "mine.yaml",
+        "--episode",
+        "3",
+        "--query",
+        "7",
+        "--maps",
+        "--out",
+        "m.png",
+        "--weights",
+        weights,
+        "--data-root",
+        glyph_root,
+    )
     code, out, err = fsl(*words)
     assert code == 0, err
     records = json.loads(out)

@@ -1,4 +1,6 @@
-"""Tables whose rows are meta-trained: one pre-training, rows in phases, the same episodes; and evaluation on another set."""
+"""Tables whose rows are meta-trained: one pre-training, rows in phases, the same episodes; and evaluation on another
+set.
+"""
 
 import json
 import shlex
@@ -29,12 +31,29 @@ metatrain:
   validation: {episodes: 5}
   phases: {lsc: {options: {manipulate: false}}, ssm: {}}
 """
-ROWS = [{"name": "all", "set": ["head={name: align}"], "published": {"glyphs": [[60.0, 1.0], [70.0]]}},
-        {"name": "bare", "set": ["head={name: align, deform: none, mask: false, correspondence: none, manipulate: false}",
-                                 "metatrain.phases.ssm=null"], "published": {"glyphs": [[50.0, 1.0], [60.0]]}},
-        {"name": "theirs", "published": {"glyphs": [[40.0], None]}}]  # fmt: skip
-TABLE = {"name": "lsc.T9", "title": "t", "source": "s", "metatrained": True, "recipe": "{dataset}_5w{shot}s_mine.yaml", "home": "glyphs",
-         "reference": "bare", "columns": [{"way": 5, "shot": 1}, {"way": 5, "shot": 5, "set": ["episode.query=4"]}], "rows": ROWS}  # fmt: skip
+ROWS = [
+    {"name": "all", "set": ["head={name: align}"], "published": {"glyphs": [[60.0, 1.0], [70.0]]}},
+    {
+        "name": "bare",
+        "set": [
+            "head={name: align, deform: none, mask: false, correspondence: none, manipulate: false}",
+            "metatrain.phases.ssm=null",
+        ],
+        "published": {"glyphs": [[50.0, 1.0], [60.0]]},
+    },
+    {"name": "theirs", "published": {"glyphs": [[40.0], None]}},
+]
+TABLE = {
+    "name": "lsc.T9",
+    "title": "t",
+    "source": "s",
+    "metatrained": True,
+    "recipe": "{dataset}_5w{shot}s_mine.yaml",
+    "home": "glyphs",
+    "reference": "bare",
+    "columns": [{"way": 5, "shot": 1}, {"way": 5, "shot": 5, "set": ["episode.query=4"]}],
+    "rows": ROWS,
+}
 
 
 @pytest.fixture
@@ -178,8 +197,21 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
         "Osprey",
     ]
     birds(root, "nabirds", {"train": ["a", "b"], "val": ["c", "d"], "test": test})
-    common = ("eval", "--recipe", "mine.yaml", "--dataset", "nabirds", "--episodes", "20", "--format", "json", "--data-root", root,
-              "--weights", checkpoint.shipped()["glyphs_conv64"])  # fmt: skip
+    common = (
+        "eval",
+        "--recipe",
+        "mine.yaml",
+        "--dataset",
+        "nabirds",
+        "--episodes",
+        "20",
+        "--format",
+        "json",
+        "--data-root",
+        root,
+        "--weights",
+        checkpoint.shipped()["glyphs_conv64"],
+    )
     code, out, err = fsl(*common, "--run-dir", "all")
     assert code == 0, err
     assert (json.loads(out)["dataset"], json.loads(out)["classes"]) == ("nabirds", 6)
@@ -187,8 +219,13 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
     assert code == 0 and json.loads(out)["classes"] == 3 and "left out 3 of 6 classes" in err, err
     seen = {cls for r in Run.records(Path("few/episodes.jsonl")) for cls in r["classes"]}
     assert seen == {"Mallard", "Ovenbird", "Osprey"}
-    table = {**TABLE, "recipe": "{dataset}_mine.yaml", "columns": [{"way": 2, "shot": 1}], "reference": "a",
-             "rows": [{"name": "a", "set": ["dataset.name=nabirds", "eval.without=cub"]}]}  # fmt: skip
+    table = {
+        **TABLE,
+        "recipe": "{dataset}_mine.yaml",
+        "columns": [{"way": 2, "shot": 1}],
+        "reference": "a",
+        "rows": [{"name": "a", "set": ["dataset.name=nabirds", "eval.without=cub"]}],
+    }
     Path("cub_mine.yaml").write_text("base: glyphs_5w1s\nepisode: {way: 2, query: 3}\n")
     request = tables.Request(
         "cub_mine.yaml", (), None, None, 20, (), checkpoint.shipped()["glyphs_conv64"], root, torch.device("cpu")

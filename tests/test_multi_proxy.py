@@ -1,17 +1,19 @@
-"""The Multi-Proxy Wasserstein classifier against loops written from its paper, and the identities that follow from it."""
+"""The Multi-Proxy Wasserstein classifier against loops written from its paper, and the identities that follow from
+it.
+"""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads.multi_proxy import MultiProxy, MultiProxyOptions
-from fewshot_cli.solvers.scaling import scale
-from fewshot_cli.solvers.sinkhorn import Sinkhorn, SinkhornOptions
 
 from fewshot_cli import build, registry
 from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.heads.multi_proxy import MultiProxy, MultiProxyOptions
 from fewshot_cli.recipe import default_part
+from fewshot_cli.solvers.scaling import scale
+from fewshot_cli.solvers.sinkhorn import Sinkhorn, SinkhornOptions
 
 PAPER = {"regularisation": 0.1, "stop": "change", "tolerance": 0.1, "max_iterations": 100, "gradient": "unrolled"}
 
@@ -139,7 +141,8 @@ def test_learned_masses_cosine_scores_and_features_of_zero():
 def test_rivals_are_what_the_papers_table_4_says():
     x, torch_linear = maps(), torch.nn.functional.linear
     cosine = registry.part("classifiers", "multi_linear")(
-        registry.part("classifiers", "multi_linear").Options(combine="cosine", proxies=2), channels=8, classes=3)  # fmt: skip
+        registry.part("classifiers", "multi_linear").Options(combine="cosine", proxies=2), channels=8, classes=3
+    )
     want = torch.zeros(3, 3)
     for n in range(3):
         for k in range(3):

@@ -49,7 +49,10 @@ def test_phases_follow_each_other_from_the_best_weights(fsl, mine, glyph_root):
     assert code == 0, err
     summary = json.loads(out)
     assert list(summary["phases"]) == ["lsc", "ssm"] and summary["epochs"] == 4
-    first, last, whole = (checkpoint.load(Path(p)) for p in ("run/lsc/weights.safetensors", "run/ssm/weights.safetensors", summary["weights"]))  # fmt: skip
+    first, last, whole = (
+        checkpoint.load(Path(p))
+        for p in ("run/lsc/weights.safetensors", "run/ssm/weights.safetensors", summary["weights"])
+    )
     assert not any("offsets" in name for name in first.tensors) and first.sidecar["head"]["manipulate"] is False
     moved = {
         name for name, x in last.tensors.items() if name not in first.tensors or not torch.equal(x, first.tensors[name])
@@ -65,8 +68,19 @@ def test_phases_follow_each_other_from_the_best_weights(fsl, mine, glyph_root):
     )
     rates = [json.loads(line)["lr"] for line in Path("run/ssm/log.jsonl").read_text().splitlines()]
     assert rates == [0.01, 0.01]
-    code, out, err = fsl("eval", "--recipe", "mine.yaml", "--weights", summary["weights"], "--data-root", glyph_root,
-                         "--episodes", "5", "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "eval",
+        "--recipe",
+        "mine.yaml",
+        "--weights",
+        summary["weights"],
+        "--data-root",
+        glyph_root,
+        "--episodes",
+        "5",
+        "--format",
+        "json",
+    )
     assert code == 0 and json.loads(out)["head"] == "align" and json.loads(out)["solver"] is None, err
     again = fsl("metatrain", "--recipe", "mine.yaml", "--run-dir", "run", "--data-root", glyph_root, "--resume")
     assert again[0] == 0 and json.loads(again[1]) == summary
@@ -86,8 +100,13 @@ def test_a_killed_run_goes_on_in_its_phase_and_ends_with_the_same_bytes(mine, gl
     def started(
         *more: str,
     ) -> subprocess.Popen:  # all in processes of their own: what ran before in this one changes its rounding
-        return subprocess.Popen([sys.executable, "-m", "fewshot_cli", *words, *more], cwd=tmp_path, stderr=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL, env={**os.environ, "COLUMNS": "80"})  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "fewshot_cli", *words, *more],
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "COLUMNS": "80"},
+        )
 
     process = started("--run-dir", "a")
     log = tmp_path / "a/lsc/log.jsonl"
@@ -115,9 +134,12 @@ def test_what_a_phase_asks_for_is_checked_before_anything_runs(fsl, mine, glyph_
     for words, said in (
         (("--set", "metatrain.phases.lsc.options={manipulat: false}"), "did you mean 'manipulate'"),
         (("--set", "metatrain.phases.lsc.epoch=3"), "did you mean 'epochs'"),
-        (("--set", "metatrain.train=[head.offset]", "--set", "metatrain.phases=null"), "nothing to train called head.offset; there are backbone, head.scale, head.foreground"),
+        (
+            ("--set", "metatrain.train=[head.offset]", "--set", "metatrain.phases=null"),
+            "nothing to train called head.offset; there are backbone, head.scale, head.foreground",
+        ),
         (("--set", "metatrain.phases.ssm.train=[bckbone]", "--dry-run"), "nothing to train called bckbone"),
-    ):  # fmt: skip
+    ):
         code, _, err = fsl("metatrain", "--recipe", "mine.yaml", "--data-root", glyph_root, "--run-dir", "run", *words)
         assert code == 2 and said in err, err
     with pytest.raises(RecipeError, match="phases"):
@@ -125,12 +147,27 @@ def test_what_a_phase_asks_for_is_checked_before_anything_runs(fsl, mine, glyph_
 
 
 def test_two_processes_train_what_one_does(mine, glyph_root, tmp_path):
-    words = ["metatrain", "--recipe", mine(1), "--data-root", str(glyph_root), "--set", "metatrain.episodes_per_step=2",
-             "--set", "metatrain.optimizer={name: sgd, lr: 0.01}"]  # fmt: skip
+    words = [
+        "metatrain",
+        "--recipe",
+        mine(1),
+        "--data-root",
+        str(glyph_root),
+        "--set",
+        "metatrain.episodes_per_step=2",
+        "--set",
+        "metatrain.optimizer={name: sgd, lr: 0.01}",
+    ]
     words += ["--set", "head.correspondence=plan"]  # through an exact plan g gets no gradient, for which none must wait
     for name, more in (("one", ()), ("two", ("--devices", "2"))):
-        done = subprocess.run([sys.executable, "-m", "fewshot_cli", *words, "--run-dir", name, "--device", "cpu", *more], cwd=tmp_path,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "fewshot_cli", *words, "--run-dir", name, "--device", "cpu", *more],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
     one, two = (checkpoint.load(tmp_path / name / "lsc/weights.safetensors").tensors for name in ("one", "two"))
     start = build.backbone(recipe.load("mine.yaml")).state_dict()
@@ -139,5 +176,6 @@ def test_two_processes_train_what_one_does(mine, glyph_root, tmp_path):
         for x, of in ((one, "backbone."), (two, "backbone."), (start, ""))
     ]
     moved, apart = (float((flat[0] - other).norm()) for other in (flat[2], flat[1]))
-    # rounding: of batch norm in other layouts, and at zero offsets, where a deformable convolution has a slope on either side
+    # rounding: of batch norm in other layouts, and at zero offsets, where a deformable convolution has a slope on
+    # either side
     assert moved > 1e-3 and apart < 0.3 * moved, (moved, apart)

@@ -43,8 +43,18 @@ def single(folders, tmp_path):
 
 @pytest.mark.parametrize("head", ["sfc", "emd", "prototype", "finetune"])
 def test_classify_labels_pictures_from_a_few_examples(fsl, folders, head):
-    code, out, err = fsl("classify", folders / "query", "--support", folders / "support", "--recipe", "glyphs_5w5s",
-                         "--set", f"head={head}", "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "classify",
+        folders / "query",
+        "--support",
+        folders / "support",
+        "--recipe",
+        "glyphs_5w5s",
+        "--set",
+        f"head={head}",
+        "--format",
+        "json",
+    )
     assert code == 0, err
     result = json.loads(out)
     assert result["support"] == {f"class{c}": 3 for c in range(4)} and len(result["pictures"]) == 16
@@ -56,8 +66,17 @@ def test_classify_labels_pictures_from_a_few_examples(fsl, folders, head):
 
 def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     """The same logits as the head on the same features, picture by picture."""
-    code, out, _ = fsl("classify", folders / "query" / "class1", folders / "query" / "class0" / "2.png", "--support",
-                       folders / "support", "--recipe", "glyphs_5w1s", "--format", "json")  # fmt: skip
+    code, out, _ = fsl(
+        "classify",
+        folders / "query" / "class1",
+        folders / "query" / "class0" / "2.png",
+        "--support",
+        folders / "support",
+        "--recipe",
+        "glyphs_5w1s",
+        "--format",
+        "json",
+    )
     assert code == 0
     rows = json.loads(out)["pictures"]
     assert [row["picture"].rpartition("query/")[2] for row in rows] == [
@@ -82,8 +101,9 @@ def test_what_an_operating_system_adds_to_a_folder_is_no_picture(fsl, folders, t
     (tmp_path / "mine" / "a.png").write_bytes((folders / "query" / "class0" / "0.png").read_bytes())
     for name in ("._a.png", ".trash/b.png"):
         (tmp_path / "mine" / name).write_bytes(b"Mac OS X")
-    code, out, err = fsl("classify", tmp_path / "mine", "--support", folders / "support", "--recipe", "glyphs_5w5s",
-                         "--format", "csv")  # fmt: skip
+    code, out, err = fsl(
+        "classify", tmp_path / "mine", "--support", folders / "support", "--recipe", "glyphs_5w5s", "--format", "csv"
+    )
     assert code == 0 and len(out.splitlines()) == 2, err
 
 
@@ -133,8 +153,16 @@ def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
 
 
 def test_classify_refuses_weights_of_another_shape(fsl, folders):
-    code, _, err = fsl("classify", folders / "query", "--support", folders / "support", "--recipe", "glyphs_5w5s",
-                       "--set", "backbone.channels=32")  # fmt: skip
+    code, _, err = fsl(
+        "classify",
+        folders / "query",
+        "--support",
+        folders / "support",
+        "--recipe",
+        "glyphs_5w5s",
+        "--set",
+        "backbone.channels=32",
+    )
     assert code == 3 and "is [64, 3, 3, 3], backbone conv64 needs [32, 3, 3, 3]" in err
 
 
@@ -169,8 +197,19 @@ def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
 
 
 def test_retrieve_searches_a_folder_for_anothers_pictures(fsl, folders):
-    code, out, err = fsl("retrieve", "--recipe", "glyphs_5w1s", "--gallery", folders / "support", "--query",
-                         folders / "query", "--k", "1,5", "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "retrieve",
+        "--recipe",
+        "glyphs_5w1s",
+        "--gallery",
+        folders / "support",
+        "--query",
+        folders / "query",
+        "--k",
+        "1,5",
+        "--format",
+        "json",
+    )
     assert code == 0, err
     result = json.loads(out)
     assert (result["queries"], result["pictures"], result["shortlist"]) == (16, 12, 12)
@@ -183,8 +222,19 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
         (tmp_path / "some" / name).mkdir(parents=True)
         for i in range(4):
             (tmp_path / "some" / name / f"{i}.png").write_bytes((folders / "query" / name / f"{i}.png").read_bytes())
-    code, out, err = fsl("retrieve", "--recipe", "glyphs_5w1s", "--gallery", folders / "support", "--query",
-                         tmp_path / "some", "--k", "1,12", "--format", "json")  # fmt: skip
+    code, out, err = fsl(
+        "retrieve",
+        "--recipe",
+        "glyphs_5w1s",
+        "--gallery",
+        folders / "support",
+        "--query",
+        tmp_path / "some",
+        "--k",
+        "1,12",
+        "--format",
+        "json",
+    )
     assert code == 0, err
     result, loaded = json.loads(out), recipe.load("glyphs_5w1s")
     backbone, head = evaluate.load_parts(loaded, build.weights(loaded, None))

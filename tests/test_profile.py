@@ -45,8 +45,23 @@ class Refusing(Solver):
 
 
 def test_profile_prints_every_figure_for_every_solver(fsl, tmp_path):
-    code, out, err = fsl("profile", "--solver", "network_simplex,opencv,sinkhorn", "--sizes", "4,6,9,12x8", "--batch", 30, "--rounds",
-                         3, "--budget", 1, "--format", "json", "--plot", tmp_path / "plot.svg")  # fmt: skip
+    code, out, err = fsl(
+        "profile",
+        "--solver",
+        "network_simplex,opencv,sinkhorn",
+        "--sizes",
+        "4,6,9,12x8",
+        "--batch",
+        30,
+        "--rounds",
+        3,
+        "--budget",
+        1,
+        "--format",
+        "json",
+        "--plot",
+        tmp_path / "plot.svg",
+    )
     assert code == 0, err
     result = json.loads(out)
     assert [(r["solver"], r["n"], r["m"]) for r in result["records"]][:3] == [
@@ -83,12 +98,19 @@ def test_profile_in_other_formats_and_on_a_recipes_features(fsl, glyph_root, tmp
     assert fsl(*common)[1].count("network_simplex") == 3
 
 
-@pytest.mark.parametrize(("arguments", "phrase"), [
-    (["--sizes", "9,0"], "whole numbers above zero"), (["--sizes", "9,x"], "--sizes 9,x"), (["--plot", "p.jpg"], ".png, .svg or .pdf"),
-    (["--solver", "opencw"], "did you mean 'opencv'"), (["--solver", "pot", "--set", "opencv.workers=1"], "one of pot"),
-    (["--solver", "sinkhorn", "--set", "sinkhorn.regularisation=-1"], "regularisation"),
-    (["--weights", "w.safetensors"], "--recipe"), (["--device", "tpu"], "is no device"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (["--sizes", "9,0"], "whole numbers above zero"),
+        (["--sizes", "9,x"], "--sizes 9,x"),
+        (["--plot", "p.jpg"], ".png, .svg or .pdf"),
+        (["--solver", "opencw"], "did you mean 'opencv'"),
+        (["--solver", "pot", "--set", "opencv.workers=1"], "one of pot"),
+        (["--solver", "sinkhorn", "--set", "sinkhorn.regularisation=-1"], "regularisation"),
+        (["--weights", "w.safetensors"], "--recipe"),
+        (["--device", "tpu"], "is no device"),
+    ],
+)
 def test_profile_refuses_bad_input(fsl, arguments, phrase):
     code, _, err = fsl("profile", *arguments)
     assert code == 2 and phrase in err
@@ -187,8 +209,10 @@ def test_doctor_runs_the_contract_suite_and_fails_a_broken_solver(fsl, monkeypat
 @pytest.mark.parametrize(
     "fault", [ImportError("no such module"), RuntimeError("operator does not exist"), OSError("libx.so: bad ELF")]
 )
-@pytest.mark.parametrize(("name", "module"), [("opencv", "cv2"), ("pot", "ot"), ("pot_sinkhorn", "ot"), ("qpth", "qpth"),
-                                              ("network_simplex", "numba")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("opencv", "cv2"), ("pot", "ot"), ("pot_sinkhorn", "ot"), ("qpth", "qpth"), ("network_simplex", "numba")],
+)
 def test_an_absent_or_broken_library_is_a_sentence_with_the_install_command(monkeypatch, fsl, name, module, fault):
     cls, real = registry.part("solvers", name), builtins.__import__
     if name == "qpth":

@@ -1,17 +1,19 @@
-"""Proxies found in a support set: against loops over episodes, queries, classes and features, with SciPy's linear program."""
+"""Proxies found in a support set: against loops over episodes, queries, classes and features, with SciPy's linear
+program.
+"""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads import proxies
-from fewshot_cli.heads.proxies import Proxies, ProxiesOptions, kmeans, mean_of
 from pydantic import ValidationError
 from scipy.optimize import linprog
 
 from fewshot_cli import build, transport
 from fewshot_cli.contracts import Learns
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads import proxies
+from fewshot_cli.heads.proxies import Proxies, ProxiesOptions, kmeans, mean_of
 from fewshot_cli.recipe import default_part
 
 
@@ -78,7 +80,9 @@ def naive_logits(support, query, count, score, norm, power, masses, scale=12.5, 
 
 
 @pytest.mark.parametrize("masses", ["uniform", "sizes"])
-@pytest.mark.parametrize(("score", "norm", "power"), [("cosine", "center", 1.0), ("cosine", "cosine", 2.0), ("inner", "cosine", 1.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("score", "norm", "power"), [("cosine", "center", 1.0), ("cosine", "cosine", 2.0), ("inner", "cosine", 1.0)]
+)
 @pytest.mark.parametrize("solver", ["network_simplex", "highs"])
 def test_logits_are_those_of_a_loop(solver, score, norm, power, masses):
     support, query = episode(episodes=2, side=(3, 3))
@@ -146,7 +150,9 @@ def test_episodes_classes_shots_and_positions_have_no_order(passes):
     assert torch.allclose(head(places, query.flatten(-2)[..., order].view_as(query)), logits, atol=1e-9)
 
 
-@pytest.mark.parametrize(("solver", "masses"), [("network_simplex", "uniform"), ("network_simplex", "sizes"), ("sinkhorn", "uniform")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "masses"), [("network_simplex", "uniform"), ("network_simplex", "sizes"), ("sinkhorn", "uniform")]
+)
 def test_gradients_of_meta_training_are_finite_differences(solver, masses):
     """Clusters stay the same over small steps, so that differences are those of the means."""
     support, query = (x.clone().requires_grad_() for x in episode(5))

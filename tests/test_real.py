@@ -62,9 +62,19 @@ def test_every_solver_gives_the_same_accuracy_on_real_features(prepared, fsl, tm
         cls = registry.part("solvers", solver)
         if cls.works() is not None:
             continue
-        code, _, err = fsl("eval", "--recipe", "cifar_fs_5w1s_conv64", "--solver", solver, "--episodes",
-                           {"highs": "4", "qpth": "1"}.get(solver, "40"),
-                           "--data-root", prepared, "--run-dir", tmp_path / solver)  # fmt: skip
+        code, _, err = fsl(
+            "eval",
+            "--recipe",
+            "cifar_fs_5w1s_conv64",
+            "--solver",
+            solver,
+            "--episodes",
+            {"highs": "4", "qpth": "1"}.get(solver, "40"),
+            "--data-root",
+            prepared,
+            "--run-dir",
+            tmp_path / solver,
+        )
         if solver == "uniform":  # made for equal weights, which these are not
             assert code == 3 and "nodes of equal weight" in err
             continue
@@ -89,8 +99,22 @@ def test_node_weights_come_in_the_papers_order_on_real_features(archive, prepare
     """
     if not (prepared / dataset).exists():
         assert fsl("prepare", dataset, "--from", archive, "--data-root", prepared)[0] == 0
-    code, out, err = fsl("table", "deepemd.T2", "--recipe", f"{dataset}_5w1s_conv64", "--episodes", "1000", "--rows", "equal",
-                         "--rows", "Full", "--format", "json", "--data-root", prepared)  # fmt: skip
+    code, out, err = fsl(
+        "table",
+        "deepemd.T2",
+        "--recipe",
+        f"{dataset}_5w1s_conv64",
+        "--episodes",
+        "1000",
+        "--rows",
+        "equal",
+        "--rows",
+        "Full",
+        "--format",
+        "json",
+        "--data-root",
+        prepared,
+    )
     assert code == 0, err
     rows = {r["row"]: r for r in json.loads(out)["records"] if r["way"] == 5}
     for name in (
@@ -106,8 +130,21 @@ def test_the_layer_beats_prototypes_and_its_margin_grows_with_the_shots(prepared
     margin = {}
     for shot in (5, 20):
         for head in ("sfc", "prototype"):
-            code, _, err = fsl("eval", "--recipe", "cifar_fs_5w1s_conv64", "--set", f"head={head}", "--set", f"episode.shot={shot}",
-                               "--episodes", "150", "--data-root", prepared, "--run-dir", tmp_path / f"{head}{shot}")  # fmt: skip
+            code, _, err = fsl(
+                "eval",
+                "--recipe",
+                "cifar_fs_5w1s_conv64",
+                "--set",
+                f"head={head}",
+                "--set",
+                f"episode.shot={shot}",
+                "--episodes",
+                "150",
+                "--data-root",
+                prepared,
+                "--run-dir",
+                tmp_path / f"{head}{shot}",
+            )
             assert code == 0, err
         code, out, err = fsl("compare", tmp_path / f"sfc{shot}", tmp_path / f"prototype{shot}")
         margin[shot] = json.loads(out)["difference"]

@@ -1,4 +1,6 @@
-"""Heads of other papers with weights of their own, against naive loops over episodes, queries, classes and positions."""
+"""Heads of other papers with weights of their own, against naive loops over episodes, queries, classes and
+positions.
+"""
 
 import itertools
 import math
@@ -6,17 +8,25 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from fewshot_cli.heads.ctx import CTX
 from fewshot_cli.heads.deepbdc import DeepBDC
 from fewshot_cli.heads.feat import FEAT
 from fewshot_cli.heads.frn import FRN
-from pydantic import ValidationError
-from torch.utils._python_dispatch import TorchDispatchMode
 
 # way, shot, h, w, d: positions of a class fewer than channels, as many, and more; one position; patches with h = 1
 SHAPES = [(2, 1, 1, 1, 3), (3, 1, 2, 2, 6), (4, 2, 3, 2, 12), (3, 2, 2, 2, 5), (2, 3, 1, 5, 4)]
-HEADS = [(FRN, {}), (FRN, {"normalise": False}), (CTX, {"keys": 20, "values": 7}), (DeepBDC, {}), (DeepBDC, {"channels": 3}),
-         (FEAT, {}), (FEAT, {"similarity": "cosine"})]  # fmt: skip
+HEADS = [
+    (FRN, {}),
+    (FRN, {"normalise": False}),
+    (CTX, {"keys": 20, "values": 7}),
+    (DeepBDC, {}),
+    (DeepBDC, {"channels": 3}),
+    (FEAT, {}),
+    (FEAT, {"similarity": "cosine"}),
+]
 
 heads = pytest.mark.parametrize(
     ("cls", "options"), HEADS, ids=lambda x: x.__name__ if isinstance(x, type) else "-".join(map(str, x.values()))
@@ -38,14 +48,20 @@ def make(cls, d, **options):
 def episode(shape, episodes=2, queries=5, dtype=torch.float64):
     way, shot, h, w, d = shape
     rng = torch.Generator().manual_seed(2)
-    return (torch.randn(episodes, way, shot, d, h, w, generator=rng, dtype=dtype),
-            torch.randn(episodes, queries, d, h, w, generator=rng, dtype=dtype))  # fmt: skip
+    return (
+        torch.randn(episodes, way, shot, d, h, w, generator=rng, dtype=dtype),
+        torch.randn(episodes, queries, d, h, w, generator=rng, dtype=dtype),
+    )
 
 
 def each_pair(support, query, score) -> np.ndarray:
     """score(query map, class's support maps [shot,d,h,w]) over every episode, query and class."""
-    return np.array([[[score(q.numpy(), s.numpy()) for s in classes] for q in queries]
-                     for classes, queries in zip(support, query, strict=True)])  # fmt: skip
+    return np.array(
+        [
+            [[score(q.numpy(), s.numpy()) for s in classes] for q in queries]
+            for classes, queries in zip(support, query, strict=True)
+        ]
+    )
 
 
 def weights(head) -> dict[str, np.ndarray]:
@@ -273,10 +289,21 @@ def test_cells_are_the_largest_tensor_of_an_episode(cls, options, shape, queries
     assert cells <= largest.found <= max(cells, support.numel() + query.numel())
 
 
-@pytest.mark.parametrize(("cls", "options"), [
-    (FRN, {"normalise": "sometimes"}), (FRN, {"floor": 1}), (CTX, {"keys": 0}), (CTX, {"values": 65537}),
-    (DeepBDC, {"channels": 1}), (DeepBDC, {"similarity": "cosine"}), (FEAT, {"temperature": 0}), (FEAT, {"dropout": 1}),
-    (FEAT, {"attention_dropout": -0.1}), (FEAT, {"similarity": "inner"})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (FRN, {"normalise": "sometimes"}),
+        (FRN, {"floor": 1}),
+        (CTX, {"keys": 0}),
+        (CTX, {"values": 65537}),
+        (DeepBDC, {"channels": 1}),
+        (DeepBDC, {"similarity": "cosine"}),
+        (FEAT, {"temperature": 0}),
+        (FEAT, {"dropout": 1}),
+        (FEAT, {"attention_dropout": -0.1}),
+        (FEAT, {"similarity": "inner"}),
+    ],
+)
 def test_an_option_out_of_range_is_refused(cls, options):
     assert cls.Options() and not cls.needs_solver and not cls.transductive
     with pytest.raises(ValidationError, match=next(iter(options))):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from fewshot_cli.solvers import scaling
 from fewshot_cli.solvers.scaling import LOOK, scale
 

@@ -58,8 +58,10 @@ def test_presets_are_papers_and_codes_and_give_way_to_what_is_named():
     code, paper = options(), options(preset="paper")
     assert (code.passes, code.iterations, code.batch, code.lr, code.lr_training) == (100, None, 4, 100.0, 0.1)
     assert (paper.passes, paper.iterations, paper.batch) == (None, 100, 5)
-    assert options(preset="paper", passes=7, lr=3.0).model_dump() == options(
-        preset="paper", passes=7, batch=5, lr=3.0).model_dump()  # fmt: skip
+    assert (
+        options(preset="paper", passes=7, lr=3.0).model_dump()
+        == options(preset="paper", passes=7, batch=5, lr=3.0).model_dump()
+    )
     assert options(preset="paper", passes=7).iterations is None
     again = options(**{k: v for k, v in paper.model_dump().items() if v is not None})  # as --print-config is read back
     assert again == paper

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fewshot_cli.heads import sfc_flow, sfc_kernel
 
 from fewshot_cli import build
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads import sfc_flow, sfc_kernel
 from fewshot_cli.recipe import default_part
 
 EPISODES, WAY, D = 3, 3, 20
@@ -40,9 +40,7 @@ def features(n=18, m=18, seed=0):
 def steps(sweeps=4, batch=3):
     """8 pictures in batches of 3: the last of a sweep has 2."""
     rng = np.random.default_rng(0)
-    return [
-        pick for _ in range(sweeps) for pick in torch.from_numpy(rng.permutation(len(LABELS))).split(batch)
-    ]  # fmt: skip
+    return [pick for _ in range(sweeps) for pick in torch.from_numpy(rng.permutation(len(LABELS))).split(batch)]
 
 
 def plain(solve, start, pictures, orders, *, lr, momentum, temperature, norm, weights, floor):
@@ -166,7 +164,9 @@ def test_what_is_given_stays_and_no_steps_learn_nothing():
 
 
 def test_weights_do_not_depend_on_where_arrays_lie():
-    """Sums that may be reordered are made in vectors only where arrays are seen to lie apart: not with lengths just before."""
+    """Sums that may be reordered are made in vectors only where arrays are seen to lie apart: not with lengths just
+    before.
+    """
     rng, n, count, found = np.random.default_rng(0), 25, 5, []
     products, inverse, given = (rng.random(shape, np.float32) for shape in ((WAY * n, count * n), WAY * n, count * n))
     for between in (0, 4096):

@@ -26,8 +26,11 @@ def test_every_row_of_every_table_is_a_recipe():
             if "set" in row:
                 recipe.load("cub_5w1s", row["set"])
                 count += 1
-    names = {"deepemd": ("T1", "T2", "T3", "Fig4", "grid"), "lsc": ("T1", "T2", "T3", "T4", "T5", "T6"),
-             "mpw": ("T1", "T2", "T3", "T4", "T5", "Fig2")}  # fmt: skip
+    names = {
+        "deepemd": ("T1", "T2", "T3", "Fig4", "grid"),
+        "lsc": ("T1", "T2", "T3", "T4", "T5", "T6"),
+        "mpw": ("T1", "T2", "T3", "T4", "T5", "Fig2"),
+    }
     assert tables.names() == [f"{paper}.{table}" for paper, own in names.items() for table in own]
     assert count > 30
 
@@ -77,8 +80,20 @@ def test_a_table_is_resumed_and_not_mixed(fsl, glyph_root):
 def test_a_table_is_resumed_when_what_was_missing_has_come(fsl, glyph_root, tmp_path, monkeypatch):
     shipped = build.weights(recipe.load("glyphs_5w1s"), None).checkpoint.path
     (tmp_path / "mine.yaml").write_text("base: glyphs_5w1s\nweights: not_there\n")
-    base = ("table", "deepemd.T1", "--recipe", "mine.yaml", "--episodes", "2", "--rows", "dot", "--data-root", glyph_root,
-            "--run-dir", "run")  # fmt: skip
+    base = (
+        "table",
+        "deepemd.T1",
+        "--recipe",
+        "mine.yaml",
+        "--episodes",
+        "2",
+        "--rows",
+        "dot",
+        "--data-root",
+        glyph_root,
+        "--run-dir",
+        "run",
+    )
     assert fsl(*base)[0] == 3 and not (tmp_path / "run").exists()  # nothing ran, nothing is left
     assert fsl(*base, "--weights", shipped)[0] == 0
     other = checkpoint.load(shipped)
@@ -127,12 +142,15 @@ def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(("deepemd.T9", *DATA), "did you mean 'deepemd.T"), (("deepemd.T1",), "give --dataset NAME, or --recipe"),
-     (("deepemd.T1", *DATA, "--rows", "zzz"), "no row of deepemd.T1 is called so"),
-     (("deepemd.T1", *DATA, "--set", "head=knn"), "the rows of a table set this themselves"),
-     (("deepemd.grid", *DATA, "--set", "extractor=grid"), "the rows of a table set this themselves"),
-     (("deepemd.T1", *DATA, "--plot", "x.png"), "take deepemd.Fig4")],
-)  # fmt: skip
+    [
+        (("deepemd.T9", *DATA), "did you mean 'deepemd.T"),
+        (("deepemd.T1",), "give --dataset NAME, or --recipe"),
+        (("deepemd.T1", *DATA, "--rows", "zzz"), "no row of deepemd.T1 is called so"),
+        (("deepemd.T1", *DATA, "--set", "head=knn"), "the rows of a table set this themselves"),
+        (("deepemd.grid", *DATA, "--set", "extractor=grid"), "the rows of a table set this themselves"),
+        (("deepemd.T1", *DATA, "--plot", "x.png"), "take deepemd.Fig4"),
+    ],
+)
 def test_bad_requests_get_a_sentence(fsl, arguments, sentence):
     code, _, err = fsl("table", *arguments)
     assert code == 2 and sentence in err

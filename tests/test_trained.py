@@ -14,10 +14,27 @@ from fewshot_cli.engine import World
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.runs import Run
 
-ROWS = [{"name": "small, linear", "group": "small", "recipe": "lin.yaml", "published": [90.0, 50.0], "parameters": 0.1},
-        {"name": "small, multi-proxy", "group": "small", "recipe": "lin.yaml", "parts": ["proxies"], "published": [91.0, 51.0]}]  # fmt: skip
-TABLE = {"name": "mpw.T9", "title": "t", "source": "s", "rows": ROWS, "parts": {"proxies": ["pretrain.classifier={name: multi_proxy, proxies: 2}"]},
-         "columns": [{"name": "plain", "measure": "accuracy"}, {"name": "shifted", "measure": "top5", "set": ["dataset.store=held"]}]}  # fmt: skip
+ROWS = [
+    {"name": "small, linear", "group": "small", "recipe": "lin.yaml", "published": [90.0, 50.0], "parameters": 0.1},
+    {
+        "name": "small, multi-proxy",
+        "group": "small",
+        "recipe": "lin.yaml",
+        "parts": ["proxies"],
+        "published": [91.0, 51.0],
+    },
+]
+TABLE = {
+    "name": "mpw.T9",
+    "title": "t",
+    "source": "s",
+    "rows": ROWS,
+    "parts": {"proxies": ["pretrain.classifier={name: multi_proxy, proxies: 2}"]},
+    "columns": [
+        {"name": "plain", "measure": "accuracy"},
+        {"name": "shifted", "measure": "top5", "set": ["dataset.store=held"]},
+    ],
+}
 
 
 @pytest.fixture
@@ -56,7 +73,9 @@ def test_a_record_is_what_the_runs_below_it_say(ask, tmp_path):
     logs = [Run.records(below / f"seed_{s}/pretrain/log.jsonl") for s in (1, 2)]
     means = [record["iterations"]["mean"] for log in logs for record in log]
     assert ours["iterations"]["mean"] == pytest.approx(sum(means) / 4) and means[0] >= 1
-    assert ours["iterations"]["epochs"] == pytest.approx([(a["iterations"]["mean"] + b["iterations"]["mean"]) / 2 for a, b in zip(*logs, strict=True)])  # fmt: skip
+    assert ours["iterations"]["epochs"] == pytest.approx(
+        [(a["iterations"]["mean"] + b["iterations"]["mean"]) / 2 for a, b in zip(*logs, strict=True)]
+    )
     assert "iterations" not in base
     assert ours["command"].startswith("fsl pretrain --recipe lin.yaml --set 'pretrain.classifier={name: multi_proxy")
 
@@ -73,8 +92,11 @@ def test_finished_rows_are_not_trained_again_and_tables_share_them(ask, tmp_path
 
 
 def test_a_row_that_cannot_run_says_so_and_stops_no_other(ask, tmp_path):
-    rows = [*ROWS, {"name": "large, linear", "group": "large", "recipe": "cifar100_resnet20"},
-            {"name": "large, multi-proxy", "group": "large", "recipe": "cifar100_resnet20", "parts": ["proxies"]}]  # fmt: skip
+    rows = [
+        *ROWS,
+        {"name": "large, linear", "group": "large", "recipe": "cifar100_resnet20"},
+        {"name": "large, multi-proxy", "group": "large", "recipe": "cifar100_resnet20", "parts": ["proxies"]},
+    ]
     result = trained.run({**TABLE, "rows": rows}, ask(seeds=(1,)), tmp_path / "t")
     missing = {r["row"]: r["missing"] for r in result["records"] if "missing" in r}
     assert set(missing) == {"large, linear", "large, multi-proxy"} and "cifar100" in missing["large, linear"]
@@ -101,7 +123,12 @@ def test_times_are_those_of_an_epoch_and_of_the_test_split(ask, tmp_path, monkey
     assert result["records"][0]["values"] == [result["records"][0]["value"]]  # measured once, whatever the seeds
     values = {(r["row"], r["column"]): r["value"] for r in result["records"]}
     # 56 training and 42 test pictures in batches of 14
-    assert values == {("small, linear", "a"): 4.0, ("small, linear", "b"): 9.0, ("small, multi-proxy", "a"): 8.0, ("small, multi-proxy", "b"): 12.0}  # fmt: skip
+    assert values == {
+        ("small, linear", "a"): 4.0,
+        ("small, linear", "b"): 9.0,
+        ("small, multi-proxy", "a"): 8.0,
+        ("small, multi-proxy", "b"): 12.0,
+    }
     assert not list((tmp_path / "t").rglob("weights.safetensors"))
 
 
@@ -138,8 +165,13 @@ def test_the_command_draws_and_refuses(fsl, ask, monkeypatch):
     assert Path("runs/table/mpw/mpw.Fig2.json").exists()
     code, out, _ = fsl("table", "mpw.Fig2", *common)
     assert code == 0 and "small, multi-proxy" in out and "5.93" in out
-    for words, said in ((("--episodes", "3"), "--episodes: the rows of mpw.Fig2 are trained"), (("--resume",), "continues by itself"),
-                        (("--format", "junit"), "has no test to report"), (("--set", "backbone=conv64"), "set this themselves"), (("--set", "seed=5"), "set this themselves")):  # fmt: skip
+    for words, said in (
+        (("--episodes", "3"), "--episodes: the rows of mpw.Fig2 are trained"),
+        (("--resume",), "continues by itself"),
+        (("--format", "junit"), "has no test to report"),
+        (("--set", "backbone=conv64"), "set this themselves"),
+        (("--set", "seed=5"), "set this themselves"),
+    ):
         code, _, err = fsl("table", "mpw.Fig2", *common, *words)
         assert code == 2 and said in err, err
     code, out, err = fsl("table", "mpw.Fig2", *common, "--solver", "network_simplex", "--run-dir", "exact")

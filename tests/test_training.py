@@ -17,10 +17,21 @@ from fewshot_cli.schema import AugmentSpec, ImageSpec, ScheduleSpec
 from fewshot_cli.training.augment import apply, crop_boxes, draw, jitter
 from fewshot_cli.training.loop import generator, rate
 
-TINY = ["backbone.channels=8", "pretrain.epochs=4", "pretrain.validation.episodes=5", "pretrain.validation.every=1",
-        "metatrain.epochs=3", "metatrain.steps=3", "metatrain.episodes_per_step=1", "metatrain.query=3",
-        "metatrain.validation.episodes=5", "pretrain.batch=256",
-        "pretrain.ema=0.5", "pretrain.mix={cutmix: 1.0, share: 0.3}", "metatrain.ema=0.5"]  # fmt: skip
+TINY = [
+    "backbone.channels=8",
+    "pretrain.epochs=4",
+    "pretrain.validation.episodes=5",
+    "pretrain.validation.every=1",
+    "metatrain.epochs=3",
+    "metatrain.steps=3",
+    "metatrain.episodes_per_step=1",
+    "metatrain.query=3",
+    "metatrain.validation.episodes=5",
+    "pretrain.batch=256",
+    "pretrain.ema=0.5",
+    "pretrain.mix={cutmix: 1.0, share: 0.3}",
+    "metatrain.ema=0.5",
+]
 SETS = [word for text in TINY for word in ("--set", text)]
 
 
@@ -98,14 +109,37 @@ def test_pretraining_learns_and_metatraining_trains_on_through_the_transport(gly
 
 
 def test_a_changed_recipe_is_refused_on_resume(glyph_root, pretrained, fsl):
-    code, _, err = fsl("pretrain", *SETS, "--set", "pretrain.optimizer.lr=0.05", "--data-root", glyph_root,
-                       "--run-dir", pretrained, "--resume")  # fmt: skip
+    code, _, err = fsl(
+        "pretrain",
+        *SETS,
+        "--set",
+        "pretrain.optimizer.lr=0.05",
+        "--data-root",
+        glyph_root,
+        "--run-dir",
+        pretrained,
+        "--resume",
+    )
     assert code == 3 and "pretrain.optimizer.lr" in err
 
 
 def test_loss_that_is_not_finite_stops_with_a_sentence(glyph_root, fsl, tmp_path):
-    code, _, err = fsl("pretrain", *SETS, "--set", "pretrain.optimizer.lr=1000", "--set", "pretrain.epochs=1", "--set", "pretrain.precision='32'",
-                       "--set", "pretrain.optimizer.weight_decay=1", "--data-root", glyph_root, "--run-dir", tmp_path / "r")  # fmt: skip
+    code, _, err = fsl(
+        "pretrain",
+        *SETS,
+        "--set",
+        "pretrain.optimizer.lr=1000",
+        "--set",
+        "pretrain.epochs=1",
+        "--set",
+        "pretrain.precision='32'",
+        "--set",
+        "pretrain.optimizer.weight_decay=1",
+        "--data-root",
+        glyph_root,
+        "--run-dir",
+        tmp_path / "r",
+    )
     assert code == 3 and "NaN or infinite" in err and "Traceback" not in err
 
 

@@ -53,9 +53,19 @@ def _recipe_rows() -> list[dict]:
     rows = []
     for name in installed():
         r = load(name)
-        rows.append({"name": name, "dataset": r.dataset.name, "backbone": r.backbone.name, "head": r.head.name,
-                     "solver": r.solver.name, "task": "classification" if r.eval.protocol == "classification" else f"{r.episode.way}w{r.episode.shot}s",
-                     "expects": r.expect.accuracy if r.expect else "-"})  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "dataset": r.dataset.name,
+                "backbone": r.backbone.name,
+                "head": r.head.name,
+                "solver": r.solver.name,
+                "task": "classification"
+                if r.eval.protocol == "classification"
+                else f"{r.episode.way}w{r.episode.shot}s",
+                "expects": r.expect.accuracy if r.expect else "-",
+            }
+        )
     return rows
 
 
@@ -72,8 +82,12 @@ def _part_rows(kind: Kind, root) -> list[dict]:  # noqa: ANN001
             continue
         if kind is Kind.solvers:
             reason = cls.works()
-            row |= {"devices": ",".join(cls.devices), "exact": "yes" if cls.exact else "no", "gradient": cls.gradient,
-                    "works here": "yes" if reason is None else f"no: {reason}"}  # fmt: skip
+            row |= {
+                "devices": ",".join(cls.devices),
+                "exact": "yes" if cls.exact else "no",
+                "gradient": cls.gradient,
+                "works here": "yes" if reason is None else f"no: {reason}",
+            }
         elif kind is Kind.datasets:
             row |= {"prepared": "yes" if (root / name).is_dir() else "made on first use" if cls.embedded else "no"}
         else:
@@ -84,7 +98,7 @@ def _part_rows(kind: Kind, root) -> list[dict]:  # noqa: ANN001
 
 
 def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
+    return (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -133,8 +147,11 @@ def show(
         lines += [f"--from: {cls.source}", f"licence: {cls.licence or 'as its makers say'}", ""]
     if plural == "solvers":
         reason = cls.works()
-        lines += [f"devices: {', '.join(cls.devices)}; exact: {'yes' if cls.exact else 'no'}; gradient: {cls.gradient}; "
-                  f"works here: {'yes' if reason is None else 'no, ' + reason}", ""]  # fmt: skip
+        lines += [
+            f"devices: {', '.join(cls.devices)}; exact: {'yes' if cls.exact else 'no'}; gradient: {cls.gradient}; "
+            f"works here: {'yes' if reason is None else 'no, ' + reason}",
+            "",
+        ]
     if plural == "backbones":
         lines += [*_costs(cls, sets or [], classes), ""]
     return emit("\n".join(lines + ["options:", *_options(cls.Options)]))
@@ -155,19 +172,31 @@ def _costs(cls: type, sets: list[str], classes: int | None) -> list[str]:
         network = nn.Sequential(network, pooled)
     found = {size: count(network, size) for size in (32, 84, 224)}
     of = f" with a linear classifier of {classes} classes" if classes else ""
-    return [f"{found[32].parameters / 1e6:.4f} M parameters{of}; multiply-adds of a picture (with 2 for each value of a batch norm):",
-            *(f"  {size}×{size}: {c.multiply_adds / 1e6:,.1f} M ({c.multiply_adds_bn / 1e6:,.1f} M)" for size, c in found.items())]  # fmt: skip
+    return [
+        f"{found[32].parameters / 1e6:.4f} M parameters{of}; multiply-adds of a picture (with 2 for "
+        "each value of a batch norm):",
+        *(
+            f"  {size}×{size}: {c.multiply_adds / 1e6:,.1f} M ({c.multiply_adds_bn / 1e6:,.1f} M)"
+            for size, c in found.items()
+        ),
+    ]
 
 
 def _options(model: type) -> list[str]:
     schema = model.model_json_schema()
     out = []
     for key, field in schema.get("properties", {}).items():
-        bounds = [f"{sign} {field[word]}" for word, sign in
-                  (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")) if word in field]  # fmt: skip
+        bounds = [
+            f"{sign} {field[word]}"
+            for word, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+            if word in field
+        ]
         kinds = field.get("enum") or [
             field["type"] if "type" in field else "/".join(k.get("type", "?") for k in field["anyOf"])
         ]
-        text = f"  {key}: {' | '.join(map(str, kinds))}{' ' + ', '.join(bounds) if bounds else ''}, default {field.get('default')}"
+        text = (
+            f"  {key}: {' | '.join(map(str, kinds))}{' ' + ', '.join(bounds) if bounds else ''}, "
+            f"default {field.get('default')}"
+        )
         out.append(text + (f" — {field['description']}" if "description" in field else ""))
     return out or ["  none"]

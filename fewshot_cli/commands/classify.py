@@ -64,6 +64,10 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
         second = sorted(r["scores"], key=r["scores"].get, reverse=True)[1]
         rows.append([r["picture"], r["label"], f"{r['score']:.3f}", f"{second} {r['scores'][second]:.3f}"])
     shots = ", ".join(f"{c} {n}" for c, n in result["support"].items())
-    return "\n\n".join([grid(["picture", "label", "score", "second"], rows),
-                        f"examples: {shots}; recipe {result['recipe']}, weights {result['weights']}; a score is a softmax "
-                        "over the classes, not a calibrated probability"])  # fmt: skip
+    return "\n\n".join(
+        [
+            grid(["picture", "label", "score", "second"], rows),
+            f"examples: {shots}; recipe {result['recipe']}, weights {result['weights']}; a score is a softmax "
+            "over the classes, not a calibrated probability",
+        ]
+    )

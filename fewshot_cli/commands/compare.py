@@ -34,9 +34,17 @@ def compare(
             )
     left, right = ([run[n]["accuracy"] for n in shared] for run in (a, b))
     (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(left), mean_ci95(right), paired(left, right)
-    emit(json.dumps({"episodes": len(shared), "first": {"accuracy": mean_a, "ci95": ci_a},
-                     "second": {"accuracy": mean_b, "ci95": ci_b},
-                     "difference": {"accuracy": difference, "ci95": ci95}}, indent=2))  # fmt: skip
+    emit(
+        json.dumps(
+            {
+                "episodes": len(shared),
+                "first": {"accuracy": mean_a, "ci95": ci_a},
+                "second": {"accuracy": mean_b, "ci95": ci_b},
+                "difference": {"accuracy": difference, "ci95": ci95},
+            },
+            indent=2,
+        )
+    )
 
 
 def _data(path: Path) -> str | None:

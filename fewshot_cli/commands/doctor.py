@@ -1,5 +1,6 @@
 """`fsl doctor`: what works on this machine, and whether a solver keeps the contract."""
 
+import inspect
 import json
 from typing import Annotated
 
@@ -20,14 +21,21 @@ def _checkable(incomplete: str) -> list[str]:
 
 def doctor(
     check: Annotated[
-        list[str] | None, typer.Option("--check", metavar="solver:NAME", autocompletion=_checkable,
-                                       help="Run the contract suite on a solver, or on solver:all; repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--check",
+            metavar="solver:NAME",
+            autocompletion=_checkable,
+            help="Run the contract suite on a solver, or on solver:all; repeatable.",
+        ),
     ] = None,
     format: Annotated[Form, typer.Option("--format", help="Format of the report.")] = Form.table,
     data_root: o.DataRoot = None,
     debug: o.Debug = False,
-) -> None:  # fmt: skip
-    """Say what works on this machine and what is missing, or run the contract suite on solvers (exit 1 when one fails)."""
+) -> None:
+    """Say what works on this machine and what is missing, or run the contract suite on solvers (exit 1 when one
+    fails).
+    """
     rows = _contract(check) if check else _machine(o.data_root(data_root))
     if format is Form.json:
         emit(json.dumps(rows, indent=2))
@@ -83,5 +91,12 @@ def _contract(wanted: list[str]) -> list[dict[str, str]]:
                 outcome = ("failed", str(fault))
             except Exception as fault:  # a third party's solver may raise anything
                 outcome = ("failed", f"raises {type(fault).__name__}: {fault}")
-            rows.append({"solver": name, "check": label, "outcome": outcome[0], "what": outcome[1].partition("\n")[0]})
+            rows.append(
+                {
+                    "solver": name,
+                    "check": label,
+                    "outcome": outcome[0],
+                    "what": inspect.cleandoc(outcome[1]).partition("\n\n")[0].replace("\n", " "),
+                }
+            )
     return rows

@@ -68,8 +68,10 @@ def evaluate(
     if print_config:
         return emit(o.printed(loaded))
     if check and loaded.expect is None:
-        raise FslError(f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
-                       f"(fsl recipe cp {loaded.name} .)")  # fmt: skip
+        raise FslError(
+            f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
+            f"(fsl recipe cp {loaded.name} .)"
+        )
     if check and dataset is not None and dataset != recipes.load(recipe).dataset.name:
         raise FslError(
             f"--check: what {loaded.name} expects was not measured on {dataset}; leave out --check or --dataset"
@@ -99,8 +101,8 @@ def evaluate(
         return say("dry run: recipe, data, weights and solver are in order")
     emit(render(summary, format), kept=str(path / runs.SUMMARY))
     if solver is not None and summary.get("solver") is None:
-        say(f"note: {loaded.head.name if loaded.eval.protocol == 'episodes' else loaded.pretrain.classifier.name} poses no transport "
-            "problems here, so --solver changed nothing")  # fmt: skip
+        poser = loaded.head.name if loaded.eval.protocol == "episodes" else loaded.pretrain.classifier.name
+        say(f"note: {poser} poses no transport problems here, so --solver changed nothing")
     if strict and summary["not_converged"]:
         raise NotConverged(
             f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"

@@ -47,7 +47,8 @@ def match(
 ) -> None:
     """Draw LEFT, LEFT rebuilt from RIGHT's best matching patches (brightness: node weight), and RIGHT.
 
-    With --maps and a recipe of head align: what it makes of RIGHT's map to lay it over LEFT's. With one of classifier multi_proxy, such as cifar100_resnet20_mpw: which proxy each place of one picture goes to.
+    With --maps and a recipe of head align: what it makes of RIGHT's map to lay it over LEFT's. With one of classifier
+    multi_proxy, such as cifar100_resnet20_mpw: which proxy each place of one picture goes to.
     """
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
@@ -60,17 +61,24 @@ def match(
     loaded = recipes.load(recipe, sets, solver, seed)
     proxies = loaded.eval.protocol == "classification"
     if proxies and (len(pair) != 1 or episode is not None or flows):
-        raise FslError(f"recipe {loaded.name} classifies one picture at a time: give one PICTURE, which is matched with the "
-                       "proxies of its classes, without --episode, --query and --flows")  # fmt: skip
+        raise FslError(
+            f"recipe {loaded.name} classifies one picture at a time: give one PICTURE, which is matched with the "
+            "proxies of its classes, without --episode, --query and --flows"
+        )
     if not proxies and classes:
-        raise FslError("--class chooses classes of a classifier; give a recipe of protocol classification, such as "
-                       "cifar100_resnet20_mpw, or leave --class out")  # fmt: skip
+        raise FslError(
+            "--class chooses classes of a classifier; give a recipe of protocol classification, such as "
+            "cifar100_resnet20_mpw, or leave --class out"
+        )
     if not proxies and len(pair) != (0 if episode is not None else 2):
-        raise FslError("give two pictures, LEFT and RIGHT, or --episode with a number for a query against all classes, or one "
-                       "picture and a recipe with classifier multi_proxy, such as cifar100_resnet20_mpw")  # fmt: skip
+        raise FslError(
+            "give two pictures, LEFT and RIGHT, or --episode with a number for a query against all classes, or one "
+            "picture and a recipe with classifier multi_proxy, such as cifar100_resnet20_mpw"
+        )
     if maps and (flows or proxies):
         raise FslError(
-            "--maps draws what head align does to a support picture's map; leave out --flows, and take a recipe of episodes"
+            "--maps draws what head align does to a support picture's map; leave out --flows, and "
+            "take a recipe of episodes"
         )
     where = (weights, o.data_root(data_root), resolve(device))
     if proxies:

@@ -24,17 +24,33 @@ def names_of(kind: str):  # noqa: ANN201 - Typer inspects the returned function
     return complete
 
 
-Recipe = Annotated[str, typer.Option("--recipe", "-r", autocompletion=_recipes, show_default=True,
-                                     help="A recipe: bare name of an installed one, or a path.")]  # fmt: skip
-Solver = Annotated[str | None, typer.Option("--solver", autocompletion=names_of("solvers"),
-                                            help="Solver in place of the recipe's.")]  # fmt: skip
+Recipe = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=_recipes,
+        show_default=True,
+        help="A recipe: bare name of an installed one, or a path.",
+    ),
+]
+Solver = Annotated[
+    str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver in place of the recipe's.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed in place of the recipe's.")]
-DataRoot = Annotated[Path | None, typer.Option("--data-root", envvar="FSL_DATA_ROOT", file_okay=False,
-                                               help="Folder of the prepared datasets and cached features.")]  # fmt: skip
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="FSL_DATA_ROOT",
+        file_okay=False,
+        help="Folder of the prepared datasets and cached features.",
+    ),
+]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")
 ]

@@ -57,13 +57,23 @@ def prepare(
 def _table(name: str, report: dict, root: Path) -> str:
     from fewshot_cli.report import grid
 
-    rows = [[split, r["classes"], r["images"], f"{r['smallest_class']}-{r['largest_class']}",
-             "×".join(map(str, r["min_side"])) + (" … " + "×".join(map(str, r["max_side"])) if r["min_side"] != r["max_side"] else "")]
-            for split, r in report["splits"].items()]  # fmt: skip
+    rows = [
+        [
+            split,
+            r["classes"],
+            r["images"],
+            f"{r['smallest_class']}-{r['largest_class']}",
+            "×".join(map(str, r["min_side"]))
+            + (" … " + "×".join(map(str, r["max_side"])) if r["min_side"] != r["max_side"] else ""),
+        ]
+        for split, r in report["splits"].items()
+    ]
     lines = [grid(["split", "classes", "pictures", "a class", "height×width"], rows)]
     doubles = report["duplicates"]
-    lines.append(f"duplicate pictures: {doubles}, of them across splits: {report['duplicates_across_splits']}"
-                 + (f" (such as {' = '.join(report['example_duplicates'][0])})" if doubles else ""))  # fmt: skip
+    lines.append(
+        f"duplicate pictures: {doubles}, of them across splits: {report['duplicates_across_splits']}"
+        + (f" (such as {' = '.join(report['example_duplicates'][0])})" if doubles else "")
+    )
     shared = report["classes_in_several_splits"]
     every = len(report["splits"]) > 1 and all(r["classes"] == len(shared) for r in report["splits"].values())
     lines.append(f"classes in several splits: {'all' if every else ', '.join(shared) if shared else 'none'}")

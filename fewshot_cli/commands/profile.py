@@ -15,35 +15,43 @@ from fewshot_cli.report import as_csv, grid, markdown
 
 def profile(
     solver: Annotated[
-        str | None, typer.Option("--solver", autocompletion=o.names_of("solvers"),
-                                 help="Solvers, separated by commas; without it, all that work here."),
+        str | None,
+        typer.Option(
+            "--solver",
+            autocompletion=o.names_of("solvers"),
+            help="Solvers, separated by commas; without it, all that work here.",
+        ),
     ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", help="Nodes a side, separated by commas; NxM for different sides.")
     ] = "9,13,25,36,49,64,100",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Problems in one call (375: one 5-way episode).")] = 375,
     step: Annotated[
-        bool, typer.Option("--step", help="In place of solvers: where the time of the recipe's training steps goes."),
+        bool,
+        typer.Option("--step", help="In place of solvers: where the time of the recipe's training steps goes."),
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="Take features of this recipe; without it they are invented."),
+        str | None,
+        typer.Option("--recipe", "-r", help="Take features of this recipe; without it they are invented."),
     ] = None,
     weights: o.Weights = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver (with --step: of the recipe)."),
+        list[str] | None,
+        typer.Option("--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver (with --step: of the recipe)."),
     ] = None,
     backward: Annotated[bool, typer.Option("--backward/--forward", help="Time the gradient as well.")] = True,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median counts.")] = 7,
     budget: Annotated[float, typer.Option("--budget", min=0.01, help="Seconds for one solver at one size.")] = 20.0,
     plot: Annotated[
-        Path | None, typer.Option("--plot", dir_okay=False, help="Log-log plot to this .png, .svg or .pdf."),
+        Path | None,
+        typer.Option("--plot", dir_okay=False, help="Log-log plot to this .png, .svg or .pdf."),
     ] = None,
     format: Annotated[Form, typer.Option("--format", help="Format of the result on stdout.")] = Form.table,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Threads of solvers on the CPU; 0 means all.")] = 1,
     device: o.Device = "auto",
     data_root: o.DataRoot = None,
     debug: o.Debug = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure solvers over sizes: problems a second, memory, exactness, and the exponent their time grows with."""
     from fewshot_cli import profile as measuring
     from fewshot_cli import runs
@@ -63,8 +71,17 @@ def profile(
     make, source = _source(recipe, weights, o.data_root(data_root), where)
     settings = measuring.Settings(batch, rounds, backward, budget)
     records = measuring.measure(solvers, wanted, make, where, settings, lambda size: say(f"measuring {size} …"))
-    result = {"format": 1, "features": source, "device": str(where), "threads": threads, "batch": batch, "rounds": rounds,
-              "records": records, "fits": measuring.fits(records, solvers), "versions": runs.versions()}  # fmt: skip
+    result = {
+        "format": 1,
+        "features": source,
+        "device": str(where),
+        "threads": threads,
+        "batch": batch,
+        "rounds": rounds,
+        "records": records,
+        "fits": measuring.fits(records, solvers),
+        "versions": runs.versions(),
+    }
     if plot is not None:
         complexity(plot, records, result["fits"], f"Transport solvers on {where}, {source}")
         say(f"plot: {plot}")
@@ -85,17 +102,31 @@ def _steps(
     if threads:
         torch.set_num_threads(threads)
     records = profile_steps(loaded, World(where), rounds)
-    result = {"format": 1, "recipe": loaded.name, "device": str(where), "threads": torch.get_num_threads(), "rounds": rounds,
-              "records": records, "versions": runs.versions()}  # fmt: skip
+    result = {
+        "format": 1,
+        "recipe": loaded.name,
+        "device": str(where),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "records": records,
+        "versions": runs.versions(),
+    }
     if form is Form.json:
         return emit(json.dumps(result, indent=2))
-    flat = [{"stage": r["stage"], "part": part, "ms": 1e3 * s, "share": s / r["seconds"]}
-            for r in records for part, s in r["parts"].items()]  # fmt: skip
+    flat = [
+        {"stage": r["stage"], "part": part, "ms": 1e3 * s, "share": s / r["seconds"]}
+        for r in records
+        for part, s in r["parts"].items()
+    ]
     if form is Form.csv:
         return emit(as_csv(flat))
     rows = [[x["stage"], x["part"], f"{x['ms']:.2f}", f"{100 * x['share']:.1f} %"] for x in flat]
-    notes = [f"{r['stage']}: {r['pictures']} pictures in {1e3 * r['seconds']:.1f} ms, {r['pictures_per_second']:,.0f} a second, "
-             f"{r['share']:.2f} of the bare backbone's forward and backward" for r in records]  # fmt: skip
+    notes = [
+        f"{r['stage']}: {r['pictures']} pictures in {1e3 * r['seconds']:.1f} ms, "
+        f"{r['pictures_per_second']:,.0f} a second, "
+        f"{r['share']:.2f} of the bare backbone's forward and backward"
+        for r in records
+    ]
     draw = markdown if form is Form.md else grid
     return emit("\n\n".join([draw(["stage", "part of the step", "ms", "share"], rows), "\n".join(notes)]))
 
@@ -152,8 +183,20 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tup
 
 
 def _rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["solver", "n×m", "batch", "problems/s", "µs a problem", "with gradient", "ms an episode", "overhead µs",
-              "peak MB", "relative gap", "gradient error (cost, weights)", "iterations"]  # fmt: skip
+    header = [
+        "solver",
+        "n×m",
+        "batch",
+        "problems/s",
+        "µs a problem",
+        "with gradient",
+        "ms an episode",
+        "overhead µs",
+        "peak MB",
+        "relative gap",
+        "gradient error (cost, weights)",
+        "iterations",
+    ]
     rows = []
     for r in result["records"]:
         if "skipped" in r:
@@ -162,10 +205,22 @@ def _rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ratio = f"{r['gradient_over_forward']:.2f}×" if "gradient_over_forward" in r else "-"
         errors = "/".join(_short(r[key], "{:.0e}") for key in ("cost_gradient_error", "weight_gradient_error"))
         gap = _short(r["relative_gap"], "{:.0e}") + (f" ({r['not_converged']} gave up)" if r["not_converged"] else "")
-        rows.append([r["solver"], f"{r['n']}×{r['m']}", r["batch"], f"{r['problems_per_second']:,.0f}",
-                     f"{1e6 * r['seconds']:,.1f}", ratio, f"{375e3 * r['seconds']:,.1f}",
-                     _short(r["call_overhead_seconds"], "{:.0f}", 1e6), _short(r["peak_bytes"], "{:.1f}", 1e-6),
-                     gap, errors, _short(r["iterations"], "{:.1f}")])  # fmt: skip
+        rows.append(
+            [
+                r["solver"],
+                f"{r['n']}×{r['m']}",
+                r["batch"],
+                f"{r['problems_per_second']:,.0f}",
+                f"{1e6 * r['seconds']:,.1f}",
+                ratio,
+                f"{375e3 * r['seconds']:,.1f}",
+                _short(r["call_overhead_seconds"], "{:.0f}", 1e6),
+                _short(r["peak_bytes"], "{:.1f}", 1e-6),
+                gap,
+                errors,
+                _short(r["iterations"], "{:.1f}"),
+            ]
+        )
     return header, rows
 
 
@@ -192,6 +247,18 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
     draw = markdown if form is Form.md else grid
     left_out = dict.fromkeys(
         [f"{r['solver']} left out: {r['skipped']}" for r in result["records"] if "skipped" in r]
-        + [f"{r['solver']} without gradient: {r['gradient_failed']}" for r in result["records"] if "gradient_failed" in r])  # fmt: skip
-    return "\n\n".join([draw(*_rows(result)), draw(*_fit_rows(result)), *left_out, f"features: {result['features']}; medians of "
-                        f"{result['rounds']} rounds, solvers in turn; an episode is 375 problems"])  # fmt: skip
+        + [
+            f"{r['solver']} without gradient: {r['gradient_failed']}"
+            for r in result["records"]
+            if "gradient_failed" in r
+        ]
+    )
+    return "\n\n".join(
+        [
+            draw(*_rows(result)),
+            draw(*_fit_rows(result)),
+            *left_out,
+            f"features: {result['features']}; medians of "
+            f"{result['rounds']} rounds, solvers in turn; an episode is 375 problems",
+        ]
+    )

@@ -41,8 +41,9 @@ def cp(name: Name, target: Annotated[Path, typer.Argument(help="File or folder."
 
 
 @app.command()
-def check(names: Annotated[list[str], typer.Argument(autocompletion=o._recipes, help="Recipes.")],
-          debug: o.Debug = False) -> None:  # fmt: skip
+def check(
+    names: Annotated[list[str], typer.Argument(autocompletion=o._recipes, help="Recipes.")], debug: o.Debug = False
+) -> None:
     """Check recipes: YAML, keys, types, ranges and that every part is known."""
     from fewshot_cli.recipe import load
 

@@ -33,7 +33,9 @@ def retrieve(
     data_root: o.DataRoot = None,
     debug: o.Debug = False,
 ) -> None:
-    """Rank a gallery for each query by optimal matching of a global shortlist (--format json lists it), and Recall@k."""
+    """Rank a gallery for each query by optimal matching of a global shortlist (--format json lists it), and
+    Recall@k.
+    """
     from fewshot_cli import recipe as recipes
     from fewshot_cli.device import resolve
     from fewshot_cli.retrieve import retrieve as run
@@ -62,8 +64,12 @@ def _rendered(result: dict[str, Any], form: Form) -> str:
         ["difference", *(f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" for r in result["recall"].values())]
     )
     draw = markdown if form is Form.md else grid
-    lines = [f"{result['queries']} queries in {result['pictures']} pictures of {result['gallery']}; recipe {result['recipe']}, "
-             f"weights {result['weights']}", f"intervals: {result['interval']}; difference: {result['interval_difference']}"]  # fmt: skip
+    lines = [
+        f"{result['queries']} queries in {result['pictures']} pictures of {result['gallery']}; recipe "
+        f"{result['recipe']}, "
+        f"weights {result['weights']}",
+        f"intervals: {result['interval']}; difference: {result['interval_difference']}",
+    ]
     if result["left_out"]:
         lines.append(f"left out: {result['left_out']} queries whose class has no other picture")
     if result["not_converged"]:

@@ -67,8 +67,9 @@ def table(
 ) -> None:
     """Run every row of a paper's table and print ours, the published value and the difference.
 
-    The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are trained
-    over several seeds. Where rows are trained the same command goes on where it was stopped, and tables share what they can.
+    The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are
+    trained over several seeds. Where rows are trained the same command goes on where it was stopped, and tables share
+    what they can.
     """
     from fewshot_cli import plots, runs, tables
     from fewshot_cli.device import resolve
@@ -82,7 +83,8 @@ def table(
         for option, value in given.items():
             if value is not None:
                 raise FslError(
-                    f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
+                    f"{option}: the rows of {name} are trained on the paper's data by recipes of "
+                    "their own; leave it out"
                 )
         return _trained(found, seeds, sets, solver, rows, plot, format, device, seed, data_root, run_dir)
     if seeds is not None:
@@ -100,8 +102,17 @@ def table(
         plots.check(plot)
     _refuse(sets, _OWN, "eval")
     base = dataset if meta else recipe or tables.recipe_for(dataset, weights)
-    common = (base, tuple(sets or ()), solver, seed, episodes, tuple(rows or ()), weights, o.data_root(data_root),
-              resolve(device))  # fmt: skip
+    common = (
+        base,
+        tuple(sets or ()),
+        solver,
+        seed,
+        episodes,
+        tuple(rows or ()),
+        weights,
+        o.data_root(data_root),
+        resolve(device),
+    )
     if meta:
         from fewshot_cli.metatrained import Request
 
@@ -141,8 +152,14 @@ def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed,
         plots.check(plot)
     _refuse(sets, _TRAINED_OWN, "pretrain")
     first = 1 if seed is None else seed
-    ask = trained.Request(tuple(sets or ()), solver, tuple(range(first, first + (seeds or 5))), tuple(rows or ()),
-                          o.data_root(data_root), World(resolve(device)))  # fmt: skip
+    ask = trained.Request(
+        tuple(sets or ()),
+        solver,
+        tuple(range(first, first + (seeds or 5))),
+        tuple(rows or ()),
+        o.data_root(data_root),
+        World(resolve(device)),
+    )
     path = run_dir or Path("runs") / "table" / name.partition(".")[0]
     result = trained.run(found, ask, path)
     records = result["records"]
@@ -161,8 +178,18 @@ def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed,
 
 
 def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = ["row", "measured", "ours, median", "least to largest", "minus the first", "published", "million parameters (printed)",
-              "million multiply-adds (printed)", "training, test over the first", "iterations (spread)"]  # fmt: skip
+    header = [
+        "row",
+        "measured",
+        "ours, median",
+        "least to largest",
+        "minus the first",
+        "published",
+        "million parameters (printed)",
+        "million multiply-adds (printed)",
+        "training, test over the first",
+        "iterations (spread)",
+    ]
     lines = []
     for r in records:
         if "missing" in r:
@@ -177,8 +204,19 @@ def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[
         ]
         ratios = ", ".join(f"{r[k]:.2f}×" for k in ("training_over_first", "test_over_first") if k in r)
         steps = f"{r['iterations']['mean']:.2f} ({r['iterations']['spread']:.2f})" if "iterations" in r else ""
-        lines.append([r["row"], r["column"], f"{r['value']:.2f}", span, apart, f"{r['published']:.2f}" if r.get("published") else "",
-                      *costs, ratios, steps])  # fmt: skip
+        lines.append(
+            [
+                r["row"],
+                r["column"],
+                f"{r['value']:.2f}",
+                span,
+                apart,
+                f"{r['published']:.2f}" if r.get("published") else "",
+                *costs,
+                ratios,
+                steps,
+            ]
+        )
     return header, lines
 
 
@@ -187,10 +225,13 @@ def _trained_notes(result: dict[str, Any]) -> list[str]:
     for r in result["records"]:
         if "missing" in r:
             missing.setdefault(r["missing"], []).append(r["row"])
-    return [f"{result['table']}: {result['title']}; published: {result['source']}",
-            f"ours: seeds {', '.join(map(str, result['seeds']))}; difference: mean, {result['interval']}; the first of a network's rows is "
-            f"its baseline; times in turns on {result['device']}; {result['run_dir']} holds the runs",
-            *(f"not run: {', '.join(dict.fromkeys(rows))}: {why}" for why, rows in missing.items())]  # fmt: skip
+    return [
+        f"{result['table']}: {result['title']}; published: {result['source']}",
+        f"ours: seeds {', '.join(map(str, result['seeds']))}; difference: mean, {result['interval']}; "
+        "the first of a network's rows is "
+        f"its baseline; times in turns on {result['device']}; {result['run_dir']} holds the runs",
+        *(f"not run: {', '.join(dict.fromkeys(rows))}: {why}" for why, rows in missing.items()),
+    ]
 
 
 def _cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -215,11 +256,13 @@ def _notes(result: dict[str, Any]) -> list[str]:
         for r in result["records"]
         if "difference_missing" in r
     }
-    return [f"{result['table']}: {result['title']}; published: {result['source']}",
-            f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}"
-            + (f"; the run directory {result['run_dir']} holds each row's command" if result["run_dir"] else ""),
-            *(f"no differences, {task}: {result['reference']} was not run: {why}" for task, why in alone.items()),
-            *(f"not run: {', '.join(rows)}: {why}" for why, rows in missing.items())]  # fmt: skip
+    return [
+        f"{result['table']}: {result['title']}; published: {result['source']}",
+        f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}"
+        + (f"; the run directory {result['run_dir']} holds each row's command" if result["run_dir"] else ""),
+        *(f"no differences, {task}: {result['reference']} was not run: {why}" for task, why in alone.items()),
+        *(f"not run: {', '.join(rows)}: {why}" for why, rows in missing.items()),
+    ]
 
 
 def _rendered(result: dict[str, Any], form: Format) -> str:
@@ -235,11 +278,22 @@ def _rendered(result: dict[str, Any], form: Format) -> str:
 
 def _junit(result: dict[str, Any]) -> str:
     records = result["records"]
-    suite = ET.Element("testsuite", name=f"fsl table {result['table']}", tests=str(len(records)), failures="0", errors="0",
-                       skipped=str(sum("missing" in r for r in records)))  # fmt: skip
+    suite = ET.Element(
+        "testsuite",
+        name=f"fsl table {result['table']}",
+        tests=str(len(records)),
+        failures="0",
+        errors="0",
+        skipped=str(sum("missing" in r for r in records)),
+    )
     for r, cells in zip(records, _cells(result)[1], strict=True):
-        case = ET.SubElement(suite, "testcase", classname=result["table"], name=f"{cells[0]}, {cells[1]}",
-                             time=f"{r.get('seconds', 0):.3f}")  # fmt: skip
+        case = ET.SubElement(
+            suite,
+            "testcase",
+            classname=result["table"],
+            name=f"{cells[0]}, {cells[1]}",
+            time=f"{r.get('seconds', 0):.3f}",
+        )
         if "missing" in r:
             ET.SubElement(case, "skipped", message=r["missing"])
         else:

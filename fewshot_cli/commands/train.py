@@ -86,5 +86,6 @@ def metatrain(
 
 def _ready(store) -> None:  # noqa: ANN001
     say(
-        f"dry run: recipe, solver, weights, episodes and dataset {store.name} (sha256 {store.index['sha256'][:16]}…) are in order"
+        f"dry run: recipe, solver, weights, episodes and dataset {store.name} (sha256 "
+        f"{store.index['sha256'][:16]}…) are in order"
     )

@@ -19,7 +19,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right an
 
 @contextmanager
 def opened(paths: list[Path], archives: dict[str, str], scratch: Path) -> Iterator[dict[str, Source]]:
-    """Every file of `--from`, folder or archive, by name, with what reads it; also files of archives that lie in a folder.
+    """Every file of `--from`, folder or archive, by name, with what reads it; also files of archives that lie in a
+    folder.
 
     `archives` maps the names of these to the folder they unpack to: where that is, they are not opened.
     """
@@ -47,7 +48,8 @@ def tail(name: str) -> str:
 def located(
     path: Path, at: dict[str, Source], listed: dict[str, dict[str, Box | None]]
 ) -> dict[str, dict[str, Box | None]]:
-    """For pictures listed by class as `<folder>/<file>`, the names they have in the source; absent classes are left out.
+    """For pictures listed by class as `<folder>/<file>`, the names they have in the source; absent classes are left
+    out.
 
     Raises `DataError` for a class of which some pictures are there and some are not.
     """
@@ -56,8 +58,10 @@ def located(
     for cls, pictures in listed.items():
         missing = [key for key in pictures if key not in known]
         if missing and len(missing) < len(pictures):
-            raise DataError(f"{path}: lacks {len(missing):,} of the {len(pictures):,} listed pictures of class {cls} "
-                            f"(first {missing[0]}); get it whole")  # fmt: skip
+            raise DataError(
+                f"{path}: lacks {len(missing):,} of the {len(pictures):,} listed pictures of class {cls} "
+                f"(first {missing[0]}); get it whole"
+            )
         if not missing:
             out[cls] = {known[key]: box for key, box in pictures.items()}
     return out
@@ -74,8 +78,12 @@ def pack(
 
     `groups` are names of pictures and their boxes by the split's classes, `names` what the store calls these.
     """
-    wanted = [(split, cls, name) for split, classes in class_split(title).items() for cls in classes
-              for name in sorted(groups.get(cls, ()), key=lambda name: (tail(name), name))]  # fmt: skip
+    wanted = [
+        (split, cls, name)
+        for split, classes in class_split(title).items()
+        for cls in classes
+        for name in sorted(groups.get(cls, ()), key=lambda name: (tail(name), name))
+    ]
     with progress(title, len(wanted)) as bar:
         for done, (split, cls, name) in enumerate(wanted, 1):
             data, box = at[name].read(name), groups[cls][name]

@@ -19,8 +19,17 @@ MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together
 MAX_RATIO = 1100  # unpacked over packed: DEFLATE cannot exceed 1032
 MAX_MEMBERS = 5_000_000
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError, ValueError,
-           NotImplementedError, RuntimeError)  # fmt: skip
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class _Whole(tarfile.TarInfo):
@@ -37,8 +46,9 @@ class _Whole(tarfile.TarInfo):
 class Source:
     """The files of a folder, zip or tar: `names`, and `read(name)`. A context manager.
 
-    `option` is the command's option that names the path. A compressed tar is spooled once, unpacked, to an unnamed temporary file in `scratch`. Raises `DataError` for a
-    truncated or damaged archive, a member that climbs out of its folder, links and devices, and bombs.
+    `option` is the command's option that names the path. A compressed tar is spooled once, unpacked, to an unnamed
+    temporary file in `scratch`. Raises `DataError` for a truncated or damaged archive, a member that climbs out of its
+    folder, links and devices, and bombs.
     """
 
     def __init__(self, path: Path, scratch: Path, option: str = "--from") -> None:

@@ -21,9 +21,12 @@ from fewshot_cli.errors import DataError
 
 class _Cifar100(DatasetBuilder):
     source = "cifar-100-python.tar.gz, its unpacked folder, or a folder of 32×32 pictures in class folders"
-    urls = {"cifar-100-python.tar.gz": (
-        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7")}  # fmt: skip
+    urls = {
+        "cifar-100-python.tar.gz": (
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        )
+    }
     licence = "CIFAR-100 by Krizhevsky, Nair and Hinton; for research"
     split_file = ""
 
@@ -35,8 +38,10 @@ class _Cifar100(DatasetBuilder):
         wanted = [cls for classes in split.values() for cls in classes]
         missing = [cls for cls in wanted if cls not in pictures]
         if missing:
-            raise DataError(f"{sources[0]}: lacks {len(missing)} of CIFAR-100's 100 classes ({', '.join(missing[:3])}, …); "
-                            f"--from takes {self.source}")  # fmt: skip
+            raise DataError(
+                f"{sources[0]}: lacks {len(missing)} of CIFAR-100's 100 classes ({', '.join(missing[:3])}, …); "
+                f"--from takes {self.source}"
+            )
         for part, classes in split.items():
             for cls in classes:
                 ordered = sorted(pictures[cls], key=lambda pixels: hashlib.sha256(pixels.tobytes()).digest())

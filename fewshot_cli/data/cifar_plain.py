@@ -1,4 +1,5 @@
-"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and CIFAR-10.1 (Recht et al. 2018), not split by class: every split has all classes.
+"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and CIFAR-10.1 (Recht et al. 2018), not split by class: every split has all
+classes.
 
 Classes are stored in the order of their public labels, and pictures of a class in the order of their SHA-256, so that
 the store is the same whatever it was made from. A validation split is made of the first so many training pictures of
@@ -52,8 +53,10 @@ class _Plain(DatasetBuilder):
         for part, each in self.each.items():
             for cls in self.classes:
                 if (count := len(pictures.get(part, {}).get(cls, []))) != each:
-                    raise DataError(f"{path}: has {count:,} {part} pictures of class {cls}, {self.title} has {each:,}; "
-                                    "get a whole copy")  # fmt: skip
+                    raise DataError(
+                        f"{path}: has {count:,} {part} pictures of class {cls}, {self.title} has {each:,}; "
+                        "get a whole copy"
+                    )
         spans = {"train": ("train", validation, None), "val": ("train", 0, validation), "test": ("test", 0, None)}
         for split in SPLITS:
             part, first, end = spans[split]
@@ -90,10 +93,14 @@ class _Batches(_Plain):
         if pictures := self._from_folders(files):
             return pictures
         if found:
-            raise DataError(f"{files.path}: has {min(found.values())} but lacks {lacking[0]} beside it, which belongs "
-                            f"to the python version of {self.title}; download it again")  # fmt: skip
-        raise DataError(f"{files.path}: holds neither the python version of {self.title} nor its pictures in "
-                        f"train|test/<class>/; --from takes {self.source}")  # fmt: skip
+            raise DataError(
+                f"{files.path}: has {min(found.values())} but lacks {lacking[0]} beside it, which belongs "
+                f"to the python version of {self.title}; download it again"
+            )
+        raise DataError(
+            f"{files.path}: holds neither the python version of {self.title} nor its pictures in "
+            f"train|test/<class>/; --from takes {self.source}"
+        )
 
     def _from_batches(self, files: Source, found: dict[str, str]) -> Pictures:
         out: Pictures = {part: defaultdict(list) for part in self.batches}
@@ -113,8 +120,9 @@ class _Batches(_Plain):
                     for pixels, label in zip(data, _labels(batch[self.labels], len(data), len(names)), strict=True):
                         out[part][names[label]].append(pixels)
         except _MALFORMED as fault:
-            raise DataError(f"{files.path}/{name}: is not of the python version of {self.title} ({fault!r}); "
-                            "download it again") from fault  # fmt: skip
+            raise DataError(
+                f"{files.path}/{name}: is not of the python version of {self.title} ({fault!r}); download it again"
+            ) from fault
         return out
 
     def _from_folders(self, files: Source) -> Pictures:
@@ -126,8 +134,10 @@ class _Batches(_Plain):
             if part is None or pure.suffix.lower() not in PICTURES:
                 continue
             if pure.parent.name not in self.classes:
-                raise DataError(f"{files.path}/{name}: {pure.parent.name} is none of {self.title}'s {len(self.classes)} "
-                                f"classes; --from takes {self.source}")  # fmt: skip
+                raise DataError(
+                    f"{files.path}/{name}: {pure.parent.name} is none of {self.title}'s {len(self.classes)} "
+                    f"classes; --from takes {self.source}"
+                )
             where = f"{files.path}/{name}"
             pixels, size = decode_picture(files.read(name), where, SIDE)
             if size.tolist() != [SIDE, SIDE]:
@@ -149,7 +159,10 @@ class CIFAR100(_Batches):
     batches = {"train": ("train",), "test": ("test",)}
     meta = ("meta", b"fine_label_names")
     labels = b"fine_labels"
-    source = "cifar-100-python.tar.gz, its unpacked folder, or a folder (or archive) train|test/<class>/<picture> of 32×32 pictures"
+    source = (
+        "cifar-100-python.tar.gz, its unpacked folder, or a folder (or archive) "
+        "train|test/<class>/<picture> of 32×32 pictures"
+    )
     urls = FC100.urls
     sha256 = "8652d532a5685b4ff006c695b596a64c6cd373310706b6a7075e07d2ab78e003"
 
@@ -167,10 +180,16 @@ class CIFAR10(_Batches):
     batches = {"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)}
     meta = ("batches.meta", b"label_names")
     labels = b"labels"
-    source = "cifar-10-python.tar.gz, its unpacked folder, or a folder (or archive) train|test/<class>/<picture> of 32×32 pictures"
-    urls = {"cifar-10-python.tar.gz": (
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce")}  # fmt: skip
+    source = (
+        "cifar-10-python.tar.gz, its unpacked folder, or a folder (or archive) "
+        "train|test/<class>/<picture> of 32×32 pictures"
+    )
+    urls = {
+        "cifar-10-python.tar.gz": (
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        )
+    }
 
 
 class CIFAR101(_Plain):
@@ -183,11 +202,17 @@ class CIFAR101(_Plain):
     urls = {
         "cifar10.1_v6_data.npy": (
             "https://github.com/modestyachts/CIFAR-10.1/raw/master/datasets/cifar10.1_v6_data.npy",
-            "2997188e5816f5bd545dc77771b6227828c28146049fcecf3fa10775474cacc6"),
+            "2997188e5816f5bd545dc77771b6227828c28146049fcecf3fa10775474cacc6",
+        ),
         "cifar10.1_v6_labels.npy": (
             "https://github.com/modestyachts/CIFAR-10.1/raw/master/datasets/cifar10.1_v6_labels.npy",
-            "ae40beda001693674edc94d925ee8268cfe68905f8f9aff800c8dcdfcd6c9448")}  # fmt: skip
-    licence = "CIFAR-10.1 by Recht, Roelofs, Schmidt and Shankar; its pictures are of Tiny Images, on whose terms they are used"
+            "ae40beda001693674edc94d925ee8268cfe68905f8f9aff800c8dcdfcd6c9448",
+        ),
+    }
+    licence = (
+        "CIFAR-10.1 by Recht, Roelofs, Schmidt and Shankar; its pictures are of Tiny Images, "
+        "on whose terms they are used"
+    )
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
         """Write test, classes in the order of CIFAR-10's labels. Either file stands for the folder it lies in."""
@@ -198,8 +223,10 @@ class CIFAR101(_Plain):
                 raise DataError(f"{path}: lacks {' and '.join(lacking)}; --from takes {self.source}")
             data, labels = (_array(files, found[name]) for name in self.urls)
         if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1:] != (SIDE, SIDE, 3):
-            raise DataError(f"{path}/{found['cifar10.1_v6_data.npy']}: its pictures are {data.dtype} {list(data.shape)}, "
-                            "not uint8 [N,32,32,3]; download it again")  # fmt: skip
+            raise DataError(
+                f"{path}/{found['cifar10.1_v6_data.npy']}: its pictures are {data.dtype} {list(data.shape)}, "
+                "not uint8 [N,32,32,3]; download it again"
+            )
         try:
             numbers = _labels(labels, len(data), len(self.classes))
         except ValueError as fault:
@@ -222,8 +249,10 @@ def _together(files: Source, wanted: list[str]) -> dict[str, str]:
             folders[pure.parent][pure.name] = name
     ranks = sorted((-len(found), len(folder.parts), folder) for folder, found in folders.items())
     if len(ranks) > 1 and ranks[0][:2] == ranks[1][:2] and -ranks[0][0] == len(wanted):
-        raise DataError(f"{files.path}: has {wanted[-1]} and what belongs to it twice ({ranks[0][2]}, {ranks[1][2]}); "
-                        "give --from one of the folders")  # fmt: skip
+        raise DataError(
+            f"{files.path}: has {wanted[-1]} and what belongs to it twice ({ranks[0][2]}, {ranks[1][2]}); "
+            "give --from one of the folders"
+        )
     return folders[ranks[0][2]] if ranks else {}
 
 

@@ -1,4 +1,6 @@
-"""CUB-200-2011 (Wah et al. 2011) by the 100/50/50 class split that FEAT and DeepEMD use; boxes kept, pictures uncropped."""
+"""CUB-200-2011 (Wah et al. 2011) by the 100/50/50 class split that FEAT and DeepEMD use; boxes kept, pictures
+uncropped.
+"""
 
 from pathlib import Path, PurePosixPath
 
@@ -10,14 +12,22 @@ from fewshot_cli.errors import DataError
 
 
 class CUB(DatasetBuilder):
-    """CUB-200-2011: 200 bird species, 100 train, 50 val and 50 test; with the archive, recipes choose `crop: box | raw`.
+    """CUB-200-2011: 200 bird species, 100 train, 50 val and 50 test; with the archive, recipes choose `crop: box |
+    raw`.
 
     A folder or tar of class folders is taken as it is (no boxes), also when some of the 200 classes are absent.
     """
 
-    source = "CUB_200_2011.tgz, its unpacked folder, or a folder (or tar) of class folders such as 001.Black_footed_Albatross"
-    urls = {"CUB_200_2011.tgz": ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-                                 "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081")}  # fmt: skip
+    source = (
+        "CUB_200_2011.tgz, its unpacked folder, or a folder (or tar) of class folders such as "
+        "001.Black_footed_Albatross"
+    )
+    urls = {
+        "CUB_200_2011.tgz": (
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        )
+    }
     licence = "CUB-200-2011 by Wah, Branson, Welinder, Perona and Belongie; for research"
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:

@@ -47,8 +47,9 @@ def fetch(url: str, target: Path, digest: str | None) -> Path:
         if fault.code == 416:  # the server has nothing beyond the part: without a digest nobody can say it is whole
             if digest is None:
                 part.unlink(missing_ok=True)
-                raise DataError(f"{url}: the partial {part.name} does not belong to it and was removed; "
-                                "run the same command again") from fault  # fmt: skip
+                raise DataError(
+                    f"{url}: the partial {part.name} does not belong to it and was removed; run the same command again"
+                ) from fault
         else:
             raise DataError(f"{url}: the server answers {fault.code}; {by_hand}") from fault
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as fault:

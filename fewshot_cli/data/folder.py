@@ -14,9 +14,11 @@ from fewshot_cli.errors import DataError
 
 
 class Folder:
-    """`<path>/<class>/<picture>`, or an archive of that: `classes`, `labels` [N], `names` [N], `sha256`, and pictures on demand.
+    """`<path>/<class>/<picture>`, or an archive of that: `classes`, `labels` [N], `names` [N], `sha256`, and pictures
+    on demand.
 
-    `option` is the command's option that names the path. Raises `DataError` when there are no class folders with pictures.
+    `option` is the command's option that names the path. Raises `DataError` when there are no class folders with
+    pictures.
     """
 
     def __init__(self, path: Path, option: str) -> None:
@@ -42,8 +44,9 @@ class Folder:
         """As `Pictured.identities`: hashes of the files."""
         return [one.hexdigest() for one in self._digests]
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
-               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def decode(
+        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
 
         A folder has no boxes, so `crop` changes nothing.

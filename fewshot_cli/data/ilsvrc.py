@@ -58,8 +58,10 @@ class ILSVRC2012(DatasetBuilder):
     Options = ILSVRC2012Options
     classes: ClassVar[int] = 1000
     published: ClassVar[dict[str, int]] = {"train": 1_281_167, "test": 50_000}  # pictures
-    source = ("ImageNet's training and validation pictures of 2012 (image-net.org, after accepting its terms); "
-              "`fsl show dataset ilsvrc2012` lists the layouts")  # fmt: skip
+    source = (
+        "ImageNet's training and validation pictures of 2012 (image-net.org, after accepting its terms); "
+        "`fsl show dataset ilsvrc2012` lists the layouts"
+    )
     licence = LICENCE
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
@@ -91,8 +93,10 @@ class ILSVRC2012(DatasetBuilder):
 
     def _require_all(self, path: Path, count: int) -> None:
         if count != (published := self.published["train"]):
-            raise DataError(f"{path}: has {count:,} pictures named like n01440764_18.JPEG of ILSVRC2012's classes, "
-                            f"its training set has {published:,}; get it whole")  # fmt: skip
+            raise DataError(
+                f"{path}: has {count:,} pictures named like n01440764_18.JPEG of ILSVRC2012's classes, "
+                f"its training set has {published:,}; get it whole"
+            )
 
     def _validation(self, files: Source, val: Source, scratch: Path) -> dict[str, list[str]]:
         """Names of the validation pictures by class, classes sorted, pictures by number."""
@@ -102,25 +106,33 @@ class ILSVRC2012(DatasetBuilder):
             if (found := _VAL.fullmatch(pure.stem)) and pure.suffix.lower() in PICTURES:
                 k = int(found[1])
                 if k in pictures:
-                    raise DataError(f"{val.path}: has validation picture {k} twice ({pictures[k]}, {name}); "
-                                    "give --from one of the folders")  # fmt: skip
+                    raise DataError(
+                        f"{val.path}: has validation picture {k} twice ({pictures[k]}, {name}); "
+                        "give --from one of the folders"
+                    )
                 pictures[k] = name
         if sorted(pictures) != list(range(1, self.published["test"] + 1)):
-            raise DataError(f"{val.path}: has {len(pictures):,} validation pictures named like ILSVRC2012_val_00000001.JPEG, "
-                            f"ILSVRC2012 has {self.published['test']:,}; --from takes {self.source}")  # fmt: skip
+            raise DataError(
+                f"{val.path}: has {len(pictures):,} validation pictures named like ILSVRC2012_val_00000001.JPEG, "
+                f"ILSVRC2012 has {self.published['test']:,}; --from takes {self.source}"
+            )
         where, classes = val.path, {k: _folder(name) for k, name in pictures.items()}
         if None in classes.values():
             where, classes = self._labels(files, scratch)
         if set(classes) != set(pictures):
-            raise DataError(f"{where}: has classes for {len(classes):,} validation pictures, there are {len(pictures):,}; "
-                            "get the whole file")  # fmt: skip
+            raise DataError(
+                f"{where}: has classes for {len(classes):,} validation pictures, there are {len(pictures):,}; "
+                "get the whole file"
+            )
         groups: dict[str, list[str]] = defaultdict(list)
         for k in sorted(pictures):
             groups[classes[k]].append(pictures[k])
         each = self.published["test"] // self.classes
         if odd := next((wnid for wnid, names in sorted(groups.items()) if len(names) != each), None):
-            raise DataError(f"{where}: puts {len(groups[odd])} validation pictures into class {odd}, "
-                            f"ILSVRC2012 has {each} of each of {self.classes:,} classes; get the right labels")  # fmt: skip
+            raise DataError(
+                f"{where}: puts {len(groups[odd])} validation pictures into class {odd}, "
+                f"ILSVRC2012 has {each} of each of {self.classes:,} classes; get the right labels"
+            )
         return dict(sorted(groups.items()))
 
     def _labels(self, files: Source, scratch: Path) -> tuple[Path | str, dict[int, str]]:
@@ -141,8 +153,10 @@ class ILSVRC2012(DatasetBuilder):
                 with Source(path / at, scratch) as kit:
                     found = _written(kit)
         if found is None:
-            raise DataError(f"{path}: the validation pictures are not in class folders, and none of {', '.join(LABELS)} and "
-                            f"{DEVKIT} is there to say their classes; put one beside them or give --set labels=FILE")  # fmt: skip
+            raise DataError(
+                f"{path}: the validation pictures are not in class folders, and none of {', '.join(LABELS)} and "
+                f"{DEVKIT} is there to say their classes; put one beside them or give --set labels=FILE"
+            )
         return found
 
 
@@ -210,8 +224,10 @@ def _parse(data: bytes, where: Path | str, numbered: dict[int, str]) -> dict[int
                 )
             cls = numbered.get(int(cls), cls)
         if not _WNID.fullmatch(cls) or (not named and len(words) > 1):
-            raise DataError(f"{where}:{at}: {line.strip()[:60]!r} is neither a class such as n01751748 nor a validation "
-                            "picture's name and its class; get the right labels")  # fmt: skip
+            raise DataError(
+                f"{where}:{at}: {line.strip()[:60]!r} is neither a class such as n01751748 nor a validation "
+                "picture's name and its class; get the right labels"
+            )
         if key in out:
             raise DataError(f"{where}:{at}: validation picture {key} has a class already; get the right labels")
         out[key] = cls

@@ -122,5 +122,7 @@ def warn_if_small(writer: StoreWriter, wanted: str) -> None:
     """Say on stderr when no picture is larger than the usual copies: the published figures were not made from those."""
     side = max(max(shape) for part in writer.parts.values() for shape in part.shape)
     if side <= SMALL:
-        say(f"warning: no picture is larger than {side} px; DeepEMD's published figures need {wanted}, "
-            "and 84×84 copies do not reach them")  # fmt: skip
+        say(
+            f"warning: no picture is larger than {side} px; DeepEMD's published figures need {wanted}, "
+            "and 84×84 copies do not reach them"
+        )

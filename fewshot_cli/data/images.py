@@ -27,7 +27,10 @@ class Images(DatasetBuilder):
     """Your own pictures; classes are split by the source's train/val/test folders or column, a file, or a seed."""
 
     Options = ImagesOptions
-    source = "a folder (or archive) <class>/<picture> or train|val|test/<class>/<picture>, or a CSV with columns file,label[,split]"
+    source = (
+        "a folder (or archive) <class>/<picture> or train|val|test/<class>/<picture>, or a CSV "
+        "with columns file,label[,split]"
+    )
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
         """Write split by split, classes sorted by name."""
@@ -77,15 +80,19 @@ def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
     split_of = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
     if tops & set(split_of) and not tops <= set(split_of):
         odd, split = min(tops - set(split_of)), min(tops & set(split_of))
-        raise DataError(f"{files.path}: has the split folder {split}, but {odd} beside it is none of {', '.join(split_of)}; "
-                        "put its classes into one of these, or the split folders' classes side by side")  # fmt: skip
+        raise DataError(
+            f"{files.path}: has the split folder {split}, but {odd} beside it is none of {', '.join(split_of)}; "
+            "put its classes into one of these, or the split folders' classes side by side"
+        )
     if tops and tops <= set(split_of):
         table: dict[str, tuple[list[str], str | None]] = {}
         for top in sorted(tops):
             for cls, names in by_class_folder(n for n in files.names if n[skip:].startswith(f"{top}/")).items():
                 if cls in table:
-                    raise DataError(f"{files.path}: class {cls} is in two splits ({table[cls][1]}, {top}); "
-                                    "in few-shot learning a class belongs to one")  # fmt: skip
+                    raise DataError(
+                        f"{files.path}: class {cls} is in two splits ({table[cls][1]}, {top}); "
+                        "in few-shot learning a class belongs to one"
+                    )
                 table[cls] = (names, split_of[top])
         return table
     return {cls: (names, None) for cls, names in by_class_folder(files.names).items()}

@@ -25,9 +25,13 @@ _CATEGORIES = {s: f"miniImageNet_category_split_{p}.pickle" for s, p in _PHASES.
 
 def file_lists() -> dict[str, dict[str, list[int]]]:
     """The published lists: split → class → numbers of its 600 pictures, counted from 1."""
-    return {split: {wnid: [k for k, bit in enumerate(reversed(f"{int(bits, 16):b}")) if bit == "1"]
-                    for wnid, bits in classes.items()}
-            for split, classes in class_split("mini_imagenet").items()}  # fmt: skip
+    return {
+        split: {
+            wnid: [k for k, bit in enumerate(reversed(f"{int(bits, 16):b}")) if bit == "1"]
+            for wnid, bits in classes.items()
+        }
+        for split, classes in class_split("mini_imagenet").items()
+    }
 
 
 class MiniImageNet(DatasetBuilder):
@@ -47,8 +51,10 @@ class MiniImageNet(DatasetBuilder):
       miniImageNet_category_split_{train_phase_train,val,test}.pickle. DeepEMD's figures cannot be reached from these.
     """
 
-    source = ("ImageNet's training pictures (image-net.org, after accepting its terms) or a copy of miniImageNet; "
-              "`fsl show dataset mini_imagenet` lists the layouts")  # fmt: skip
+    source = (
+        "ImageNet's training pictures (image-net.org, after accepting its terms) or a copy of miniImageNet; "
+        "`fsl show dataset mini_imagenet` lists the layouts"
+    )
     licence = LICENCE
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
@@ -69,15 +75,19 @@ class MiniImageNet(DatasetBuilder):
         for name in files.names:
             if key := number(name, listed=True):
                 if key in members:
-                    raise DataError(f"{files.path}: has a listed picture twice ({members[key]}, {name}); "
-                                    "give --from one of the two folders")  # fmt: skip
+                    raise DataError(
+                        f"{files.path}: has a listed picture twice ({members[key]}, {name}); "
+                        "give --from one of the two folders"
+                    )
                 members[key] = name
         lists = file_lists()
         self._require({wnid for wnid, _ in members}, lists, files.path)
         wanted = [(split, wnid, k) for split, classes in lists.items() for wnid, ks in classes.items() for k in ks]
         if missing := [f"{wnid}{k:08d}.jpg" for _, wnid, k in wanted if (wnid, k) not in members]:
-            raise DataError(f"{files.path}: lacks {len(missing):,} of the {len(wanted):,} listed pictures "
-                            f"(first {missing[0]}); miniImageNet is exactly these, so get a whole copy")  # fmt: skip
+            raise DataError(
+                f"{files.path}: lacks {len(missing):,} of the {len(wanted):,} listed pictures "
+                f"(first {missing[0]}); miniImageNet is exactly these, so get a whole copy"
+            )
         with progress("mini_imagenet", len(wanted)) as bar:
             for done, (split, wnid, k) in enumerate(wanted):
                 writer.add(split, wnid, files.read(members[wnid, k]), f"{wnid}/{wnid}{k:08d}.jpg")
@@ -119,8 +129,10 @@ class MiniImageNet(DatasetBuilder):
                 raise DataError(f"{where}: is not one of miniImageNet's pickles ({fault!r}); get it again") from fault
             counts = {cls: len(indices) for cls, indices in classes.items()}
             if set(counts) != set(lists[split]) and (kind is _CACHES or len(counts) != len(lists[split])):
-                raise DataError(f"{where}: its {len(counts)} classes are not the {len(lists[split])} of the published "
-                                f"{split} split; get the copy made by Ravi and Larochelle's lists")  # fmt: skip
+                raise DataError(
+                    f"{where}: its {len(counts)} classes are not the {len(lists[split])} of the published "
+                    f"{split} split; get the copy made by Ravi and Larochelle's lists"
+                )
             each = len(next(iter(lists[split].values())))
             if odd := next((cls for cls in counts if counts[cls] != each), None):
                 raise DataError(f"{where}: class {odd} has {counts[odd]} pictures, not {each}; get a whole copy")
@@ -150,8 +162,9 @@ def _pixels(data: Any) -> np.ndarray:
 def _cache(data: Any, split: str, published: dict[str, list[int]]) -> tuple[np.ndarray, dict[str, list[int]]]:
     """Pixels, and class → indices in the published order, of `image_data` and `class_dict`."""
     images = _pixels(_field(data, "image_data"))
-    classes = {c.decode() if isinstance(c, bytes) else c: [int(k) for k in ks]
-               for c, ks in _field(data, "class_dict").items()}  # fmt: skip
+    classes = {
+        c.decode() if isinstance(c, bytes) else c: [int(k) for k in ks] for c, ks in _field(data, "class_dict").items()
+    }
     used = Counter(k for ks in classes.values() for k in ks)
     if used and (min(used) < 0 or max(used) >= len(images) or max(used.values()) > 1):
         raise ValueError("its class_dict does not fit its pictures")

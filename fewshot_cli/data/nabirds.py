@@ -17,9 +17,10 @@ class NABirds(DatasetBuilder):
     """NABirds: 555 classes of North American birds, sexes and plumages apart, 350 train, 66 val and 139 test.
 
     Recipes choose `crop: box | raw`; published few-shot figures are of uncropped pictures. Classes are named as in
-    classes.txt, such as `Mallard (Breeding male)`, with the folder's number where a name is not the only one of its kind.
-    Classes may be absent, but of one that is there all listed pictures must be. A folder or archive of class folders
-    without the lists gives no boxes. The pictures are to be had from dl.allaboutbirds.org/nabirds after accepting its terms.
+    classes.txt, such as `Mallard (Breeding male)`, with the folder's number where a name is not the only one of its
+    kind. Classes may be absent, but of one that is there all listed pictures must be. A folder or archive of class
+    folders without the lists gives no boxes. The pictures are to be had from dl.allaboutbirds.org/nabirds after
+    accepting its terms.
     """
 
     source = "nabirds.tar.gz, its unpacked folder, or a folder (or archive) of class folders such as 0297"
@@ -54,8 +55,7 @@ def _table(at: dict[str, Source], name: str) -> dict[str, str]:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as fault:
         raise DataError(f"{where}: is not a text ({fault.reason}); get it again") from fault
-    return {words[0]: words[1].strip() if len(words) > 1 else ""
-            for line in lines if (words := line.split(maxsplit=1))}  # fmt: skip
+    return {words[0]: words[1].strip() if len(words) > 1 else "" for line in lines if (words := line.split(maxsplit=1))}
 
 
 def _listed(path: Path, at: dict[str, Source], lists: dict[str, str]) -> dict[str, dict[str, Box | None]]:
@@ -75,8 +75,10 @@ def _listed(path: Path, at: dict[str, Source], lists: dict[str, str]) -> dict[st
                 box = (x, y, x + w, y + h)
             out[f"{int(labels[key]):04d}"][tail(name)] = box
         except (KeyError, ValueError, OverflowError) as fault:
-            raise DataError(f"{path}: image_class_labels.txt or bounding_boxes.txt has no right line for {key} of "
-                            f"images.txt ({fault!r}); get it again") from fault  # fmt: skip
+            raise DataError(
+                f"{path}: image_class_labels.txt or bounding_boxes.txt has no right line for {key} of "
+                f"images.txt ({fault!r}); get it again"
+            ) from fault
     return out
 
 

@@ -3,7 +3,8 @@
 import re
 import unicodedata
 
-# CUB's short, old or misspelt names and those of the checklists that NABirds follows; a genus stands for its species there
+# CUB's short, old or misspelt names and those of the checklists that NABirds follows; a genus stands for its species
+# there
 _ALSO = {
     "Artic Tern": ("Arctic Tern",),
     "Cardinal": ("Northern Cardinal",),

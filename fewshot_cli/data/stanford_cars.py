@@ -18,14 +18,19 @@ from fewshot_cli.data.common import by_class_folder
 from fewshot_cli.data.store import StoreWriter
 from fewshot_cli.errors import DataError
 
-ARCHIVES = {"car_ims.tgz": "car_ims", "cars_train.tgz": "cars_train", "cars_test.tgz": "cars_test",
-            "car_devkit.tgz": "devkit"}  # fmt: skip
+ARCHIVES = {
+    "car_ims.tgz": "car_ims",
+    "cars_train.tgz": "cars_train",
+    "cars_test.tgz": "cars_test",
+    "car_devkit.tgz": "devkit",
+}
 ALL, TRAIN, TEST, META = "cars_annos", "cars_train_annos", "cars_test_annos_withlabels", "cars_meta"
 MAX_MAT = 1 << 26  # bytes of a .mat file and of what it unpacks to; the public ones have less than a fifth
 _COMPRESSED = 15  # MATLAB's number of that kind of element
 
 # class_names of the development kit, in its order, which is not the alphabet's: class 1 is the first
-NAMES = """
+NAMES = (
+    """
 AM General Hummer SUV 2000|Acura RL Sedan 2012|Acura TL Sedan 2012|Acura TL Type-S 2008|Acura TSX Sedan 2012
 Acura Integra Type R 2001|Acura ZDX Hatchback 2012|Aston Martin V8 Vantage Convertible 2012
 Aston Martin V8 Vantage Coupe 2012|Aston Martin Virage Convertible 2012|Aston Martin Virage Coupe 2012
@@ -78,26 +83,32 @@ Suzuki Aerio Sedan 2007|Suzuki Kizashi Sedan 2012|Suzuki SX4 Hatchback 2012|Suzu
 Tesla Model S Sedan 2012|Toyota Sequoia SUV 2012|Toyota Camry Sedan 2012|Toyota Corolla Sedan 2012
 Toyota 4Runner SUV 2012|Volkswagen Golf Hatchback 2012|Volkswagen Golf Hatchback 1991|Volkswagen Beetle Hatchback 2012
 Volvo C30 Hatchback 2012|Volvo 240 Sedan 1993|Volvo XC90 SUV 2007|smart fortwo Convertible 2012
-""".strip().replace("\n", "|").split("|")  # fmt: skip
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
 
 
 class StanfordCars(DatasetBuilder):
-    """Stanford Cars: 196 models by year, 130 train, 17 val and 49 test; with the lists, recipes choose `crop: box | raw`.
+    """Stanford Cars: 196 models by year, 130 train, 17 val and 49 test; with the lists, recipes choose `crop: box |
+    raw`.
 
     Published few-shot figures are of uncropped pictures, those of the official train and test halves together. The
     maker's address is gone, so nothing is downloaded. --from takes a folder that holds, unpacked or not, one of:
 
     - car_ims.tgz and cars_annos.mat;
-    - cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat (the kit's own cars_test_annos.mat
-      has no classes);
+    - cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat (the kit's own
+      cars_test_annos.mat has no classes);
     - class folders, named by the class (`AM General Hummer SUV 2000`) or its number from 1 to 196, also in train/ and
       test/, whose pictures are put together; these give no boxes. A tar or zip of them will do too.
 
     Classes may be absent, but of one that is there all listed pictures must be.
     """
 
-    source = ("a folder with car_ims.tgz and cars_annos.mat, or with cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
-              "cars_test_annos_withlabels.mat, or class folders; `fsl show dataset stanford_cars` tells more")  # fmt: skip
+    source = (
+        "a folder with car_ims.tgz and cars_annos.mat, or with cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
+        "cars_test_annos_withlabels.mat, or class folders; `fsl show dataset stanford_cars` tells more"
+    )
     licence = "Stanford Cars by Krause, Stark, Deng and Fei-Fei; for research"
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
@@ -158,8 +169,10 @@ def _listed(
 ) -> dict[str, dict[str, Box | None]]:
     """Class → `<folder>/<file>` → box, for every picture of the wanted lists, which are of these folders."""
     if lacking := [f"{mat}.mat" for mat in wanted if mat not in mats]:
-        raise DataError(f"{path}: has {' and '.join(wanted.values())}, but no {' and no '.join(lacking)} to say the classes; "
-                        "put it beside them")  # fmt: skip
+        raise DataError(
+            f"{path}: has {' and '.join(wanted.values())}, but no {' and no '.join(lacking)} to say the classes; "
+            "put it beside them"
+        )
     out: dict[str, dict[str, Box | None]] = defaultdict(dict)
     for mat, folder in wanted.items():
         files, name = at[mats[mat]], mats[mat]
@@ -188,8 +201,10 @@ def _by_folder(path: Path, folders: dict[str, list[str]], names: list[str]) -> d
     for folder, files in folders.items():
         number = str(int(folder)) if re.fullmatch(r"[0-9]{1,3}", folder) else numbers.get(_plain(folder))
         if number == "0":
-            raise DataError(f"{path}: has a class folder {folder}, but Stanford Cars' classes are numbered from 1 to 196; "
-                            "rename the folders")  # fmt: skip
+            raise DataError(
+                f"{path}: has a class folder {folder}, but Stanford Cars' classes are numbered from 1 to 196; "
+                "rename the folders"
+            )
         if number:
             groups[number] |= dict.fromkeys(files)
     return groups

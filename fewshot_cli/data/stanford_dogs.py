@@ -18,14 +18,21 @@ class StanfordDogs(DatasetBuilder):
     """Stanford Dogs: 120 breeds, 70 train, 20 val and 30 test; with the annotations, recipes choose `crop: box | raw`.
 
     Published few-shot figures are of uncropped pictures. The box of a picture with several dogs encloses them all. All
-    pictures of a class are used, so the lists of the official train and test halves are not needed. Classes may be absent.
+    pictures of a class are used, so the lists of the official train and test halves are not needed. Classes may be
+    absent.
     """
 
-    source = ("a folder with images.tar and annotation.tar or their unpacked folders; images.tar alone; or a folder (or "
-              "archive) of class folders such as n02085620-Chihuahua")  # fmt: skip
-    urls = {"images.tar": (f"{_BASE}/images.tar", "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
-            "annotation.tar": (f"{_BASE}/annotation.tar",
-                               "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd")}  # fmt: skip
+    source = (
+        "a folder with images.tar and annotation.tar or their unpacked folders; images.tar alone; or a folder (or "
+        "archive) of class folders such as n02085620-Chihuahua"
+    )
+    urls = {
+        "images.tar": (f"{_BASE}/images.tar", "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58"),
+        "annotation.tar": (
+            f"{_BASE}/annotation.tar",
+            "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+        ),
+    }
     licence = "Stanford Dogs by Khosla, Jayadevaprakash, Yao and Li; pictures of ImageNet, on whose terms they are used"
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
@@ -34,8 +41,11 @@ class StanfordDogs(DatasetBuilder):
         archives = {"images.tar": "Images", "annotation.tar": "Annotation"}
         with opened(sources, archives, writer.target.parent) as at:
             classes = {cls for classes in class_split("stanford_dogs").values() for cls in classes}
-            notes = {(pure.parent.name, pure.stem): name for name in at if (pure := PurePosixPath(name)).parent.name in classes
-                     and pure.suffix in ("", ".xml")}  # fmt: skip
+            notes = {
+                (pure.parent.name, pure.stem): name
+                for name in at
+                if (pure := PurePosixPath(name)).parent.name in classes and pure.suffix in ("", ".xml")
+            }
             groups: dict[str, dict[str, Box | None]] = {}
             for cls, names in by_class_folder(at).items():
                 if cls not in classes:
@@ -44,11 +54,15 @@ class StanfordDogs(DatasetBuilder):
                 for name in names:
                     stem = PurePosixPath(name).stem
                     if stem in seen:
-                        raise DataError(f"{path}: has a picture of {cls} twice ({seen[stem]}, {name}); "
-                                        "give --from one of the folders")  # fmt: skip
+                        raise DataError(
+                            f"{path}: has a picture of {cls} twice ({seen[stem]}, {name}); "
+                            "give --from one of the folders"
+                        )
                     if notes and (cls, stem) not in notes:
-                        raise DataError(f"{path}: has annotations, but none of {cls}/{stem}; get annotation.tar whole, or "
-                                        "leave it away for a store without boxes")  # fmt: skip
+                        raise DataError(
+                            f"{path}: has annotations, but none of {cls}/{stem}; get annotation.tar whole, or "
+                            "leave it away for a store without boxes"
+                        )
                     seen[stem] = name
                 note = {name: notes.get((cls, stem)) for stem, name in seen.items()}
                 groups[cls] = {name: _box(at[xml], xml) if xml else None for name, xml in note.items()}
@@ -70,8 +84,10 @@ def _box(files: Source, name: str) -> Box:
         if len(data) > MAX_NOTE:
             raise ValueError(f"it has {len(data):,} bytes")
         root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Plain()))
-        sides = [[int(float(box.findtext(side) or "")) for side in ("xmin", "ymin", "xmax", "ymax")]
-                 for box in root.iter("bndbox")]  # fmt: skip
+        sides = [
+            [int(float(box.findtext(side) or "")) for side in ("xmin", "ymin", "xmax", "ymax")]
+            for box in root.iter("bndbox")
+        ]
         if not sides:
             raise ValueError("it has no bndbox")
     except (ElementTree.ParseError, ValueError, OverflowError, LookupError) as fault:

@@ -96,8 +96,15 @@ class StoreWriter:
             self._file.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, split: str, cls: str, picture: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None,
-            check: bool = True) -> None:  # fmt: skip
+    def add(
+        self,
+        split: str,
+        cls: str,
+        picture: bytes | np.ndarray,
+        name: str,
+        box: tuple[int, ...] | None = None,
+        check: bool = True,
+    ) -> None:
         """Add one picture: encoded bytes, or uint8 pixels [H,W,3]. Splits and classes arrive one after the other.
 
         `box` is (left, top, right, bottom) in pixels; `name` identifies the picture in messages.
@@ -142,8 +149,14 @@ class StoreWriter:
             part.sha256 = self._digests[split].hexdigest()
         report = self._report()
         report["complete_public_data"] = None if known is None else report["sha256"] == known
-        index = {"format": FORMAT, **self.info, "bytes": self._at, "sha256": report["sha256"], "report": report,
-                 "splits": {s: vars(p) for s, p in self.parts.items()}}  # fmt: skip
+        index = {
+            "format": FORMAT,
+            **self.info,
+            "bytes": self._at,
+            "sha256": report["sha256"],
+            "report": report,
+            "splits": {s: vars(p) for s, p in self.parts.items()},
+        }
         with guarded(self.target):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -171,9 +184,15 @@ class StoreWriter:
         for split, part in self.parts.items():
             counts = Counter(part.label)
             sides = np.array(part.shape).reshape(-1, 2)
-            rows[split] = {"classes": len(part.classes), "images": len(part.label), "smallest_class": min(counts.values()),
-                           "largest_class": max(counts.values()), "min_side": sides.min(0).tolist(),
-                           "max_side": sides.max(0).tolist(), "sha256": part.sha256}  # fmt: skip
+            rows[split] = {
+                "classes": len(part.classes),
+                "images": len(part.label),
+                "smallest_class": min(counts.values()),
+                "largest_class": max(counts.values()),
+                "min_side": sides.min(0).tolist(),
+                "max_side": sides.max(0).tolist(),
+                "sha256": part.sha256,
+            }
         names = [set(p.classes) for p in self.parts.values()]
         shared = sorted(set.union(*(a & b for i, a in enumerate(names) for b in names[i + 1 :]), set()))
         return {
@@ -250,9 +269,12 @@ class Pictured(Protocol):
     def identities(self) -> list[str]:
         """What each picture is recognised by [N], whichever others there are."""
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
-               only: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w)."""
+    def decode(
+        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: list[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h,
+        w).
+        """
 
 
 @dataclass(frozen=True)
@@ -285,11 +307,18 @@ class Split:
         """As `Pictured.identities`: the places in the split."""
         return [str(i) for i in range(len(self))]
 
-    def decode(self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None,
-               only: list[int] | None = None, into: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def decode(
+        self,
+        side: int,
+        crop: str = "box",
+        tick: Callable[[int], None] | None = None,
+        only: list[int] | None = None,
+        into: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Pictures (all, or `only` these) squashed to uint8 [N,3,side,side], and their sizes before that [N,2] (h, w).
 
-        They are written `into` a tensor if one is given. `crop` is `box` (to the bounding box where there is one) or `raw`. Raises `DataError` for a damaged store.
+        They are written `into` a tensor if one is given. `crop` is `box` (to the bounding box where there is one) or
+        `raw`. Raises `DataError` for a damaged store.
         """
         start, ends = self._index["offset"], list(accumulate(self._index["size"]))
         with guarded(self._file), self._file.open("rb") as file:  # mapped: a split may be larger than the memory
@@ -320,8 +349,10 @@ class Split:
         digest = hashlib.sha256(blob)
         digest.update(_columns(self._index))
         if digest.hexdigest() != self.sha256:
-            raise DataError(f"{self._file}: the {self.split} pictures do not match the index's SHA-256, so the store is "
-                            f"damaged; run `fsl prepare {self.store} --force` again")  # fmt: skip
+            raise DataError(
+                f"{self._file}: the {self.split} pictures do not match the index's SHA-256, so the store is "
+                f"damaged; run `fsl prepare {self.store} --force` again"
+            )
 
 
 def _why(fault: Exception) -> str:
@@ -343,8 +374,17 @@ class Store:
             have = ", ".join(self.index["splits"])
             raise DataError(f"{self.path}: has no {split} split (it has {have}); set eval.split to one of them")
         part = self.index["splits"][split]
-        return Split(self.name, split, part["classes"], torch.tensor(part["label"], dtype=torch.int64), part["sha256"],
-                     part, self.path / "images.bin", self.index["encoding"], self.index.get("upright", False))  # fmt: skip
+        return Split(
+            self.name,
+            split,
+            part["classes"],
+            torch.tensor(part["label"], dtype=torch.int64),
+            part["sha256"],
+            part,
+            self.path / "images.bin",
+            self.index["encoding"],
+            self.index.get("upright", False),
+        )
 
 
 def open_store(root: Path, name: str) -> Store:

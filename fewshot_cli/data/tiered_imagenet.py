@@ -33,8 +33,10 @@ class TieredImageNet(DatasetBuilder):
       in its order. Memory must hold one split. DeepEMD's figures cannot be reached from these.
     """
 
-    source = ("ImageNet's training pictures (image-net.org, after accepting its terms) or a copy of tieredImageNet; "
-              "`fsl show dataset tiered_imagenet` lists the layouts")  # fmt: skip
+    source = (
+        "ImageNet's training pictures (image-net.org, after accepting its terms) or a copy of tieredImageNet; "
+        "`fsl show dataset tiered_imagenet` lists the layouts"
+    )
     licence = LICENCE
 
     def build(self, sources: list[Path], writer: StoreWriter) -> None:
@@ -47,8 +49,10 @@ class TieredImageNet(DatasetBuilder):
                 self._from_classes(files, writer)
         for split, published in PUBLISHED.items():
             if (count := len(writer.parts[split].label)) != published:
-                say(f"warning: {split} has {count:,} pictures, the published tieredImageNet {published:,}; "
-                    "figures may not compare")  # fmt: skip
+                say(
+                    f"warning: {split} has {count:,} pictures, the published tieredImageNet {published:,}; "
+                    "figures may not compare"
+                )
         warn_if_small(writer, "pictures of 224 px or the original size")
 
     def _from_classes(self, files: Source, writer: StoreWriter) -> None:

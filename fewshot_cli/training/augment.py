@@ -1,7 +1,7 @@
 """Random crops, flips, colour jitter and mixing for a whole batch at once, on the device the pictures are on.
 
-What is random is drawn first, on the CPU and for the whole batch, so that the same seed augments alike on every device and
-for every number of processes that share the batch.
+What is random is drawn first, on the CPU and for the whole batch, so that the same seed augments alike on every device
+and for every number of processes that share the batch.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about N pictures: boxes [N,4] and mirrorings [N], of patches [N,P,4] and [N,P]; `factors` [3,N,1,1,1]
-    of brightness, contrast and saturation, for P patches [3,N·P,1,1,1], or None.
+    """What is random about N pictures: boxes [N,4] and mirrorings [N], of patches [N,P,4] and [N,P]; `factors`
+    [3,N,1,1,1] of brightness, contrast and saturation, for P patches [3,N·P,1,1,1], or None.
     """
 
     boxes: Tensor
@@ -87,8 +87,8 @@ def jitter(x: Tensor, factors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How N pictures are mixed with their neighbours: each keeps the share `keep` [N] of its label; `box` [N,4] (left, top,
-    right, bottom) in pixels is taken from the neighbour, empty where all of the picture is blended instead.
+    """How N pictures are mixed with their neighbours: each keeps the share `keep` [N] of its label; `box` [N,4] (left,
+    top, right, bottom) in pixels is taken from the neighbour, empty where all of the picture is blended instead.
     """
 
     keep: Tensor
@@ -118,7 +118,9 @@ def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing 
 
 
 def neighbours(count: int) -> Tensor:
-    """Each picture's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is random."""
+    """Each picture's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is
+    random.
+    """
     return (torch.arange(count) ^ 1).clamp(max=count - 1)
 
 

@@ -105,8 +105,9 @@ def validation_episodes(recipe: Recipe, spec: ValidateSpec, store: Store) -> Sam
     return Sampler(store.split("val"), recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
 
 
-def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None, root: Path,
-              world: World) -> Callable[[], dict[str, float]]:  # fmt: skip
+def validator(
+    recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None, root: Path, world: World
+) -> Callable[[], dict[str, float]]:
     """Accuracy and interval of fixed validation episodes with the backbone as it is, shared out over the processes.
 
     `own` is the head being trained; without one (pre-training) features are the maps of whole pictures, as DeepEMD's
@@ -125,8 +126,15 @@ def validator(recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbo
         maps = embed(backbone, pixels.images, recipe.image, world, patches=patches)
         accuracies: list[float] = []
         batch = evaluate.episodes_per_call(head, sampler, maps)
-        evaluate.run_episodes(head, maps.to(home), sampler, range(spec.episodes), batch,
-                              lambda records: accuracies.extend(r["accuracy"] for r in records), world=world)  # fmt: skip
+        evaluate.run_episodes(
+            head,
+            maps.to(home),
+            sampler,
+            range(spec.episodes),
+            batch,
+            lambda records: accuracies.extend(r["accuracy"] for r in records),
+            world=world,
+        )
         mean, ci95 = mean_ci95(accuracies)
         return {"accuracy": mean, "ci95": ci95}
 

@@ -30,9 +30,9 @@ LOG, TIMES, STATE, WEIGHTS, CURVES = "log.jsonl", "times.jsonl", "state.pt", "we
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: `objective` maps a batch to loss and share correct, and `batches(epoch, rng)` yields this process's
-    part of `steps` batches; `validate()` gives at least `accuracy`, by which the best `modules` are kept with `sidecar`;
-    without it they are those of the last epoch.
+    """What is trained: `objective` maps a batch to loss and share correct, and `batches(epoch, rng)` yields this
+    process's part of `steps` batches; `validate()` gives at least `accuracy`, by which the best `modules` are kept with
+    `sidecar`; without it they are those of the last epoch.
     """
 
     objective: nn.Module
@@ -89,7 +89,8 @@ class Solves:
             )
 
     def record(self, world: World) -> dict[str, Any]:
-        """Mean and standard deviation of the iterations of a problem, and how many did not converge; empty without problems.
+        """Mean and standard deviation of the iterations of a problem, and how many did not converge; empty without
+        problems.
 
         Over all processes.
         """
@@ -168,8 +169,9 @@ def fit(run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, world: World, se
     return world.first(lambda: _finish(run, start, best))
 
 
-def _validate(job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run,
-              world: World) -> tuple[dict[str, float], dict]:  # fmt: skip
+def _validate(
+    job: Job, average: Average | None, best: dict[str, Any], epoch: int, run: Run, world: World
+) -> tuple[dict[str, float], dict]:
     """This epoch's validation, and the best so far, whose weights are written."""
     with average.applied() if average else nullcontext():
         found = job.validate() if job.validate else {}
@@ -183,8 +185,12 @@ def _validate(job: Job, average: Average | None, best: dict[str, Any], epoch: in
 def _finish(run: Run, epochs: int, best: dict[str, Any]) -> dict[str, Any]:
     records = run.lines(LOG)
     plots.training(run.path / CURVES, records, run.path.name)
-    summary = {"epochs": epochs, "best": best, "weights": str(run.path / WEIGHTS),
-               "sha256": checkpoint.load(run.path / WEIGHTS).sha256}  # fmt: skip
+    summary = {
+        "epochs": epochs,
+        "best": best,
+        "weights": str(run.path / WEIGHTS),
+        "sha256": checkpoint.load(run.path / WEIGHTS).sha256,
+    }
     run.finish(summary)
     return summary
 
@@ -194,8 +200,14 @@ def make_optimizer(module: nn.Module, spec: OptimizerSpec) -> torch.optim.Optimi
     own = [p for p in module.parameters() if p.requires_grad]
     if spec.name == "adam":
         return torch.optim.Adam(own, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
-    return torch.optim.SGD(own, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay,
-                           nesterov=spec.nesterov and spec.momentum > 0, fused=True)  # fmt: skip
+    return torch.optim.SGD(
+        own,
+        lr=spec.lr,
+        momentum=spec.momentum,
+        weight_decay=spec.weight_decay,
+        nesterov=spec.nesterov and spec.momentum > 0,
+        fused=True,
+    )
 
 
 def rate(spec: ScheduleSpec, epoch: int, epochs: int) -> float:
@@ -213,8 +225,10 @@ def generator(seed: int, epoch: int) -> Generator:
 
 def _record(run: Run, epoch: int, loss: float, right: float, lr: float) -> dict[str, Any]:
     if not math.isfinite(loss):
-        raise DataError(f"{run.path}: the loss became NaN or infinite in epoch {epoch + 1} (learning rate {lr:g}); lower "
-                        "optimizer.lr and start a new run, or --resume to repeat the epoch")  # fmt: skip
+        raise DataError(
+            f"{run.path}: the loss became NaN or infinite in epoch {epoch + 1} (learning rate {lr:g}); lower "
+            "optimizer.lr and start a new run, or --resume to repeat the epoch"
+        )
     return {"epoch": epoch + 1, "lr": lr, "loss": loss, "train_accuracy": 100 * right}
 
 
@@ -222,8 +236,10 @@ def _sentence(record: dict[str, Any], epochs: int, seconds: float) -> str:
     tail = f", validation {record['validation']['accuracy']:.2f} %" if "validation" in record else ""
     if record.get("not_converged"):
         tail += f", the solver did not converge on {record['not_converged']} problems"
-    return (f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4f}, training {record['train_accuracy']:.1f} %"
-            f"{tail} ({seconds:.0f} s)")  # fmt: skip
+    return (
+        f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4f}, training {record['train_accuracy']:.1f} %"
+        f"{tail} ({seconds:.0f} s)"
+    )
 
 
 def check_board(wanted: bool) -> None:
@@ -251,15 +267,22 @@ def _note(writer: Any, record: dict[str, Any]) -> None:
         writer.add_scalar(name, value, record["epoch"])
 
 
-def _keep(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, where: dict[str, Any]) -> None:  # fmt: skip
-    state = {**where, "objective": objective.state_dict(), "optimizer": optimizer.state_dict(),
-             "average": (average.steps, average.kept) if average else None}  # fmt: skip
+def _keep(
+    run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None, where: dict[str, Any]
+) -> None:
+    state = {
+        **where,
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": (average.steps, average.kept) if average else None,
+    }
     with atomic(run.path / STATE) as part:
         torch.save(state, part)
 
 
-def _restore(run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer,
-             average: Average | None) -> tuple[int, dict[str, Any], int]:  # fmt: skip
+def _restore(
+    run: Run, objective: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> tuple[int, dict[str, Any], int]:
     """Epochs done, the best validation and how many have passed since."""
     path: Path = run.path / STATE
     if not (run.resumed and path.exists()):

@@ -23,7 +23,8 @@ from fewshot_cli.training.loop import WEIGHTS, Job, check_board, fit
 
 
 class EpisodeObjective(nn.Module):
-    """Images [E·way·(shot+query)·patches,3,H,W], episode by episode, class by class, support first → cross-entropy, share.
+    """Images [E·way·(shot+query)·patches,3,H,W], episode by episode, class by class, support first → cross-entropy,
+    share.
 
     `patches` is 0 where features are the maps of whole pictures.
     """
@@ -45,9 +46,17 @@ class EpisodeObjective(nn.Module):
         return loss.to(images.device), (logits.detach().argmax(-1) == labels).float().mean().to(images.device)
 
 
-def metatrain(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None,
-              board: bool = False) -> dict[str, Any] | None:  # fmt: skip
-    """Train backbone and head on episodes of the train split, from pre-trained weights or random ones; returns the summary.
+def metatrain(
+    recipe: Recipe,
+    root: Path,
+    run_dir: Path | None,
+    resume: bool,
+    world: World,
+    given: Path | None,
+    board: bool = False,
+) -> dict[str, Any] | None:
+    """Train backbone and head on episodes of the train split, from pre-trained weights or random ones; returns the
+    summary.
 
     A recipe's phases run one after another, each in a folder of its own below the run directory and each from the best
     weights of the one before. Without a run directory everything is checked and nothing trained.
@@ -101,8 +110,13 @@ def _gathered(run: Run, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "phases": {k: v["best"] for k, v in made.items()},
     }
     sha256 = checkpoint.save_tensors(run.path / WEIGHTS, found.tensors, sidecar)
-    summary = {"epochs": sum(m["epochs"] for m in made.values()), "best": last["best"], "weights": str(run.path / WEIGHTS),
-               "sha256": sha256, "phases": made}  # fmt: skip
+    summary = {
+        "epochs": sum(m["epochs"] for m in made.values()),
+        "best": last["best"],
+        "weights": str(run.path / WEIGHTS),
+        "sha256": sha256,
+        "phases": made,
+    }
     run.finish(summary)
     return summary
 
@@ -118,12 +132,18 @@ def _identity(
     recipe: Recipe, data_sha: str, start: checkpoint.Checkpoint | None, device: torch.device
 ) -> dict[str, Any]:
     drop = ("pretrain", "eval", "weights")
-    return {"device": device.type, "data": data_sha, "start": start and start.sha256,
-            "recipe": {k: v for k, v in recipe.identity().items() if k not in drop}}  # fmt: skip
+    return {
+        "device": device.type,
+        "data": data_sha,
+        "start": start and start.sha256,
+        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
+    }
 
 
 def _only(objective: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Train nothing but what lies under the prefixes; batch norms go on counting. Raises `RecipeError` for one that is not there."""
+    """Train nothing but what lies under the prefixes; batch norms go on counting. Raises `RecipeError` for one that is
+    not there.
+    """
     names = [name for name, _ in objective.named_parameters()]
     for prefix in prefixes:
         if not any(name == prefix or name.startswith(prefix + ".") for name in names):
@@ -138,9 +158,19 @@ def _only(objective: nn.Module, prefixes: tuple[str, ...]) -> None:
             parameter.requires_grad_(False)
 
 
-def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None, board: bool,
-           before: int = 0) -> dict[str, Any] | None:  # fmt: skip
-    """One phase; one that has steps `before` it draws other episodes, and starts with what the weights hold of its head."""
+def _phase(
+    recipe: Recipe,
+    root: Path,
+    run_dir: Path | None,
+    resume: bool,
+    world: World,
+    given: Path | None,
+    board: bool,
+    before: int = 0,
+) -> dict[str, Any] | None:
+    """One phase; one that has steps `before` it draws other episodes, and starts with what the weights hold of its
+    head.
+    """
     spec, device = recipe.metatrain, world.device
     store = world.first(lambda: build.store(recipe, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
@@ -156,8 +186,10 @@ def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world
     head.to(home)
     split, extractor = store.split("train"), build.extractor(recipe)
     if extractor.patches and spec.augment.crop != "none":
-        raise RecipeError(f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
-                          f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none")  # fmt: skip
+        raise RecipeError(
+            f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
+            f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none"
+        )
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     data.validation_episodes(recipe, spec.validation, store)
     check_board(board)
@@ -183,8 +215,12 @@ def _phase(recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world
             yield apply(pixels(pick[own].flatten()), draws.part(part), spec.augment, recipe.image)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
-    job = Job(objective, lambda *of: pixels.ahead(batches(*of)), spec.steps,
-              data.validator(recipe, spec.validation, store, backbone, head, root, world),
-              {"backbone": backbone, "head": head},
-              {**data.sidecar("metatrain", recipe, store, parts), "start": start and start.sha256})  # fmt: skip
+    job = Job(
+        objective,
+        lambda *of: pixels.ahead(batches(*of)),
+        spec.steps,
+        data.validator(recipe, spec.validation, store, backbone, head, root, world),
+        {"backbone": backbone, "head": head},
+        {**data.sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
+    )
     return fit(run, spec, job, world, recipe.seed + before, board)

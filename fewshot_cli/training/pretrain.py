@@ -21,10 +21,11 @@ Batch = tuple[Tensor, Tensor, Mixing | None]
 
 
 class ClassObjective(nn.Module):
-    """(images, labels, how they are mixed) → cross-entropy of the classifier on the backbone's maps, and the share correct.
+    """(images, labels, how they are mixed) → cross-entropy of the classifier on the backbone's maps, and the share
+    correct.
 
-    With `rotation` every picture is seen in its four rotations, which a second classifier tells apart (Gidaris et al. 2018;
-    added to few-shot pre-training by Mangla et al. 2020).
+    With `rotation` every picture is seen in its four rotations, which a second classifier tells apart (Gidaris et al.
+    2018; added to few-shot pre-training by Mangla et al. 2020).
     """
 
     def __init__(self, backbone: nn.Module, classifier: nn.Module, spec: PretrainSpec) -> None:
@@ -63,7 +64,8 @@ def pretrain(
 ) -> dict[str, Any] | None:
     """Train backbone and classifier on the train split; returns the summary of the run.
 
-    Under protocol `classification` the validation is top-1 on the `val` split; without one the last epoch's weights are kept.
+    Under protocol `classification` the validation is top-1 on the `val` split; without one the last epoch's weights are
+    kept.
 
     Without a run directory everything is checked and nothing trained.
     """
@@ -71,8 +73,9 @@ def pretrain(
     store = world.first(lambda: build.store(recipe, root))
     split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
-        raise DataError(f"{store.path}: the train split has {len(split)} pictures, a batch needs {spec.batch}; "
-                        "lower pretrain.batch")  # fmt: skip
+        raise DataError(
+            f"{store.path}: the train split has {len(split)} pictures, a batch needs {spec.batch}; lower pretrain.batch"
+        )
     if spec.mix != type(spec.mix)():
         world.share(spec.batch // 2, "pretrain.batch in pairs")
     backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
@@ -107,9 +110,14 @@ def pretrain(
     else:
         validate = classification.validator(recipe, store, backbone, classifier, root, world)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
-    job = Job(ClassObjective(backbone, classifier, spec).to(device), lambda *of: pixels.ahead(batches(*of)), steps, validate,
-              {"backbone": backbone, "classifier": classifier},
-              {**data.sidecar("pretrain", recipe, store, parts), "classes": split.classes})  # fmt: skip
+    job = Job(
+        ClassObjective(backbone, classifier, spec).to(device),
+        lambda *of: pixels.ahead(batches(*of)),
+        steps,
+        validate,
+        {"backbone": backbone, "classifier": classifier},
+        {**data.sidecar("pretrain", recipe, store, parts), "classes": split.classes},
+    )
     return fit(run, spec, job, world, recipe.seed, board)
 
 

@@ -26,17 +26,30 @@ class _Parts(Parts):
     def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
         super().__init__(recipe, given, root, device)
         if not isinstance(self.head, Learns):
-            raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
-                              "with head sfc, such as glyphs_5w5s, or --set head=sfc")  # fmt: skip
+            raise RecipeError(
+                f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
+                "with head sfc, such as glyphs_5w5s, or --set head=sfc"
+            )
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
-        made = self.made_for | {"head": self.recipe.resolved()["head"], "solver": self.recipe.identity()["solver"],
-                                "device": self.device.type, **inputs}  # fmt: skip
+        made = self.made_for | {
+            "head": self.recipe.resolved()["head"],
+            "solver": self.recipe.identity()["solver"],
+            "device": self.device.type,
+            **inputs,
+        }
         return Run(path, verb, self.recipe, made, resume)
 
 
-def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, given: Path | None, root: Path,
-             device: torch.device) -> dict[str, Any] | None:  # fmt: skip
+def finetune(
+    recipe: Recipe,
+    support: Path,
+    run_dir: Path | None,
+    resume: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any] | None:
     """Learn the layer on `support/<class>/<picture>` and write it into the run directory; returns the summary.
 
     Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
@@ -57,19 +70,36 @@ def finetune(recipe: Recipe, support: Path, run_dir: Path | None, resume: bool, 
         layer = parts.head.learn(maps[None], folder.labels)[0]
         fitted = _guess(parts.head, layer, maps)
     summary = {
-        "classes": folder.classes, "pictures": len(folder), "solver": recipe.solver.name,
-        "support_accuracy": 100 * float((fitted == folder.labels).float().mean()), "not_converged": sum(book.failures(1)),
+        "classes": folder.classes,
+        "pictures": len(folder),
+        "solver": recipe.solver.name,
+        "support_accuracy": 100 * float((fitted == folder.labels).float().mean()),
+        "not_converged": sum(book.failures(1)),
         "classifier": str(run_dir / FILE),
-    }  # fmt: skip
-    sidecar = {"stage": "finetune-sfc", "classes": folder.classes, "pictures": len(folder), **parts.made_for,
-               "head": recipe.resolved()["head"], "versions": versions()}  # fmt: skip
+    }
+    sidecar = {
+        "stage": "finetune-sfc",
+        "classes": folder.classes,
+        "pictures": len(folder),
+        **parts.made_for,
+        "head": recipe.resolved()["head"],
+        "versions": versions(),
+    }
     summary["sha256"] = checkpoint.save_tensors(run_dir / FILE, {LAYER: layer.cpu().contiguous()}, sidecar)
     run.finish(summary)
     return summary
 
 
-def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, resume: bool, given: Path | None, root: Path,
-          device: torch.device) -> dict[str, Any] | None:  # fmt: skip
+def score(
+    recipe: Recipe,
+    classifier: Path,
+    query: Path,
+    run_dir: Path | None,
+    resume: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any] | None:
     """Accuracy of a fine-tuned classifier on `query/<class>/<picture>`, in the fields of an evaluation's summary.
 
     Without a run directory everything is checked and nothing scored. Raises `DataError` when the classifier was learned
@@ -84,16 +114,20 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
     parts, folder = _Parts(recipe, given, root, device), Folder(query, "--query")
     for what, ours in parts.made_for.items():
         if made.sidecar.get(what) != ours:
-            raise DataError(f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
-                            "--recipe and --weights as to `fsl finetune-sfc`")  # fmt: skip
+            raise DataError(
+                f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
+                "--recipe and --weights as to `fsl finetune-sfc`"
+            )
     learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
     options = learned.get("options", {})
     other = [k for k, v in _scoring(parts.head, ours["options"]).items() if options.get(k) != v]
     if learned.get("name") != ours["name"] or other:
         what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
-        raise DataError(f"{classifier}: was learned with {what}, recipe {recipe.name} has "
-                        f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
-                        "`fsl finetune-sfc`")  # fmt: skip
+        raise DataError(
+            f"{classifier}: was learned with {what}, recipe {recipe.name} has "
+            f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
+            "`fsl finetune-sfc`"
+        )
     names = made.sidecar["classes"]
     unknown = [c for c in folder.classes if c not in names]
     if unknown:
@@ -108,14 +142,27 @@ def score(recipe: Recipe, classifier: Path, query: Path, run_dir: Path | None, r
     correct = int((guess == truth).sum())
     mean, ci95 = share_ci95(correct, len(truth))
     summary = {
-        "format": 1, "recipe": recipe.name, "dataset": str(query), "head": recipe.head.name, "solver": recipe.solver.name,
-        "way": len(names), "shot": round(made.sidecar["pictures"] / len(names)), "episodes": 1, "pictures": len(truth),
-        "accuracy": mean, "ci95": ci95, "interval": INTERVAL_PICTURES, "not_converged": sum(book.failures(1)),
+        "format": 1,
+        "recipe": recipe.name,
+        "dataset": str(query),
+        "head": recipe.head.name,
+        "solver": recipe.solver.name,
+        "way": len(names),
+        "shot": round(made.sidecar["pictures"] / len(names)),
+        "episodes": 1,
+        "pictures": len(truth),
+        "accuracy": mean,
+        "ci95": ci95,
+        "interval": INTERVAL_PICTURES,
+        "not_converged": sum(book.failures(1)),
         "seconds": {"embedding": parts.embedding, "matching": book.seconds, "total": perf_counter() - begin},
-        "seed": recipe.seed, "weights": parts.weights.label,
+        "seed": recipe.seed,
+        "weights": parts.weights.label,
         "hashes": {"weights": parts.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
-        "versions": versions(), "device": str(device), "run_dir": str(run_dir),
-    }  # fmt: skip
+        "versions": versions(),
+        "device": str(device),
+        "run_dir": str(run_dir),
+    }
     run.finish(summary)
     return summary
 

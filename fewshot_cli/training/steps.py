@@ -60,14 +60,17 @@ def profile_steps(recipe: Recipe, world: World, rounds: int) -> list[dict[str, A
     `bare` is the backbone's forward and backward alone on a batch that lies ready, in turns with the step; `share` of a
     record is what the step reaches of the pictures a second of that. Raises `RecipeError` for a solver that cannot run.
     """
-    return [_measure("pretrain", recipe, recipe.pretrain, world, rounds),
-            _measure("metatrain", recipe, recipe.metatrain, world, rounds)]  # fmt: skip
+    return [
+        _measure("pretrain", recipe, recipe.pretrain, world, rounds),
+        _measure("metatrain", recipe, recipe.metatrain, world, rounds),
+    ]
 
 
 def beside(recipes: list[Recipe], classes: int, world: World, rounds: int) -> list[dict[str, float]]:
     """Seconds of a step of pre-training and of a test pass, for each recipe in turns, medians over rounds.
 
-    On `pretrain.batch` invented pictures that lie ready, of so many classes. Raises `RecipeError` for a solver that cannot run.
+    On `pretrain.batch` invented pictures that lie ready, of so many classes. Raises `RecipeError` for a solver that
+    cannot run.
     """
     clock = _Clock(world.device)
     works = [_works(recipe, classes, world.device) for recipe in recipes]
@@ -147,8 +150,14 @@ def _measure(
     seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
     seconds["head"] = seconds.pop("objective") - seconds["backbone"] - seconds.get("transport", 0.0)
     whole, bare = seconds.pop("all"), seconds.pop("bare")
-    return {"stage": stage, "pictures": pictures, "seconds": whole, "parts": seconds,
-            "pictures_per_second": pictures / whole, "share": bare / whole}  # fmt: skip
+    return {
+        "stage": stage,
+        "pictures": pictures,
+        "seconds": whole,
+        "parts": seconds,
+        "pictures_per_second": pictures / whole,
+        "share": bare / whole,
+    }
 
 
 def _pictures(stage: str, spec: PretrainSpec | MetatrainSpec) -> int:

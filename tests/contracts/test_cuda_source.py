@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fewshot_cli.solvers import network_simplex_cuda as cuda
 
 from fewshot_cli import registry, suite
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.problems import generated
+from fewshot_cli.solvers import network_simplex_cuda as cuda
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,25 @@ def one_lane(compiler, tmp_path_factory):
     folder, libraries = tmp_path_factory.mktemp("one_lane"), {}
     for dtype, name in ((torch.float32, "float"), (torch.float64, "double")):
         path = folder / f"{name}.so"
-        subprocess.run([compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-x", "c++", "-std=c++17", f"-DCOST={name}", "-shared",
-                        "-fPIC", "-o", path, cuda.SOURCE], check=True)  # fmt: skip
+        subprocess.run(
+            [
+                compiler,
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-x",
+                "c++",
+                "-std=c++17",
+                f"-DCOST={name}",
+                "-shared",
+                "-fPIC",
+                "-o",
+                path,
+                cuda.SOURCE,
+            ],
+            check=True,
+        )
         libraries[dtype] = ctypes.CDLL(str(path))
     return OneLane(libraries)
 
@@ -85,8 +102,12 @@ def test_four_lanes_do_not_race(compiler, tmp_path):
     ]
     if subprocess.run([*build, "-fsanitize=thread"], capture_output=True).returncode:
         pytest.skip("the compiler has no ThreadSanitizer")
-    run = subprocess.run(["setarch", "-R", tmp_path / "lanes"] if shutil.which("setarch") else [tmp_path / "lanes"],
-                         capture_output=True, text=True, timeout=300)  # fmt: skip
+    run = subprocess.run(
+        ["setarch", "-R", tmp_path / "lanes"] if shutil.which("setarch") else [tmp_path / "lanes"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 

@@ -1,4 +1,6 @@
-"""Every installed solver through the contract suite that ships with the package, and the suite through broken solvers."""
+"""Every installed solver through the contract suite that ships with the package, and the suite through broken
+solvers.
+"""
 
 import subprocess
 import sys
@@ -93,20 +95,33 @@ def plan_with(plan, **new):
 
 
 BENT = {
-    "optimal": [lambda p, c, s: plan_with(p, flow=s[:, :, None] * p.flow.sum(1)[:, None] / s.sum(1)[:, None, None]),  # no optimum
-                lambda p, c, s: plan_with(p, flow=1.001 * p.flow),
-                lambda p, c, s: plan_with(p, converged=~p.converged)],
-    "priced": [lambda p, c, s: plan_with(p, supply_price=p.supply_price + 1e-3),
-               lambda p, c, s: plan_with(p, supply_price=p.supply_price * 0.999)],
-    "consistent": [lambda p, c, s: plan_with(p, flow=p.flow * (1 + 1e-3 * len(c))),
-                   lambda p, c, s: plan_with(p, flow=p.flow + 1e-3)],
-    "careful": [lambda p, c, s: plan_with(p, flow=p.flow + 0 * c.mul_(1.0001)), lambda p, c, s: plan_with(p, flow=p.flow.float()),
-                lambda p, c, s: plan_with(p, iterations=p.iterations[:1])],
-    "differentiable": [lambda p, c, s: plan_with(p, supply_price=-p.supply_price),
-                       lambda p, c, s: plan_with(p, flow=p.flow.flip(1))],
+    "optimal": [
+        lambda p, c, s: plan_with(
+            p, flow=s[:, :, None] * p.flow.sum(1)[:, None] / s.sum(1)[:, None, None]
+        ),  # no optimum
+        lambda p, c, s: plan_with(p, flow=1.001 * p.flow),
+        lambda p, c, s: plan_with(p, converged=~p.converged),
+    ],
+    "priced": [
+        lambda p, c, s: plan_with(p, supply_price=p.supply_price + 1e-3),
+        lambda p, c, s: plan_with(p, supply_price=p.supply_price * 0.999),
+    ],
+    "consistent": [
+        lambda p, c, s: plan_with(p, flow=p.flow * (1 + 1e-3 * len(c))),
+        lambda p, c, s: plan_with(p, flow=p.flow + 1e-3),
+    ],
+    "careful": [
+        lambda p, c, s: plan_with(p, flow=p.flow + 0 * c.mul_(1.0001)),
+        lambda p, c, s: plan_with(p, flow=p.flow.float()),
+        lambda p, c, s: plan_with(p, iterations=p.iterations[:1]),
+    ],
+    "differentiable": [
+        lambda p, c, s: plan_with(p, supply_price=-p.supply_price),
+        lambda p, c, s: plan_with(p, flow=p.flow.flip(1)),
+    ],
     "like_qpth": [lambda p, c, s: plan_with(p, demand_price=0.99 * p.demand_price)],
     "between": [lambda p, c, s: plan_with(p, supply_price=p.supply_price * 1.5)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("check", "bend"), [(check, bend) for check, bends in BENT.items() for bend in bends])
@@ -144,8 +159,15 @@ def test_opencv_leaves_weights_without_gradient_and_says_so_once(capsys):
     assert capsys.readouterr().err.count("no dual prices") == 1
 
 
-@pytest.mark.parametrize(("name", "options"), [("pot", {"max_iterations": 1}), ("sinkhorn", {"max_iterations": 3}),
-                                               ("pot_sinkhorn", {"max_iterations": 3}), ("qpth", {"max_iterations": 1})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pot", {"max_iterations": 1}),
+        ("sinkhorn", {"max_iterations": 3}),
+        ("pot_sinkhorn", {"max_iterations": 3}),
+        ("qpth", {"max_iterations": 1}),
+    ],
+)
 def test_solver_that_gives_up_is_reported_not_hidden(name, options):
     cls = registry.part("solvers", name)
     if (reason := cls.works()) is not None:

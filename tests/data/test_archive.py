@@ -194,8 +194,20 @@ def test_damage_in_a_zip_of_another_compression_is_a_sentence(tmp_path, method):
         everything(tmp_path / "x.zip", tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"PK\x03\x04", bytes(100), b"\xfd7zXZ\x00",
-                                     bz2.compress(b"no tar"), lzma.compress(b"no tar"), os.urandom(5000)])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello",
+        b"\x1f\x8b",
+        b"PK\x03\x04",
+        bytes(100),
+        b"\xfd7zXZ\x00",
+        bz2.compress(b"no tar"),
+        lzma.compress(b"no tar"),
+        os.urandom(5000),
+    ],
+)
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DataError, match="x: is (neither|truncated)"):

@@ -63,8 +63,15 @@ def cifar_files(pictures: dict[str, list[np.ndarray]], dump=python2_pickle, **re
     def batch(part: str, pairs: list[tuple[int, np.ndarray]]) -> bytes:
         data = np.stack([p.transpose(2, 0, 1).ravel() for _, p in pairs])
         labels = [label for label, _ in pairs]
-        return dump({b"filenames": [b"x.png"] * len(pairs), b"batch_label": part.encode(), b"fine_labels": labels,
-                     b"coarse_labels": labels, b"data": data})  # fmt: skip
+        return dump(
+            {
+                b"filenames": [b"x.png"] * len(pairs),
+                b"batch_label": part.encode(),
+                b"fine_labels": labels,
+                b"coarse_labels": labels,
+                b"data": data,
+            }
+        )
 
     names = list(pictures)
     files = {
@@ -115,10 +122,19 @@ def test_a_malicious_pickle_in_a_cifar_archive_is_refused_and_not_run(refused, t
     assert (tmp_path / "ran").exists(), "the pickle would not have done anything anyway"
 
 
-@pytest.mark.parametrize("train", [b"", b"\x80", b"no pickle", pickle.dumps([]), pickle.dumps({b"data": 3}),
-                                   pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [0, 1]}),
-                                   pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [100]}),
-                                   pickle.dumps({b"data": np.ones(9), b"fine_labels": [1]})])  # fmt: skip
+@pytest.mark.parametrize(
+    "train",
+    [
+        b"",
+        b"\x80",
+        b"no pickle",
+        pickle.dumps([]),
+        pickle.dumps({b"data": 3}),
+        pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [0, 1]}),
+        pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"fine_labels": [100]}),
+        pickle.dumps({b"data": np.ones(9), b"fine_labels": [1]}),
+    ],
+)
 def test_damaged_cifar_batches_are_refused(refused, tmp_path, cifar_pictures, train):
     archive = tar(tmp_path / "bad.tar", cifar_files(cifar_pictures, train=train))
     assert "download" in refused("cifar_fs", archive)
@@ -142,8 +158,12 @@ def test_cifar_pictures_of_another_size_are_refused(refused, tmp_path, cifar_pic
 def omniglot_files(encoded, folder: str, alphabets: list[str], characters: int = 2) -> dict[str, bytes]:
     seeds = iter(range(10_000))
     start = 0 if folder.endswith("background") else 5000
-    return {f"{folder}/{a}/character{c:02d}/{c:04d}_{d:02d}.png": encoded(start + next(seeds))
-            for a in alphabets for c in range(1, characters + 1) for d in (1, 2, 3)}  # fmt: skip
+    return {
+        f"{folder}/{a}/character{c:02d}/{c:04d}_{d:02d}.png": encoded(start + next(seeds))
+        for a in alphabets
+        for c in range(1, characters + 1)
+        for d in (1, 2, 3)
+    }
 
 
 BACKGROUND, EVALUATION = [f"Alphabet_{x}" for x in "GABFCED"], ["Zeta", "Eta"]
@@ -151,8 +171,10 @@ BACKGROUND, EVALUATION = [f"Alphabet_{x}" for x in "GABFCED"], ["Zeta", "Eta"]
 
 @pytest.fixture(scope="module")
 def omniglot(encoded) -> dict[str, dict[str, bytes]]:
-    return {"images_background": omniglot_files(encoded, "images_background", BACKGROUND),
-            "images_evaluation": omniglot_files(encoded, "images_evaluation", EVALUATION)}  # fmt: skip
+    return {
+        "images_background": omniglot_files(encoded, "images_background", BACKGROUND),
+        "images_evaluation": omniglot_files(encoded, "images_evaluation", EVALUATION),
+    }
 
 
 def zips(folder: Path, parts: dict[str, dict[str, bytes]]) -> Path:
@@ -175,9 +197,11 @@ def test_omniglot_splits_by_alphabet_from_zips_or_folders(prepare, tmp_path, omn
         "val": {f"Alphabet_{a}/character0{c}": 3 for a in "CDEFG" for c in (1, 2)},
         "test": {f"{a}/character0{c}": 3 for a in ("Eta", "Zeta") for c in (1, 2)},
     }
-    others = [prepare("omniglot", packed / "images_evaluation.zip", packed / "images_background.zip"),
-              prepare("omniglot", unpacked),
-              prepare("omniglot", unpacked / "images_background", unpacked / "images_evaluation")]  # fmt: skip
+    others = [
+        prepare("omniglot", packed / "images_evaluation.zip", packed / "images_background.zip"),
+        prepare("omniglot", unpacked),
+        prepare("omniglot", unpacked / "images_background", unpacked / "images_evaluation"),
+    ]
     assert {other.index["sha256"] for other in others} == {store.index["sha256"]}
 
 
@@ -200,8 +224,11 @@ CUB_SPLIT = {cls: split for split, classes in class_split("cub").items() for cls
 
 
 def cub_pictures(encoded) -> dict[str, bytes]:
-    return {f"{cls}/bird_{k}.jpg": encoded(100 * i + k, 20 + k, 30, "JPEG")
-            for i, cls in enumerate(sorted(CUB_CLASSES)) for k in range(2)}  # fmt: skip
+    return {
+        f"{cls}/bird_{k}.jpg": encoded(100 * i + k, 20 + k, 30, "JPEG")
+        for i, cls in enumerate(sorted(CUB_CLASSES))
+        for k in range(2)
+    }
 
 
 def cub_archive(pictures: dict[str, bytes], **replaced: bytes) -> dict[str, bytes]:
@@ -213,7 +240,8 @@ def cub_archive(pictures: dict[str, bytes], **replaced: bytes) -> dict[str, byte
         "bounding_boxes.txt": "".join(f"{i} {i}.0 2.0 {10 + i}.0 8.0\n" for i, _ in numbered).encode(),
     }
     return {f"CUB_200_2011/{k}": v for k, v in (files | replaced).items()} | {
-        f"CUB_200_2011/images/{name}": data for name, data in pictures.items()}  # fmt: skip
+        f"CUB_200_2011/images/{name}": data for name, data in pictures.items()
+    }
 
 
 def test_cub_archive_keeps_the_boxes_of_its_lists(prepare, tmp_path, encoded):
@@ -221,8 +249,10 @@ def test_cub_archive_keeps_the_boxes_of_its_lists(prepare, tmp_path, encoded):
     packed = prepare("cub", tar(tmp_path / "CUB_200_2011.tgz", cub_archive(pictures), "w:gz"))
     unpacked = prepare("cub", write(tmp_path, cub_archive(pictures)) / "CUB_200_2011")
     assert packed.index["sha256"] == unpacked.index["sha256"]
-    assert table(packed) == {s: {c: 2 for c in sorted(CUB_SPLIT) if CUB_SPLIT[c] == s} for s in sorted(
-        set(CUB_SPLIT.values()), key=["train", "val", "test"].index)}  # fmt: skip
+    assert table(packed) == {
+        s: {c: 2 for c in sorted(CUB_SPLIT) if CUB_SPLIT[c] == s}
+        for s in sorted(set(CUB_SPLIT.values()), key=["train", "val", "test"].index)
+    }
     numbers = {name: i for i, name in enumerate(pictures, 1)}
     for part in packed.index["splits"].values():
         for name, box in zip(part["name"], part["box"], strict=True):
@@ -304,7 +334,10 @@ def test_images_in_split_folders_inside_one_more_folder_keep_their_split(prepare
     where = dict(zip("abcde", ["train", "train", "val", "test", "test"], strict=True))
     files = {f"mine/{where[name[0]]}/{name}": data for name, data in zoo(encoded, "abcde").items()}
     assert table(prepare("images", tar(tmp_path / "x.tar", files))) == {
-        "train": {"a": 2, "b": 2}, "val": {"c": 2}, "test": {"d": 2, "e": 2}}  # fmt: skip
+        "train": {"a": 2, "b": 2},
+        "val": {"c": 2},
+        "test": {"d": 2, "e": 2},
+    }
 
 
 def test_images_in_split_folders_beside_a_readme_keep_their_split(prepare, tmp_path, encoded):
@@ -347,20 +380,32 @@ def test_images_from_a_csv_without_splits_are_split_by_the_seed(prepare, tmp_pat
     assert table(prepare("images", write_csv(folder / "list.csv", rows))) == table(prepare("images", folder))
 
 
-@pytest.mark.parametrize(("rows", "sentence"), [
-    ([["path", "class"], ["1.png", "a"]], r"list\.csv:1: needs a header with the columns file,label"),
-    ([], r"list\.csv:1: needs a header"),
-    ([["file", "label"]], "holds no pictures"),
-    ([["file", "label"], ["1.png", "a"], ["gone.png", "a"]], r"gone\.png: No such file"),
-    ([["file", "label"], ["1.png", ""]], r"list\.csv:2: file or label is empty"),
-    ([["file", "label"], ["1.png"]], r"list\.csv:2: file or label is empty"),
-    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "a", "test"]], r"csv:3: class a is in two splits"),
-    ([["file", "label", "split"], ["1.png", "a", "dev"]], r"list\.csv:2: split 'dev' is none of train, val, test"),
-    ([["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "b", ""]], "class b has no split while others"),
-    ([["file", "label"], ["1.png", "a"], ["../secret.png", "a"]], r"csv:3: \.\./secret\.png leaves the CSV's folder"),
-    ([["file", "label"], ["/etc/passwd", "a"]], r"list\.csv:2: /etc/passwd leaves the CSV's folder"),
-    ([["file", "label"], ["list.csv", "a"]], r"list\.csv: does not decode as a picture"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([["path", "class"], ["1.png", "a"]], r"list\.csv:1: needs a header with the columns file,label"),
+        ([], r"list\.csv:1: needs a header"),
+        ([["file", "label"]], "holds no pictures"),
+        ([["file", "label"], ["1.png", "a"], ["gone.png", "a"]], r"gone\.png: No such file"),
+        ([["file", "label"], ["1.png", ""]], r"list\.csv:2: file or label is empty"),
+        ([["file", "label"], ["1.png"]], r"list\.csv:2: file or label is empty"),
+        (
+            [["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "a", "test"]],
+            r"csv:3: class a is in two splits",
+        ),
+        ([["file", "label", "split"], ["1.png", "a", "dev"]], r"list\.csv:2: split 'dev' is none of train, val, test"),
+        (
+            [["file", "label", "split"], ["1.png", "a", "train"], ["2.png", "b", ""]],
+            "class b has no split while others",
+        ),
+        (
+            [["file", "label"], ["1.png", "a"], ["../secret.png", "a"]],
+            r"csv:3: \.\./secret\.png leaves the CSV's folder",
+        ),
+        ([["file", "label"], ["/etc/passwd", "a"]], r"list\.csv:2: /etc/passwd leaves the CSV's folder"),
+        ([["file", "label"], ["list.csv", "a"]], r"list\.csv: does not decode as a picture"),
+    ],
+)
 def test_images_refuse_a_bad_csv_with_its_line(refused, tmp_path, encoded, rows, sentence):
     write(tmp_path, {"secret.png": encoded(9), "x/1.png": encoded(1), "x/2.png": encoded(2)})
     said = refused("images", write_csv(tmp_path / "x" / "list.csv", rows), test_share=0, val_share=0)
@@ -380,16 +425,19 @@ def test_images_are_split_by_a_file(prepare, tmp_path, encoded):
     assert table(store) == {"train": {"d": 2}, "val": {"b": 2}, "test": {"c": 2}}
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    (None, "No such file"),
-    ("{", "is not a JSON file like"),
-    ("[]", "is not a JSON file like"),
-    ('{"train": 3}', "is not a JSON file like"),
-    ('{"train": ["a", "unicorn"]}', "names class 'unicorn', of which the source has no pictures"),
-    ("{}", "no pictures were found"),
-    ('{"train": ["a", "b"], "test": ["a"]}', "class '?a'? is in two splits"),
-    ('{"train": ["a"], "tests": ["b"]}', "tests"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "No such file"),
+        ("{", "is not a JSON file like"),
+        ("[]", "is not a JSON file like"),
+        ('{"train": 3}', "is not a JSON file like"),
+        ('{"train": ["a", "unicorn"]}', "names class 'unicorn', of which the source has no pictures"),
+        ("{}", "no pictures were found"),
+        ('{"train": ["a", "b"], "test": ["a"]}', "class '?a'? is in two splits"),
+        ('{"train": ["a"], "tests": ["b"]}', "tests"),
+    ],
+)
 def test_images_refuse_a_bad_splits_file(refused, tmp_path, encoded, text, sentence):
     folder = write(tmp_path / "zoo", zoo(encoded, "ab"))
     if text is not None:

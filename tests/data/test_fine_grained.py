@@ -1,4 +1,6 @@
-"""Stanford Dogs, Stanford Cars and NABirds from small copies of their public layouts, and species that bird sets share."""
+"""Stanford Dogs, Stanford Cars and NABirds from small copies of their public layouts, and species that bird sets
+share.
+"""
 
 import io
 import tarfile
@@ -48,16 +50,21 @@ def refused(tmp_path, prepare):
 
 
 def boxes(store) -> dict[str, list[int] | None]:
-    return {name: box for part in store.index["splits"].values()
-            for name, box in zip(part["name"], part["box"], strict=True)}  # fmt: skip
+    return {
+        name: box
+        for part in store.index["splits"].values()
+        for name, box in zip(part["name"], part["box"], strict=True)
+    }
 
 
 def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
     return {f"{folder}/{name}": data for name, data in files.items()}
 
 
-@pytest.mark.parametrize(("dataset", "counts"), [("stanford_dogs", (70, 20, 30)), ("stanford_cars", (130, 17, 49)),
-                                                 ("nabirds", (350, 66, 139))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "counts"),
+    [("stanford_dogs", (70, 20, 30)), ("stanford_cars", (130, 17, 49)), ("nabirds", (350, 66, 139))],
+)
 def test_the_published_splits_have_their_class_counts_and_share_no_class(dataset, counts):
     split = class_split(dataset)
     assert list(split) == ["train", "val", "test"]
@@ -67,8 +74,12 @@ def test_the_published_splits_have_their_class_counts_and_share_no_class(dataset
 
 # Stanford Dogs
 
-DOGS = {"n02085620-Chihuahua": "train", "n02086240-Shih-Tzu": "train", "n02085936-Maltese_dog": "val",
-        "n02089867-Walker_hound": "test"}  # fmt: skip
+DOGS = {
+    "n02085620-Chihuahua": "train",
+    "n02086240-Shih-Tzu": "train",
+    "n02085936-Maltese_dog": "val",
+    "n02089867-Walker_hound": "test",
+}
 AROUND = {"7": (1, 2, 6, 7), "1007": (2, 1, 8, 5)}  # the file names' order is not the numbers'
 
 
@@ -79,16 +90,22 @@ def note(*around: tuple[int, ...], name: str = "Chihuahua") -> bytes:
         "\t\t</bndbox>\n\t</object>\n"
         for x, y, right, bottom in around
     )
-    return ("<annotation>\n\t<folder>02085620</folder>\n\t<source>\n\t\t<database>ImageNet database</database>\n\t</source>\n"
-            "\t<size>\n\t\t<width>10</width>\n\t\t<height>8</height>\n\t\t<depth>3</depth>\n\t</size>\n"
-            f"{objects}</annotation>").encode()  # fmt: skip
+    return (
+        "<annotation>\n\t<folder>02085620</folder>\n\t<source>\n\t\t<database>ImageNet "
+        "database</database>\n\t</source>\n"
+        "\t<size>\n\t\t<width>10</width>\n\t\t<height>8</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+        f"{objects}</annotation>"
+    ).encode()
 
 
 @pytest.fixture(scope="module")
 def dogs(encoded) -> dict[str, bytes]:
     """Members of images.tar."""
-    return {f"Images/{cls}/{cls[:9]}_{k}.jpg": encoded(10 * i + j, 8, 10, "JPEG")
-            for i, cls in enumerate(DOGS) for j, k in enumerate(AROUND)}  # fmt: skip
+    return {
+        f"Images/{cls}/{cls[:9]}_{k}.jpg": encoded(10 * i + j, 8, 10, "JPEG")
+        for i, cls in enumerate(DOGS)
+        for j, k in enumerate(AROUND)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +125,10 @@ def test_every_layout_of_stanford_dogs_gives_the_same_store(prepare, tmp_path, d
     suffixed = write(tmp_path / "suffixed", dogs | {f"{name}.xml": data for name, data in notes.items()})
     halves = {name.replace("Images", "test" if "_7.jpg" in name else "train"): data for name, data in dogs.items()}
     parted = write(tmp_path / "parted", halves | notes)
-    stores = [prepare("stanford_dogs", *s) for s in ((images, annotation), (tars,), (unpacked,), (half,), (both,),
-                                                     (suffixed,), (parted,))]  # fmt: skip
+    stores = [
+        prepare("stanford_dogs", *s)
+        for s in ((images, annotation), (tars,), (unpacked,), (half,), (both,), (suffixed,), (parted,))
+    ]
     assert len({store.index["sha256"] for store in stores}) == 1
     assert table(stores[0]) == {s: {cls: 2 for cls in DOGS if DOGS[cls] == s} for s in ("train", "val", "test")}
     part = stores[0].index["splits"]["val"]
@@ -119,9 +138,13 @@ def test_every_layout_of_stanford_dogs_gives_the_same_store(prepare, tmp_path, d
 
 def test_dogs_without_annotations_have_no_boxes_and_the_same_pictures(prepare, tmp_path, dogs):
     plain = {name.removeprefix("Images/"): data for name, data in dogs.items()}
-    sources = [saved(tmp_path / "images.tar", tarred(dogs)), write(tmp_path / "plain", plain),
-               write(tmp_path / "alone", {"images.tar": tarred(dogs)}), saved(tmp_path / "dogs.zip", zipped(plain)),
-               write(tmp_path / "packed", {"dogs.zip": zipped(plain)})]  # fmt: skip
+    sources = [
+        saved(tmp_path / "images.tar", tarred(dogs)),
+        write(tmp_path / "plain", plain),
+        write(tmp_path / "alone", {"images.tar": tarred(dogs)}),
+        saved(tmp_path / "dogs.zip", zipped(plain)),
+        write(tmp_path / "packed", {"dogs.zip": zipped(plain)}),
+    ]
     stores = [prepare("stanford_dogs", source) for source in sources]
     assert len({store.index["sha256"] for store in stores}) == 1
     assert set(boxes(stores[0]).values()) == {None}
@@ -160,17 +183,27 @@ def test_a_dog_without_its_annotation_or_there_twice_is_refused(refused, tmp_pat
     assert "a picture of n02085620-Chihuahua twice (Images/" in said and "copy/Images/" in said and "--from" in said
 
 
-BOMB = (b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "1">]><annotation><object><bndbox><xmin>&b;</xmin><ymin>1</ymin>'
-        b"<xmax>4</xmax><ymax>4</ymax></bndbox></object></annotation>")  # fmt: skip
+BOMB = (
+    b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "1">]><annotation><object><bndbox><xmin>&b;</xmin><ymin>1</ymin>'
+    b"<xmax>4</xmax><ymax>4</ymax></bndbox></object></annotation>"
+)
 
 
-@pytest.mark.parametrize(("data", "why"), [
-    (b"", "no element found"), (note((1, 2, 3, 4))[:-20], "unclosed token"), (b"\xff\xd8\xff", "not well-formed"),
-    (note(), "it has no bndbox"), (note((1, 2, 3, 4)).replace(b"<xmin>1</xmin>", b""), "could not convert"),
-    (note((1, 2, 3, 4)).replace(b">1<", b">one<"), "could not convert"), (BOMB, "it has a document type"),
-    (note((1, 2, 3, 4)).replace(b">1<", b">1e999<"), "infinity"),
-    (b'<?xml version="1.0" encoding="none"?>' + note((1, 2, 3, 4)), "encoding"),
-    (note((1, 2, 3, 4)) + b" " * stanford_dogs.MAX_NOTE, "it has 65,9")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "no element found"),
+        (note((1, 2, 3, 4))[:-20], "unclosed token"),
+        (b"\xff\xd8\xff", "not well-formed"),
+        (note(), "it has no bndbox"),
+        (note((1, 2, 3, 4)).replace(b"<xmin>1</xmin>", b""), "could not convert"),
+        (note((1, 2, 3, 4)).replace(b">1<", b">one<"), "could not convert"),
+        (BOMB, "it has a document type"),
+        (note((1, 2, 3, 4)).replace(b">1<", b">1e999<"), "infinity"),
+        (b'<?xml version="1.0" encoding="none"?>' + note((1, 2, 3, 4)), "encoding"),
+        (note((1, 2, 3, 4)) + b" " * stanford_dogs.MAX_NOTE, "it has 65,9"),
+    ],
+)
 def test_a_damaged_annotation_is_refused_in_a_sentence(refused, tmp_path, dogs, notes, data, why):
     name = "Annotation/n02085620-Chihuahua/n02085620_7"
     said = refused("stanford_dogs", write(tmp_path / "dogs", dogs | notes | {name: data}))
@@ -185,8 +218,12 @@ def test_a_damaged_picture_with_a_box_is_refused_by_its_name(refused, tmp_path, 
 
 # Stanford Cars
 
-CARS = {"1": "AM General Hummer SUV 2000", "103": "Ferrari 458 Italia Convertible 2012", "10": "Aston Martin Virage Convertible 2012",
-        "174": "Ram C/V Cargo Van Minivan 2012"}  # fmt: skip
+CARS = {
+    "1": "AM General Hummer SUV 2000",
+    "103": "Ferrari 458 Italia Convertible 2012",
+    "10": "Aston Martin Virage Convertible 2012",
+    "174": "Ram C/V Cargo Van Minivan 2012",
+}
 SPLIT = {cls: split for split, classes in class_split("stanford_cars").items() for cls in classes if cls in CARS}
 SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
@@ -229,8 +266,10 @@ def in_one(cars, **replaced: bytes) -> dict[str, bytes]:
 
 def in_halves(cars, test: str = "cars_test_annos_withlabels.mat", rows: list[tuple] | None = None) -> dict[str, bytes]:
     """cars_train, cars_test, devkit and the list of labels, unpacked."""
-    files = {"devkit/cars_meta.mat": mat(class_names=cells(NAMES)),
-             "devkit/cars_test_annos.mat": mat(annotations=structs(SIDES, []))}  # fmt: skip
+    files = {
+        "devkit/cars_meta.mat": mat(class_names=cells(NAMES)),
+        "devkit/cars_test_annos.mat": mat(annotations=structs(SIDES, [])),
+    }
     for half, name, first in (("cars_train", "devkit/cars_train_annos.mat", 0), ("cars_test", test, 1)):
         part = cars[first::2]
         files |= {f"{half}/{k:05d}.jpg": data for k, (_, data, _) in enumerate(part, 1)}
@@ -254,33 +293,47 @@ def pictures(store) -> dict[str, dict[str, set[tuple]]]:
     for split, part in store.index["splits"].items():
         loaded = store.split(split)
         pixels, _ = loaded.decode(10, crop="raw")
-        out[split] = {cls: {(pixels[i].numpy().tobytes(), str(part["box"][i])) for i in members}
-                      for cls, members in zip(loaded.classes, loaded.members(), strict=True)}  # fmt: skip
+        out[split] = {
+            cls: {(pixels[i].numpy().tobytes(), str(part["box"][i])) for i in members}
+            for cls, members in zip(loaded.classes, loaded.members(), strict=True)
+        }
     return out
 
 
 def test_every_layout_of_stanford_cars_with_lists_gives_the_same_pictures_and_boxes(prepare, tmp_path, cars):
     tgz = {"cars_train": "cars_train.tgz", "cars_test": "cars_test.tgz", "devkit": "car_devkit.tgz"}
-    kaggle = {f"{name.split('/')[0]}/{name}" if "/" in name else name: data
-              for name, data in in_halves(cars, "cars_test_annos_withlabels (1).mat").items()}  # fmt: skip
+    kaggle = {
+        f"{name.split('/')[0]}/{name}" if "/" in name else name: data
+        for name, data in in_halves(cars, "cars_test_annos_withlabels (1).mat").items()
+    }
     # Kaggle's other copy has cars_annos.mat without the pictures that it lists
     stray = in_halves(cars, "devkit/cars_test_annos_withlabels.mat") | {
         "cars_annos.mat": in_one(cars)["cars_annos.mat"]
     }
-    layouts = [in_one(cars), packed(in_one(cars), {"car_ims": "car_ims.tgz"}), in_halves(cars), packed(in_halves(cars), tgz),
-               kaggle, stray, in_halves(cars) | in_one(cars)]  # fmt: skip
+    layouts = [
+        in_one(cars),
+        packed(in_one(cars), {"car_ims": "car_ims.tgz"}),
+        in_halves(cars),
+        packed(in_halves(cars), tgz),
+        kaggle,
+        stray,
+        in_halves(cars) | in_one(cars),
+    ]
     stores = [prepare("stanford_cars", write(tmp_path / f"{k}", files)) for k, files in enumerate(layouts)]
     stores.append(prepare("stanford_cars", saved(tmp_path / "cars.zip", zipped(in_halves(cars)))))
     assert table(stores[0]) == {s: {CARS[cls]: 2 for cls in SPLIT if SPLIT[cls] == s} for s in ("train", "val", "test")}
     assert all(pictures(store) == pictures(stores[0]) for store in stores)
-    assert boxes(stores[0]) == {f"car_ims/{k:06d}.jpg": [x - 1, y - 1, right, bottom]
-                                for k, (_, _, (x, y, right, bottom)) in enumerate(cars, 1)}  # fmt: skip
+    assert boxes(stores[0]) == {
+        f"car_ims/{k:06d}.jpg": [x - 1, y - 1, right, bottom] for k, (_, _, (x, y, right, bottom)) in enumerate(cars, 1)
+    }
     assert set(boxes(stores[2])) == {f"{half}/{k:05d}.jpg" for half in ("cars_train", "cars_test") for k in range(1, 5)}
 
 
 def test_class_folders_of_cars_by_name_and_number_give_the_same_pictures(prepare, tmp_path, cars):
-    named = {f"{'train' if k % 2 else 'test'}/{CARS[cls].replace('/', '-')}/{k:05d}.jpg": data
-             for k, (cls, data, _) in enumerate(cars)}  # fmt: skip
+    named = {
+        f"{'train' if k % 2 else 'test'}/{CARS[cls].replace('/', '-')}/{k:05d}.jpg": data
+        for k, (cls, data, _) in enumerate(cars)
+    }
     numbered = {f"{cls}/{k:05d}.jpg": data for k, (cls, data, _) in enumerate(cars)}
     padded = {
         f"{'train' if k % 2 else 'test'}/{cls if k % 2 else cls.zfill(3)}/{k:05d}.jpg": data
@@ -307,10 +360,17 @@ def test_class_names_of_the_kit_are_taken_before_the_built_in_ones(prepare, tmp_
 
 def test_the_names_of_cars_are_196_and_at_the_kits_numbers():
     assert len({stanford_cars._plain(name) for name in NAMES}) == len(NAMES) == 196
-    at = {1: "AM General Hummer SUV 2000", 6: "Acura Integra Type R 2001", 26: "BMW ActiveHybrid 5 Sedan 2012",
-          54: "Chevrolet Silverado 1500 Hybrid Crew Cab 2012", 98: "Eagle Talon Hatchback 1998",
-          123: "Geo Metro Convertible 1993", 150: "Lamborghini Reventon Coupe 2008",
-          174: "Ram C/V Cargo Van Minivan 2012", 196: "smart fortwo Convertible 2012"}  # fmt: skip
+    at = {
+        1: "AM General Hummer SUV 2000",
+        6: "Acura Integra Type R 2001",
+        26: "BMW ActiveHybrid 5 Sedan 2012",
+        54: "Chevrolet Silverado 1500 Hybrid Crew Cab 2012",
+        98: "Eagle Talon Hatchback 1998",
+        123: "Geo Metro Convertible 1993",
+        150: "Lamborghini Reventon Coupe 2008",
+        174: "Ram C/V Cargo Van Minivan 2012",
+        196: "smart fortwo Convertible 2012",
+    }
     assert {k: NAMES[k - 1] for k in at} == at
 
 
@@ -326,9 +386,16 @@ def test_a_class_of_cars_may_be_absent_but_not_in_part(prepare, refused, tmp_pat
     assert "(first cars_test/00001.jpg)" in refused("stanford_cars", write(tmp_path / "train", train))
 
 
-@pytest.mark.parametrize(("gone", "said"), [
-    ("cars_test_annos_withlabels.mat", "but no cars_test_annos_withlabels.mat to say the classes; put it beside them"),
-    ("devkit/cars_train_annos.mat", "but no cars_train_annos.mat to say the classes")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (
+            "cars_test_annos_withlabels.mat",
+            "but no cars_test_annos_withlabels.mat to say the classes; put it beside them",
+        ),
+        ("devkit/cars_train_annos.mat", "but no cars_train_annos.mat to say the classes"),
+    ],
+)
 def test_cars_without_a_list_are_refused_by_its_name(refused, tmp_path, cars, gone, said):
     less = {name: data for name, data in in_halves(cars).items() if name != gone}
     assert said in refused("stanford_cars", write(tmp_path / "less", less))
@@ -348,19 +415,39 @@ FIELDS = ("relative_im_path", *SIDES, "class", "test")
 ROW = ("car_ims/000001.jpg", 2, 3, 6, 7, 1, 0)
 
 
-@pytest.mark.parametrize(("make", "why"), [
-    (lambda: b"", "MatReadError"), (lambda: b"MATLAB 5.0 MAT-file" + bytes(500), ""), (lambda: b"\x89HDF\r\n\x1a\n" * 40, ""),
-    (lambda: mat(class_names=cells(NAMES)), "KeyError('annotations')"),
-    (lambda: mat(annotations=np.ones((2, 2)), class_names=cells(NAMES)), "TypeError"),
-    (lambda: mat(annotations=structs(FIELDS[:-2], [ROW[:-2]]), class_names=cells(NAMES)), "class"),
-    (lambda: mat(annotations=structs(FIELDS, [(*ROW[:5], 197, 0)]), class_names=cells(NAMES)), "class 197 of car_ims/000001.jpg"),
-    (lambda: mat(annotations=structs(FIELDS, [(*ROW[:5], 0, 0)]), class_names=cells(NAMES)), "class 0 of"),
-    (lambda: mat(annotations=structs(FIELDS, [(ROW[0], "x", *ROW[2:])]), class_names=cells(NAMES)), "ValueError"),
-    (lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells(NAMES[:195])), "195 class names, 195 different"),
-    (lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells(NAMES[:195] + NAMES[:1])), "196 class names, 195 different"),
-    (lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells([*NAMES[:195], " "])), "196 class names, 195 different"),
-    (lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells([*NAMES, NAMES[0]])), "197 class names, 196 different"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: b"", "MatReadError"),
+        (lambda: b"MATLAB 5.0 MAT-file" + bytes(500), ""),
+        (lambda: b"\x89HDF\r\n\x1a\n" * 40, ""),
+        (lambda: mat(class_names=cells(NAMES)), "KeyError('annotations')"),
+        (lambda: mat(annotations=np.ones((2, 2)), class_names=cells(NAMES)), "TypeError"),
+        (lambda: mat(annotations=structs(FIELDS[:-2], [ROW[:-2]]), class_names=cells(NAMES)), "class"),
+        (
+            lambda: mat(annotations=structs(FIELDS, [(*ROW[:5], 197, 0)]), class_names=cells(NAMES)),
+            "class 197 of car_ims/000001.jpg",
+        ),
+        (lambda: mat(annotations=structs(FIELDS, [(*ROW[:5], 0, 0)]), class_names=cells(NAMES)), "class 0 of"),
+        (lambda: mat(annotations=structs(FIELDS, [(ROW[0], "x", *ROW[2:])]), class_names=cells(NAMES)), "ValueError"),
+        (
+            lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells(NAMES[:195])),
+            "195 class names, 195 different",
+        ),
+        (
+            lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells(NAMES[:195] + NAMES[:1])),
+            "196 class names, 195 different",
+        ),
+        (
+            lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells([*NAMES[:195], " "])),
+            "196 class names, 195 different",
+        ),
+        (
+            lambda: mat(annotations=structs(FIELDS, [ROW]), class_names=cells([*NAMES, NAMES[0]])),
+            "197 class names, 196 different",
+        ),
+    ],
+)
 def test_a_damaged_list_of_cars_is_refused_in_a_sentence(refused, tmp_path, cars, make, why):
     said = refused("stanford_cars", write(tmp_path / "cars", in_one(cars) | {"cars_annos.mat": make()}))
     assert (
@@ -398,11 +485,21 @@ def test_a_single_car_in_a_list_is_read(prepare, tmp_path, cars):
 
 # NABirds
 
-BIRDS = {"0297": "Mallard (Breeding male)", "0313": "Barn Owl", "0503": "Heermann's  Gull (Adult )", "0817": "Snow Goose (Blue morph)",
-         "1006": "Barn Owl"}  # fmt: skip
+BIRDS = {
+    "0297": "Mallard (Breeding male)",
+    "0313": "Barn Owl",
+    "0503": "Heermann's  Gull (Adult )",
+    "0817": "Snow Goose (Blue morph)",
+    "1006": "Barn Owl",
+}
 IN = {cls: split for split, classes in class_split("nabirds").items() for cls in classes if cls in BIRDS}
-CALLED = {"0297": "Mallard (Breeding male)", "0313": "Barn Owl (0313)", "0503": "Heermann's Gull (Adult )",
-          "0817": "Snow Goose (Blue morph)", "1006": "Barn Owl (1006)"}  # fmt: skip
+CALLED = {
+    "0297": "Mallard (Breeding male)",
+    "0313": "Barn Owl (0313)",
+    "0503": "Heermann's Gull (Adult )",
+    "0817": "Snow Goose (Blue morph)",
+    "1006": "Barn Owl (1006)",
+}
 
 
 @pytest.fixture(scope="module")
@@ -484,19 +581,39 @@ def test_a_class_of_birds_may_be_absent_but_not_in_part(prepare, refused, tmp_pa
     assert "lacks 1 of the 2 listed pictures of class 0503 (first 0503/0000007121dc4d0cbfe14cae3c85c829.jpg)" in said
 
 
-@pytest.mark.parametrize(("name", "change", "why"), [
-    ("image_class_labels", lambda text: None, "has images.txt, but no image_class_labels.txt beside it"),
-    ("image_class_labels", lambda text: text.replace(b" 297\n", b" mallard\n", 1), "has no right line for 00000090-21dc"),
-    ("image_class_labels", lambda text: text[text.index(b"\n") + 1 :], "KeyError('00000090-21dc"),
-    ("image_class_labels", lambda text: b"\xff\xfe" + text, "image_class_labels.txt: is not a text"),
-    ("bounding_boxes", lambda text: text.replace(b" 5\n", b"\n", 1), "has no right line for 00000090-21dc"),
-    ("bounding_boxes", lambda text: text.replace(b" 5\n", b" 1e999\n", 1), "OverflowError"),
-    ("bounding_boxes", lambda text: text[: len(text) // 2], "has no right line for"),
-    ("images", lambda text: b"\xff" + text, "images.txt: is not a text"),
-    ("images", lambda text: text.replace(b" 0297/", b" 0297_", 1), "lacks 1 of the 2 listed pictures of class 0297"),
-    ("classes", lambda text: text.replace(b"297 Mallard (Breeding male)", b"297 0313"), "names classes by numbers of others"),
-    ("classes", lambda text: text.replace(b"297 Mallard (Breeding male)", b"297 Barn Owl (1006)"), "numbers of others"),
-    ("classes", lambda text: b"\x80" + text, "classes.txt: is not a text")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "change", "why"),
+    [
+        ("image_class_labels", lambda text: None, "has images.txt, but no image_class_labels.txt beside it"),
+        (
+            "image_class_labels",
+            lambda text: text.replace(b" 297\n", b" mallard\n", 1),
+            "has no right line for 00000090-21dc",
+        ),
+        ("image_class_labels", lambda text: text[text.index(b"\n") + 1 :], "KeyError('00000090-21dc"),
+        ("image_class_labels", lambda text: b"\xff\xfe" + text, "image_class_labels.txt: is not a text"),
+        ("bounding_boxes", lambda text: text.replace(b" 5\n", b"\n", 1), "has no right line for 00000090-21dc"),
+        ("bounding_boxes", lambda text: text.replace(b" 5\n", b" 1e999\n", 1), "OverflowError"),
+        ("bounding_boxes", lambda text: text[: len(text) // 2], "has no right line for"),
+        ("images", lambda text: b"\xff" + text, "images.txt: is not a text"),
+        (
+            "images",
+            lambda text: text.replace(b" 0297/", b" 0297_", 1),
+            "lacks 1 of the 2 listed pictures of class 0297",
+        ),
+        (
+            "classes",
+            lambda text: text.replace(b"297 Mallard (Breeding male)", b"297 0313"),
+            "names classes by numbers of others",
+        ),
+        (
+            "classes",
+            lambda text: text.replace(b"297 Mallard (Breeding male)", b"297 Barn Owl (1006)"),
+            "numbers of others",
+        ),
+        ("classes", lambda text: b"\x80" + text, "classes.txt: is not a text"),
+    ],
+)
 def test_a_damaged_list_of_birds_is_refused_in_a_sentence(refused, tmp_path, birds, name, change, why):
     text = change(birds[f"nabirds/{name}.txt"])
     files = {at: data for at, data in birds.items() if at != f"nabirds/{name}.txt"}
@@ -522,11 +639,20 @@ def test_a_source_without_any_of_the_classes_is_refused(refused, tmp_path, encod
 
 
 @pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize(("dataset", "archive"), [("stanford_dogs", "images.tar"), ("stanford_dogs", "annotation.tar"),
-                                                  ("stanford_cars", "cars_train.tgz"), ("nabirds", "nabirds.tar.gz")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "archive"),
+    [
+        ("stanford_dogs", "images.tar"),
+        ("stanford_dogs", "annotation.tar"),
+        ("stanford_cars", "cars_train.tgz"),
+        ("nabirds", "nabirds.tar.gz"),
+    ],
+)
 def test_hostile_members_are_refused(refused, tmp_path, dogs, dataset, archive, nested):
-    for name, kind, why in [("../evil.jpg", tarfile.REGTYPE, "climbs out of its folder"),
-                            ("a/link.jpg", tarfile.SYMTYPE, "is a link or device")]:  # fmt: skip
+    for name, kind, why in [
+        ("../evil.jpg", tarfile.REGTYPE, "climbs out of its folder"),
+        ("a/link.jpg", tarfile.SYMTYPE, "is a link or device"),
+    ]:
         file = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as out:
             info = tarfile.TarInfo(name)
@@ -546,22 +672,47 @@ def test_a_truncated_archive_in_a_folder_is_refused_by_its_name(refused, tmp_pat
 # Species
 
 OF_NABIRDS = {
-    "Common Eider (Adult male)": None, "Mallard (Breeding male)": "Mallard", "Mallard (Female/Eclipse male)": "Mallard",
-    "Heermann's Gull (Adult)": "Heermann_Gull", "Anna's Hummingbird (Adult Male)": "Anna_Hummingbird",
-    "Allen's Hummingbird (Female/immature)": None, "Northern Cardinal (Female/Juvenile)": "Cardinal",
-    "Yellow-rumped Warbler (Breeding Audubon's)": "Myrtle_Warbler", "Dark-eyed Junco (White-winged)": "Dark_eyed_Junco",
-    "Northern Flicker (Yellow-shafted)": "Northern_Flicker", "House Finch (Adult Male)": None, "Barn Owl": None,
-    "Red-headed Woodpecker (Adult)": "Red_headed_Woodpecker", "Red-bellied Woodpecker": "Red_bellied_Woodpecker",
-    "Le Conte's Sparrow": "Le_Conte_Sparrow", "LeConte's Sparrow": "Le_Conte_Sparrow", "Harris’s Sparrow": "Harris_Sparrow",
-    "Forster's Tern": "Forsters_Tern", "Chuck-will's-widow": "Chuck_will_Widow", "Grey Catbird": "Gray_Catbird",
-    "Gray-crowned Rosy-Finch": "Gray_crowned_Rosy_Finch", "Brewer's Blackbird (Male)": "Brewer_Blackbird",
-    "Brewer's Sparrow": "Brewer_Sparrow", "Baltimore Oriole (Female/Immature male)": "Baltimore_Oriole",
-    "Northern Mockingbird": "Mockingbird", "Eastern Phoebe": "Sayornis", "American White Pelican": "White_Pelican",
-    "Florida Scrub-Jay": "Florida_Jay", "Arctic Tern": "Artic_Tern", "Nelson's Sparrow": "Nelson_Sharp_tailed_Sparrow",
-    "Northern Shrike": "Great_Grey_Shrike", "Common Nighthawk": "Nighthawk", "Greater Roadrunner": "Geococcyx",
-    "Magnificent Frigatebird": "Frigatebird", "Eastern Whip-poor-will": "Whip_poor_Will",
-    "Western Gull (Adult": "Western_Gull", "Black-billed Magpie": None, "Common Grackle": None, "0297": None,
-    "Boat-tailed Grackle (0950)": "Boat_tailed_Grackle"}  # fmt: skip
+    "Common Eider (Adult male)": None,
+    "Mallard (Breeding male)": "Mallard",
+    "Mallard (Female/Eclipse male)": "Mallard",
+    "Heermann's Gull (Adult)": "Heermann_Gull",
+    "Anna's Hummingbird (Adult Male)": "Anna_Hummingbird",
+    "Allen's Hummingbird (Female/immature)": None,
+    "Northern Cardinal (Female/Juvenile)": "Cardinal",
+    "Yellow-rumped Warbler (Breeding Audubon's)": "Myrtle_Warbler",
+    "Dark-eyed Junco (White-winged)": "Dark_eyed_Junco",
+    "Northern Flicker (Yellow-shafted)": "Northern_Flicker",
+    "House Finch (Adult Male)": None,
+    "Barn Owl": None,
+    "Red-headed Woodpecker (Adult)": "Red_headed_Woodpecker",
+    "Red-bellied Woodpecker": "Red_bellied_Woodpecker",
+    "Le Conte's Sparrow": "Le_Conte_Sparrow",
+    "LeConte's Sparrow": "Le_Conte_Sparrow",
+    "Harris’s Sparrow": "Harris_Sparrow",
+    "Forster's Tern": "Forsters_Tern",
+    "Chuck-will's-widow": "Chuck_will_Widow",
+    "Grey Catbird": "Gray_Catbird",
+    "Gray-crowned Rosy-Finch": "Gray_crowned_Rosy_Finch",
+    "Brewer's Blackbird (Male)": "Brewer_Blackbird",
+    "Brewer's Sparrow": "Brewer_Sparrow",
+    "Baltimore Oriole (Female/Immature male)": "Baltimore_Oriole",
+    "Northern Mockingbird": "Mockingbird",
+    "Eastern Phoebe": "Sayornis",
+    "American White Pelican": "White_Pelican",
+    "Florida Scrub-Jay": "Florida_Jay",
+    "Arctic Tern": "Artic_Tern",
+    "Nelson's Sparrow": "Nelson_Sharp_tailed_Sparrow",
+    "Northern Shrike": "Great_Grey_Shrike",
+    "Common Nighthawk": "Nighthawk",
+    "Greater Roadrunner": "Geococcyx",
+    "Magnificent Frigatebird": "Frigatebird",
+    "Eastern Whip-poor-will": "Whip_poor_Will",
+    "Western Gull (Adult": "Western_Gull",
+    "Black-billed Magpie": None,
+    "Common Grackle": None,
+    "0297": None,
+    "Boat-tailed Grackle (0950)": "Boat_tailed_Grackle",
+}
 OF_CUB = [cls for classes in class_split("cub").values() for cls in classes]
 
 

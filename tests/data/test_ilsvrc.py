@@ -31,8 +31,11 @@ def few(monkeypatch):
 
 @pytest.fixture(scope="module")
 def train(encoded) -> dict[str, bytes]:
-    return {f"{wnid}/{wnid}_{n}.JPEG": encoded(10 * i + k, form="JPEG")
-            for i, wnid in enumerate(CLASSES) for k, n in enumerate(NUMBERS[wnid])}  # fmt: skip
+    return {
+        f"{wnid}/{wnid}_{n}.JPEG": encoded(10 * i + k, form="JPEG")
+        for i, wnid in enumerate(CLASSES)
+        for k, n in enumerate(NUMBERS[wnid])
+    }
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,10 @@ def in_classes(val: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def class_tars(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{wnid}.tar": tarred({n.partition("/")[2]: d for n, d in files.items() if n.startswith(wnid)})
-            for wnid in {n.partition("/")[0] for n in files}}  # fmt: skip
+    return {
+        f"{wnid}.tar": tarred({n.partition("/")[2]: d for n, d in files.items() if n.startswith(wnid)})
+        for wnid in {n.partition("/")[0] for n in files}
+    }
 
 
 def below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -88,8 +93,10 @@ def labelled_by_lines(train, val) -> dict[str, bytes]:
 
 def test_every_layout_gives_the_same_store_of_the_bytes_as_they_are(prepare, tmp_path, train, val, encoded):
     usual = below("train", train) | below("val", in_classes(val))
-    kaggle = below("ILSVRC/Data/CLS-LOC", below("train", train) | below("val", val) | {
-        "test/ILSVRC2012_test_00000001.JPEG": encoded(9000, form="JPEG")}) | {"LOC_val_solution.csv": SOLUTION}  # fmt: skip
+    kaggle = below(
+        "ILSVRC/Data/CLS-LOC",
+        below("train", train) | below("val", val) | {"test/ILSVRC2012_test_00000001.JPEG": encoded(9000, form="JPEG")},
+    ) | {"LOC_val_solution.csv": SOLUTION}
     stray = {"n01440764/n02000000_1.JPEG": encoded(1)}
     packed_kit = {ilsvrc.DEVKIT: tarred(kit(), "w:gz")}
     sources = [
@@ -113,7 +120,9 @@ def test_every_layout_gives_the_same_store_of_the_bytes_as_they_are(prepare, tmp
     assert len({store.index["sha256"] for store in stores}) == 1
     splits = stores[0].index["splits"]
     assert {s: dict(Counter(p["classes"][i] for i in p["label"])) for s, p in splits.items()} == {
-        "train": {wnid: len(NUMBERS[wnid]) for wnid in CLASSES}, "test": dict.fromkeys(CLASSES, 2)}  # fmt: skip
+        "train": {wnid: len(NUMBERS[wnid]) for wnid in CLASSES},
+        "test": dict.fromkeys(CLASSES, 2),
+    }
     assert [p["classes"] for p in splits.values()] == [list(CLASSES)] * 2
     assert splits["train"]["name"] == [f"{wnid}/{wnid}_{n}.JPEG" for wnid in CLASSES for n in NUMBERS[wnid]]
     ordered = [name for wnid in CLASSES for name in val if OF_VAL[number(name)] == wnid]
@@ -126,22 +135,26 @@ def test_pictures_that_are_missing_or_twice_are_refused(refused, tmp_path, train
     usual = below("train", train) | below("val", in_classes(val))
     gone = {n: d for n, d in usual.items() if not n.endswith(("n15075141_20.JPEG", "n15075141_9.JPEG"))}
     assert "has 7 pictures named like n01440764_18.JPEG of ILSVRC2012's classes, its training set has 9" in refused(
-        "ilsvrc2012", write(tmp_path / "a", gone))  # fmt: skip
+        "ilsvrc2012", write(tmp_path / "a", gone)
+    )
     few = {n: d for n, d in train.items() if not n.endswith("_12.JPEG")}
     said = refused("ilsvrc2012", write(tmp_path / "b", official(few, val, {"LOC_val_solution.csv": SOLUTION})))
     assert f"{ilsvrc.TRAIN}: has 7 pictures named like" in said
     no_class = {n: d for n, d in usual.items() if not n.startswith("train/n01751748")}
     assert "lacks 1 of ILSVRC2012's 3 classes (n01751748)" in refused("ilsvrc2012", write(tmp_path / "c", no_class))
     assert "holds no picture of ILSVRC2012's 3 classes" in refused(
-        "ilsvrc2012", write(tmp_path / "d", below("val", in_classes(val))))  # fmt: skip
+        "ilsvrc2012", write(tmp_path / "d", below("val", in_classes(val)))
+    )
     no_val = {n: d for n, d in usual.items() if not n.endswith("ILSVRC2012_val_00000004.JPEG")}
     assert "has 5 validation pictures named like ILSVRC2012_val_00000001.JPEG, ILSVRC2012 has 6" in refused(
-        "ilsvrc2012", write(tmp_path / "e", no_val))  # fmt: skip
+        "ilsvrc2012", write(tmp_path / "e", no_val)
+    )
     assert "has 0 validation pictures" in refused("ilsvrc2012", write(tmp_path / "f", below("train", train)))
     twice = usual | below("small", in_classes(val))
     assert "has validation picture 1 twice (" in refused("ilsvrc2012", write(tmp_path / "g", twice))
     assert "has a picture of class n01440764 twice" in refused(
-        "ilsvrc2012", write(tmp_path / "h", below("small", class_tars(train)) | usual | below("train2", train)))  # fmt: skip
+        "ilsvrc2012", write(tmp_path / "h", below("small", class_tars(train)) | usual | below("train2", train))
+    )
     moved = {
         n.replace(f"{OF_VAL[1]}/ILSVRC2012_val_00000001", "n00000001/ILSVRC2012_val_00000001"): d
         for n, d in usual.items()
@@ -163,19 +176,22 @@ def test_damaged_archives_and_pictures_are_named(refused, tmp_path, train, val):
     assert f"d.zip: holds {ilsvrc.TRAIN}, an archive of its own; unpack the outer one" in said
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    (b"", "has classes for 0 validation pictures, there are 6"),
-    (SYNSET_LINES[:-10], "has classes for 5 validation pictures, there are 6"),
-    (SYNSET_LINES + b"n01440764\n", "has classes for 7 validation pictures, there are 6"),
-    (SYNSET_LINES.replace(b"n01751748", b"n01440764"), "puts 4 validation pictures into class n01440764"),
-    (b"n01440764\ncat\n", ":2: 'cat' is neither a class such as n01751748 nor a validation picture's name"),
-    (b"dog.jpg n01440764\n", ":1: 'dog.jpg n01440764' is neither"),
-    (b"ILSVRC2012_val_00000001.JPEG 65\n", ":1: 'ILSVRC2012_val_00000001.JPEG 65' is neither"),
-    (b"ILSVRC2012_val_00000001\n", ":1: 'ILSVRC2012_val_00000001' is neither"),
-    (2 * b"ILSVRC2012_val_00000001,n01440764\n", ":2: validation picture 1 has a class already"),
-    (b"490\n", ":1: 490 is a number that meta.mat of ILSVRC2012_devkit_t12.tar.gz explains; put that beside it"),
-    (b"\xff\xfe\xff", "is not a text of labels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", "has classes for 0 validation pictures, there are 6"),
+        (SYNSET_LINES[:-10], "has classes for 5 validation pictures, there are 6"),
+        (SYNSET_LINES + b"n01440764\n", "has classes for 7 validation pictures, there are 6"),
+        (SYNSET_LINES.replace(b"n01751748", b"n01440764"), "puts 4 validation pictures into class n01440764"),
+        (b"n01440764\ncat\n", ":2: 'cat' is neither a class such as n01751748 nor a validation picture's name"),
+        (b"dog.jpg n01440764\n", ":1: 'dog.jpg n01440764' is neither"),
+        (b"ILSVRC2012_val_00000001.JPEG 65\n", ":1: 'ILSVRC2012_val_00000001.JPEG 65' is neither"),
+        (b"ILSVRC2012_val_00000001\n", ":1: 'ILSVRC2012_val_00000001' is neither"),
+        (2 * b"ILSVRC2012_val_00000001,n01440764\n", ":2: validation picture 1 has a class already"),
+        (b"490\n", ":1: 490 is a number that meta.mat of ILSVRC2012_devkit_t12.tar.gz explains; put that beside it"),
+        (b"\xff\xfe\xff", "is not a text of labels"),
+    ],
+)
 def test_labels_that_make_no_sense_are_refused(refused, tmp_path, train, val, text, sentence):
     files = official(train, val, {"imagenet_2012_validation_synset_labels.txt": text})
     assert sentence in refused("ilsvrc2012", write(tmp_path / "x", files))
@@ -209,14 +225,17 @@ def test_labels_that_are_not_there_are_asked_for(refused, fsl, tmp_path, train, 
     assert code == 0 and ilsvrc.TRAIN in out and "LOC_val_solution.csv" in out
 
 
-@pytest.mark.parametrize(("replaced", "sentence"), [
-    ({META: b""}, f"{META}: is not the development kit's list of classes"),
-    ({META: b"MATLAB 5.0 MAT-file" + bytes(300)}, f"{META}: is not the development kit's list of classes"),
-    ({META: bytes(ilsvrc.MAX_META + 1)}, f"{META}: has 1,048,577 bytes"),
-    ({META: kit(dict.fromkeys(SYNSETS, "dog"))[f"ILSVRC2012_devkit_t12/data/{META}"]}, "' is neither a class"),
-    ({META: kit({1: CLASSES[0]})[f"ILSVRC2012_devkit_t12/data/{META}"]}, f"{META}: is not the development kit's"),
-    ({TRUTH: b"1\n2\n5\n"}, f"{TRUTH}:3: '5' is neither a class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("replaced", "sentence"),
+    [
+        ({META: b""}, f"{META}: is not the development kit's list of classes"),
+        ({META: b"MATLAB 5.0 MAT-file" + bytes(300)}, f"{META}: is not the development kit's list of classes"),
+        ({META: bytes(ilsvrc.MAX_META + 1)}, f"{META}: has 1,048,577 bytes"),
+        ({META: kit(dict.fromkeys(SYNSETS, "dog"))[f"ILSVRC2012_devkit_t12/data/{META}"]}, "' is neither a class"),
+        ({META: kit({1: CLASSES[0]})[f"ILSVRC2012_devkit_t12/data/{META}"]}, f"{META}: is not the development kit's"),
+        ({TRUTH: b"1\n2\n5\n"}, f"{TRUTH}:3: '5' is neither a class"),
+    ],
+)
 def test_damaged_development_kits_are_named(refused, tmp_path, train, val, replaced, sentence):
     files = kit() | below("ILSVRC2012_devkit_t12/data", replaced)
     source = write(tmp_path / "x", official(train, val, {ilsvrc.DEVKIT: tarred(files, "w:gz")}))

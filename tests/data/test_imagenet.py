@@ -82,8 +82,11 @@ def two_a_class(monkeypatch):
 @pytest.fixture(scope="module")
 def imagenet(encoded) -> dict[str, bytes]:
     """miniImageNet's classes under ImageNet's names, four pictures each."""
-    return {f"{wnid}/{wnid}_{n}.JPEG": encoded(10 * i + k, form="JPEG")
-            for i, wnid in enumerate(OF_MINI) for k, n in enumerate(NUMBERS)}  # fmt: skip
+    return {
+        f"{wnid}/{wnid}_{n}.JPEG": encoded(10 * i + k, form="JPEG")
+        for i, wnid in enumerate(OF_MINI)
+        for k, n in enumerate(NUMBERS)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +155,11 @@ def test_without_a_source_the_sentence_says_what_to_get(fsl):
 def test_mini_without_some_classes_or_any_is_refused(refused, tmp_path, imagenet, listed):
     gone = ("n01532829", "n02110063")
     some = {n: d for n, d in imagenet.items() if not n.startswith(gone)}
-    for source in (write(tmp_path / "a", some), saved(tmp_path / "b.tar", tarred(class_tars(some))),
-                   write(tmp_path / "c", {n: d for n, d in listed.items() if not n.startswith(gone)})):  # fmt: skip
+    for source in (
+        write(tmp_path / "a", some),
+        saved(tmp_path / "b.tar", tarred(class_tars(some))),
+        write(tmp_path / "c", {n: d for n, d in listed.items() if not n.startswith(gone)}),
+    ):
         assert "lacks 2 of miniImageNet's 100 classes (n01532829, n02110063)" in refused("mini_imagenet", source)
     said = refused("mini_imagenet", write(tmp_path / "d", {"cats/1.jpg": listed["n0153282900000002.jpg"]}))
     assert "holds no picture of miniImageNet's 100 classes; --from takes ImageNet's training pictures" in said
@@ -218,8 +224,10 @@ def caches(mini_pixels, keys=str, protocol: int = 2, **replaced: object) -> dict
     files = {}
     for split in SPLITS:
         classes = shuffled_classes(split)
-        data = {"image_data": np.concatenate([mini_pixels[c] for c in classes]),
-                "class_dict": {keys(c): [2 * i, 2 * i + 1] for i, c in enumerate(classes)}}  # fmt: skip
+        data = {
+            "image_data": np.concatenate([mini_pixels[c] for c in classes]),
+            "class_dict": {keys(c): [2 * i, 2 * i + 1] for i, c in enumerate(classes)},
+        }
         data |= replaced if split == "val" else {}
         files[f"mini-imagenet-cache-{split}.pkl"] = pickle.dumps({keys(k): v for k, v in data.items()}, protocol)
     return files
@@ -230,8 +238,10 @@ def categories(mini_pixels, keys=str, named: bool = True, **replaced: object) ->
     files, first = {"miniImageNet_category_split_train_phase_val.pickle": b"not to be read"}, 0
     for split, phase in (("train", "train_phase_train"), ("val", "val"), ("test", "test")):
         classes = shuffled_classes(split)
-        data = {"data": np.concatenate([np.stack([mini_pixels[c][k] for c in classes]) for k in range(2)]),
-                "labels": [first + i for _ in range(2) for i in range(len(classes))]}  # fmt: skip
+        data = {
+            "data": np.concatenate([np.stack([mini_pixels[c][k] for c in classes]) for k in range(2)]),
+            "labels": [first + i for _ in range(2) for i in range(len(classes))],
+        }
         if named:
             data |= {"catname2label": {keys(c): first + i for i, c in enumerate(classes)}}
         data |= replaced if split == "val" else {}
@@ -267,21 +277,28 @@ def test_metaoptnets_pickles_without_names_number_their_classes(prepare, tmp_pat
 
 
 @pytest.mark.usefixtures("two_a_class")
-@pytest.mark.parametrize(("kind", "wrong", "sentence"), [
-    (caches, {"class_dict": {"n01532829": [0, 1]}}, "its 1 classes are not the 16 of the published val split"),
-    (caches, {"class_dict": {c: [0] for c in MINI["val"]}}, "class_dict does not fit its pictures"),
-    (caches, {"class_dict": {c: [i - 1, 16 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
-    (caches, {"class_dict": {c: [i, 17 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
-    (caches, {"class_dict": {c: [i, 16 + i] for i, c in enumerate([*MINI["test"]][:16])}}, "its 16 classes are not"),
-    (caches, {"class_dict": {c: [i] for i, c in enumerate(MINI["val"])}}, "has 1 pictures, not 2"),
-    (caches, {"class_dict": 3}, "is not one of miniImageNet's pickles"),
-    (caches, {"image_data": np.zeros((32, 84, 84, 3))}, r"pictures are float64 \[32, 84, 84, 3\], not uint8"),
-    (caches, {"image_data": np.zeros((32, 21168), np.uint8)}, r"pictures are uint8 \[32, 21168\]"),
-    (caches, {"image_data": np.zeros((32, 84, 3), np.uint8)}, r"pictures are uint8 \[32, 84, 3\]"),
-    (categories, {"labels": [64]}, "it has 1 labels for 32 pictures"),
-    (categories, {"labels": list(range(32))}, "its 32 classes are not the 16 of the published val split"),
-    (categories, {"labels": None}, "is not one of miniImageNet's pickles"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "wrong", "sentence"),
+    [
+        (caches, {"class_dict": {"n01532829": [0, 1]}}, "its 1 classes are not the 16 of the published val split"),
+        (caches, {"class_dict": {c: [0] for c in MINI["val"]}}, "class_dict does not fit its pictures"),
+        (caches, {"class_dict": {c: [i - 1, 16 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
+        (caches, {"class_dict": {c: [i, 17 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
+        (
+            caches,
+            {"class_dict": {c: [i, 16 + i] for i, c in enumerate([*MINI["test"]][:16])}},
+            "its 16 classes are not",
+        ),
+        (caches, {"class_dict": {c: [i] for i, c in enumerate(MINI["val"])}}, "has 1 pictures, not 2"),
+        (caches, {"class_dict": 3}, "is not one of miniImageNet's pickles"),
+        (caches, {"image_data": np.zeros((32, 84, 84, 3))}, r"pictures are float64 \[32, 84, 84, 3\], not uint8"),
+        (caches, {"image_data": np.zeros((32, 21168), np.uint8)}, r"pictures are uint8 \[32, 21168\]"),
+        (caches, {"image_data": np.zeros((32, 84, 3), np.uint8)}, r"pictures are uint8 \[32, 84, 3\]"),
+        (categories, {"labels": [64]}, "it has 1 labels for 32 pictures"),
+        (categories, {"labels": list(range(32))}, "its 32 classes are not the 16 of the published val split"),
+        (categories, {"labels": None}, "is not one of miniImageNet's pickles"),
+    ],
+)
 def test_mini_pickles_that_are_not_the_published_ones_are_refused(
     refused, tmp_path, mini_pixels, kind, wrong, sentence
 ):
@@ -356,8 +373,12 @@ def test_tiered_split_folders_of_other_class_names_are_taken_as_they_are(
     prepare, refused, tmp_path, seven_classes, encoded
 ):
     names = {"train": ["cat", "ant", "bee"], "val": ["dog", "cow"], "test": ["fox", "elk"]}
-    files = {f"x/{s}/{c}/{k}.png": encoded(len(s) * 100 + 10 * i + k)
-             for s, cs in names.items() for i, c in enumerate(cs) for k in range(2)}  # fmt: skip
+    files = {
+        f"x/{s}/{c}/{k}.png": encoded(len(s) * 100 + 10 * i + k)
+        for s, cs in names.items()
+        for i, c in enumerate(cs)
+        for k in range(2)
+    }
     store = prepare("tiered_imagenet", write(tmp_path / "x", files | {"x/more/gnu/0.png": encoded(1)}))
     assert [(s, list(c)) for s, c in table(store).items()] == [(s, sorted(c)) for s, c in names.items()]
     shutil.rmtree(tmp_path / "x" / "x" / "val" / "dog")
@@ -396,8 +417,12 @@ def packed(pixels, encoded, form: str, keys=str, **replaced: bytes) -> dict[str,
         else:
             pngs = [np.frombuffer(encoded(seed, 84, 84), np.uint8) for seed in seeds]
             files[f"{split}_images_png.pkl"] = pickle.dumps([p[:, None] if k % 2 else p for k, p in enumerate(pngs)], 2)
-        names = {"label_specific": np.array(labels, np.int32), "label_general": np.zeros(len(labels), np.int32),
-                 "label_specific_str": [keys(t) for t in TITLES[split]], "label_general_str": [keys("x")]}  # fmt: skip
+        names = {
+            "label_specific": np.array(labels, np.int32),
+            "label_general": np.zeros(len(labels), np.int32),
+            "label_specific_str": [keys(t) for t in TITLES[split]],
+            "label_general_str": [keys("x")],
+        }
         files[f"{split}_labels.pkl"] = pickle.dumps({keys(k): v for k, v in names.items()}, 2)
     return files | replaced
 
@@ -407,8 +432,11 @@ def test_packed_tiered_copies_give_the_same_pictures_in_the_labels_order(prepare
     for form, keys in (("npz", str), ("png", str), ("png", str.encode)):
         files = packed(pixels, encoded, form, keys)
         store = prepare("tiered_imagenet", write(tmp_path / f"{form}{keys.__name__}" / "tiered", files).parent)
-        assert table(store) == {"train": {"crane (train 0)": 2, "jay": 2, "kite": 2}, "val": {"drum": 2, "gong": 2},
-                                "test": {"crane (test 0)": 2, "boat": 2}}  # fmt: skip
+        assert table(store) == {
+            "train": {"crane (train 0)": 2, "jay": 2, "kite": 2},
+            "val": {"drum": 2, "gong": 2},
+            "test": {"crane (test 0)": 2, "boat": 2},
+        }
         images, _ = store.split("train").decode(84)
         want = np.stack([pixels(seed, 84, 84) for seed in (0, 3, 1, 4, 2, 5)])
         assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), want)
@@ -426,20 +454,23 @@ def label_file(**fields: object) -> bytes:
 
 
 @pytest.mark.usefixtures("seven_classes")
-@pytest.mark.parametrize(("name", "data", "sentence"), [
-    ("val_images.npz", b"", "is not a whole npz of pictures"),
-    ("val_images.npz", npz(images=np.ones((4, 84, 84, 3), np.uint8))[:50_000], "is not a whole npz of pictures"),
-    ("val_images.npz", npz(pictures=np.ones(3)), "is not a whole npz of pictures"),
-    ("val_images.npz", npz(images=np.array([{}, {}])), "is not a whole npz of pictures"),
-    ("val_images.npz", npz(images=np.ones((4, 84, 84, 3))), "does not hold the 4 pictures of its labels"),
-    ("val_images.npz", npz(images=np.ones((3, 84, 84, 3), np.uint8)), "does not hold the 4 pictures of its labels"),
-    ("val_labels.pkl", b"\x80", "is not a plain data pickle"),
-    ("val_labels.pkl", pickle.dumps([1]), "is not one of tieredImageNet's label files"),
-    ("val_labels.pkl", pickle.dumps({}), "is not one of tieredImageNet's label files"),
-    ("val_labels.pkl", label_file(label_specific_str=["drum"]), "it has 1 classes, not 2"),
-    ("val_labels.pkl", label_file(label_specific=np.array([0, 1, 2, 0])), "are not numbers of its classes"),
-    ("val_labels.pkl", label_file(label_specific=np.zeros(4, int)), "has no picture of class gong"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("val_images.npz", b"", "is not a whole npz of pictures"),
+        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3), np.uint8))[:50_000], "is not a whole npz of pictures"),
+        ("val_images.npz", npz(pictures=np.ones(3)), "is not a whole npz of pictures"),
+        ("val_images.npz", npz(images=np.array([{}, {}])), "is not a whole npz of pictures"),
+        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3))), "does not hold the 4 pictures of its labels"),
+        ("val_images.npz", npz(images=np.ones((3, 84, 84, 3), np.uint8)), "does not hold the 4 pictures of its labels"),
+        ("val_labels.pkl", b"\x80", "is not a plain data pickle"),
+        ("val_labels.pkl", pickle.dumps([1]), "is not one of tieredImageNet's label files"),
+        ("val_labels.pkl", pickle.dumps({}), "is not one of tieredImageNet's label files"),
+        ("val_labels.pkl", label_file(label_specific_str=["drum"]), "it has 1 classes, not 2"),
+        ("val_labels.pkl", label_file(label_specific=np.array([0, 1, 2, 0])), "are not numbers of its classes"),
+        ("val_labels.pkl", label_file(label_specific=np.zeros(4, int)), "has no picture of class gong"),
+    ],
+)
 def test_damaged_packed_tiered_copies_are_refused(refused, tmp_path, pixels, encoded, name, data, sentence):
     said = refused("tiered_imagenet", write(tmp_path / "x", packed(pixels, encoded, "npz", **{name: data})))
     assert sentence in said and "val_" in said, said

@@ -1,4 +1,6 @@
-"""CIFAR-10, CIFAR-100 and CIFAR-10.1 for ordinary classification: small copies of their public layouts, and CIFAR-100 itself."""
+"""CIFAR-10, CIFAR-100 and CIFAR-10.1 for ordinary classification: small copies of their public layouts, and CIFAR-100
+itself.
+"""
 
 import io
 import pickle
@@ -47,9 +49,16 @@ def few(monkeypatch):
 @pytest.fixture(scope="module")
 def cifar(pixels) -> dict[str, dict[str, dict[str, list[np.ndarray]]]]:
     """dataset → part → class → pictures."""
-    return {name: {part: {cls: [pixels(100_000 * p + 100 * i + k, 32, 32) for k in range(each)]
-                          for i, cls in enumerate(CLASSES[name])} for p, (part, each) in enumerate(EACH[name].items())}
-            for name in EACH}  # fmt: skip
+    return {
+        name: {
+            part: {
+                cls: [pixels(100_000 * p + 100 * i + k, 32, 32) for k in range(each)]
+                for i, cls in enumerate(CLASSES[name])
+            }
+            for p, (part, each) in enumerate(EACH[name].items())
+        }
+        for name in EACH
+    }
 
 
 def batches(dataset: str, pictures, protocol: int = 2, **replaced: bytes) -> dict[str, bytes]:
@@ -64,8 +73,10 @@ def batches(dataset: str, pictures, protocol: int = 2, **replaced: bytes) -> dic
         labels = b"fine_labels" if dataset == "cifar100" else b"labels"
         return dump({b"data": data, labels: [pairs[i][0] for i in order], b"filenames": [b"x.png"] * len(pairs)})
 
-    of = {part: [(i, p, k) for i, cls in enumerate(classes) for k, p in enumerate(classes[cls])]
-          for part, classes in pictures.items()}  # fmt: skip
+    of = {
+        part: [(i, p, k) for i, cls in enumerate(classes) for k, p in enumerate(classes[cls])]
+        for part, classes in pictures.items()
+    }
     names = [cls.encode() for cls in CLASSES[dataset]]
     if dataset == "cifar100":
         files = {part: batch([(i, p) for i, p, _ in rows]) for part, rows in of.items()}
@@ -73,8 +84,11 @@ def batches(dataset: str, pictures, protocol: int = 2, **replaced: bytes) -> dic
         folder = "cifar-100-python"
     else:
         files = {f"data_batch_{n}": batch([(i, p) for i, p, k in of["train"] if k == n - 1]) for n in range(1, 6)}
-        files |= {"test_batch": batch([(i, p) for i, p, _ in of["test"]]), "readme.html": b"<html>",
-                  "batches.meta": dump({b"label_names": names, b"num_vis": 3072})}  # fmt: skip
+        files |= {
+            "test_batch": batch([(i, p) for i, p, _ in of["test"]]),
+            "readme.html": b"<html>",
+            "batches.meta": dump({b"label_names": names, b"num_vis": 3072}),
+        }
         folder = "cifar-10-batches-py"
     return {f"{folder}/{name}": data for name, data in (files | replaced).items()}
 
@@ -86,8 +100,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def folders(pictures, between: str = "") -> dict[str, bytes]:
-    return {f"{part}/{between}{cls}/{k}.png": png(p) for part, classes in pictures.items()
-            for cls, group in classes.items() for k, p in enumerate(reversed(group))}  # fmt: skip
+    return {
+        f"{part}/{between}{cls}/{k}.png": png(p)
+        for part, classes in pictures.items()
+        for cls, group in classes.items()
+        for k, p in enumerate(reversed(group))
+    }
 
 
 @pytest.mark.parametrize("dataset", EACH)
@@ -131,8 +149,16 @@ def test_validation_pictures_come_out_of_train_by_a_fixed_rule(prepare, fsl, tmp
     assert code == 2 and "validation" in err and str(bound) in err
 
 
-@pytest.mark.parametrize(("dataset", "member"), [("cifar100", "meta"), ("cifar100", "test"), ("cifar10", "batches.meta"),
-                                                 ("cifar10", "data_batch_3"), ("cifar10", "test_batch")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "member"),
+    [
+        ("cifar100", "meta"),
+        ("cifar100", "test"),
+        ("cifar10", "batches.meta"),
+        ("cifar10", "data_batch_3"),
+        ("cifar10", "test_batch"),
+    ],
+)
 def test_a_malicious_pickle_is_refused_and_not_run(refused, tmp_path, cifar, dataset, member):
     evil = pickle.dumps(Malicious(tmp_path / "ran"), protocol=2)
     said = refused(dataset, packed(tmp_path / "x.tar", batches(dataset, cifar[dataset], **{member: evil})))
@@ -143,18 +169,24 @@ def test_a_malicious_pickle_is_refused_and_not_run(refused, tmp_path, cifar, dat
 GOOD = np.zeros((1, 3072), np.uint8)
 
 
-@pytest.mark.parametrize(("batch", "why"), [
-    (b"", "Ran out of input"), (b"no pickle", "plain data pickle"), (pickle.dumps([]), "TypeError"),
-    (pickle.dumps({b"data": GOOD}), "labels"), (pickle.dumps({b"data": 3, b"labels": []}), "its pictures are int64"),
-    (pickle.dumps({b"data": GOOD, b"labels": [0, 1]}), r"its labels are [2] for 1 pictures"),
-    (pickle.dumps({b"data": GOOD, b"labels": [10]}), "not numbers from 0 to 9"),
-    (pickle.dumps({b"data": GOOD, b"labels": [-1]}), "not numbers from 0 to 9"),
-    (pickle.dumps({b"data": GOOD, b"labels": [0.5]}), "not numbers from 0 to 9"),
-    (pickle.dumps({b"data": GOOD, b"labels": [10**30]}), "not numbers from 0 to 9"),
-    (pickle.dumps({b"data": GOOD.astype(float), b"labels": [0]}), "its pictures are float64 [1, 3072]"),
-    (pickle.dumps({b"data": GOOD[:, :9], b"labels": [0]}), "its pictures are uint8 [1, 9]"),
-    (pickle.dumps({b"data": GOOD, b"labels": [0]}), "has 4 train pictures of class automobile"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        (b"", "Ran out of input"),
+        (b"no pickle", "plain data pickle"),
+        (pickle.dumps([]), "TypeError"),
+        (pickle.dumps({b"data": GOOD}), "labels"),
+        (pickle.dumps({b"data": 3, b"labels": []}), "its pictures are int64"),
+        (pickle.dumps({b"data": GOOD, b"labels": [0, 1]}), r"its labels are [2] for 1 pictures"),
+        (pickle.dumps({b"data": GOOD, b"labels": [10]}), "not numbers from 0 to 9"),
+        (pickle.dumps({b"data": GOOD, b"labels": [-1]}), "not numbers from 0 to 9"),
+        (pickle.dumps({b"data": GOOD, b"labels": [0.5]}), "not numbers from 0 to 9"),
+        (pickle.dumps({b"data": GOOD, b"labels": [10**30]}), "not numbers from 0 to 9"),
+        (pickle.dumps({b"data": GOOD.astype(float), b"labels": [0]}), "its pictures are float64 [1, 3072]"),
+        (pickle.dumps({b"data": GOOD[:, :9], b"labels": [0]}), "its pictures are uint8 [1, 9]"),
+        (pickle.dumps({b"data": GOOD, b"labels": [0]}), "has 4 train pictures of class automobile"),
+    ],
+)
 def test_damaged_batches_are_named(refused, tmp_path, cifar, batch, why):
     said = refused("cifar10", packed(tmp_path / "x.tar", batches("cifar10", cifar["cifar10"], data_batch_2=batch)))
     assert why in said and ("data_batch_2: is not" in said or "get a whole copy" in said)
@@ -214,8 +246,12 @@ def newer(pixels) -> dict[str, bytes]:
 def test_newer_cifar_has_a_test_split_by_cifar_10s_classes(prepare, tmp_path, newer):
     folder = write(tmp_path / "x", newer | {"cifar10.1_v4_data.npy": b"not to be read"})
     archive = packed(tmp_path / "y.tar.gz", {f"CIFAR-10.1/datasets/{n}": d for n, d in newer.items()})
-    stores = [prepare("cifar10_1", folder), prepare("cifar10_1", archive), prepare("cifar10_1", folder / DATA),
-              prepare("cifar10_1", folder / DATA, folder / LABELS)]  # fmt: skip
+    stores = [
+        prepare("cifar10_1", folder),
+        prepare("cifar10_1", archive),
+        prepare("cifar10_1", folder / DATA),
+        prepare("cifar10_1", folder / DATA, folder / LABELS),
+    ]
     assert len({store.index["sha256"] for store in stores}) == 1
     assert table(stores[0]) == {"test": dict.fromkeys(CLASSES["cifar10"], 2)}
     assert list(table(stores[0])["test"]) == list(CLASSES["cifar10"])
@@ -224,19 +260,22 @@ def test_newer_cifar_has_a_test_split_by_cifar_10s_classes(prepare, tmp_path, ne
         assert sorted(stored) == sorted(p.tobytes() for p in data[labels == label])
 
 
-@pytest.mark.parametrize(("wrong", "sentence"), [
-    ({DATA: npy(np.zeros((20, 3072), np.uint8))}, "its pictures are uint8 [20, 3072], not uint8 [N,32,32,3]"),
-    ({DATA: npy(np.zeros((20, 32, 32, 3)))}, "its pictures are float64 [20, 32, 32, 3]"),
-    ({DATA: npy(np.zeros((20, 32, 32, 3), np.uint8))[:-9]}, f"{DATA}: is not a whole .npy file"),
-    ({DATA: b""}, f"{DATA}: is not a whole .npy file"),
-    ({DATA: b"no array"}, f"{DATA}: is not a whole .npy file"),
-    ({DATA: npy(np.zeros(3), np.savez)}, "is an archive of arrays, not one array"),
-    ({LABELS: npy(np.zeros(19, np.int32))}, f"{LABELS}: its labels are [19] for 20 pictures"),
-    ({LABELS: npy(np.full(20, 10))}, "its labels are not numbers from 0 to 9"),
-    ({LABELS: npy(np.full(20, -1))}, "its labels are not numbers from 0 to 9"),
-    ({LABELS: npy(np.zeros(20))}, "its labels are not numbers from 0 to 9"),
-    ({LABELS: npy(np.zeros(20, np.uint8))}, "has 20 test pictures of class airplane, CIFAR-10.1 v6 has 2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({DATA: npy(np.zeros((20, 3072), np.uint8))}, "its pictures are uint8 [20, 3072], not uint8 [N,32,32,3]"),
+        ({DATA: npy(np.zeros((20, 32, 32, 3)))}, "its pictures are float64 [20, 32, 32, 3]"),
+        ({DATA: npy(np.zeros((20, 32, 32, 3), np.uint8))[:-9]}, f"{DATA}: is not a whole .npy file"),
+        ({DATA: b""}, f"{DATA}: is not a whole .npy file"),
+        ({DATA: b"no array"}, f"{DATA}: is not a whole .npy file"),
+        ({DATA: npy(np.zeros(3), np.savez)}, "is an archive of arrays, not one array"),
+        ({LABELS: npy(np.zeros(19, np.int32))}, f"{LABELS}: its labels are [19] for 20 pictures"),
+        ({LABELS: npy(np.full(20, 10))}, "its labels are not numbers from 0 to 9"),
+        ({LABELS: npy(np.full(20, -1))}, "its labels are not numbers from 0 to 9"),
+        ({LABELS: npy(np.zeros(20))}, "its labels are not numbers from 0 to 9"),
+        ({LABELS: npy(np.zeros(20, np.uint8))}, "has 20 test pictures of class airplane, CIFAR-10.1 v6 has 2"),
+    ],
+)
 def test_damaged_arrays_are_named(refused, tmp_path, newer, wrong, sentence):
     assert sentence in refused("cifar10_1", write(tmp_path / "x", newer | wrong))
     assert sentence in refused("cifar10_1", packed(tmp_path / "x.zip", newer | wrong))

@@ -48,8 +48,15 @@ def flip(path: Path, at: int) -> None:
 def test_raw_pictures_come_back_bit_for_bit(tmp_path, pixels):
     sides = [(8, 8), (8, 8), (5, 9), (8, 8)]
     pictures = [pixels(i, *side) for i, side in enumerate(sides)]
-    write(tmp_path, [("train", "a", pictures[0], "0"), ("train", "a", pictures[1], "1"),
-                     ("train", "b", pictures[2], "2"), ("test", "c", pictures[3], "3")])  # fmt: skip
+    write(
+        tmp_path,
+        [
+            ("train", "a", pictures[0], "0"),
+            ("train", "a", pictures[1], "1"),
+            ("train", "b", pictures[2], "2"),
+            ("test", "c", pictures[3], "3"),
+        ],
+    )
     opened = open_store(tmp_path, "tiny")
     train, test = opened.split("train"), opened.split("test")
     assert train.classes == ["a", "b"] and train.labels.tolist() == [0, 0, 1] and len(test) == 1
@@ -109,11 +116,19 @@ def test_grey_palette_and_transparent_pictures_become_rgb(tmp_path):
 
 
 def test_the_report_counts_duplicates_and_shared_classes(tmp_path, pixels):
-    report = write(tmp_path, [
-        ("train", "a", pixels(0), "0"), ("train", "a", pixels(0), "1"), ("train", "a", pixels(1), "2"),
-        ("train", "b", pixels(2), "3"),
-        ("val", "c", pixels(3), "4"), ("val", "b", pixels(4), "5"),
-        ("test", "d", pixels(1), "6"), ("test", "d", pixels(5), "7")])  # fmt: skip
+    report = write(
+        tmp_path,
+        [
+            ("train", "a", pixels(0), "0"),
+            ("train", "a", pixels(0), "1"),
+            ("train", "a", pixels(1), "2"),
+            ("train", "b", pixels(2), "3"),
+            ("val", "c", pixels(3), "4"),
+            ("val", "b", pixels(4), "5"),
+            ("test", "d", pixels(1), "6"),
+            ("test", "d", pixels(5), "7"),
+        ],
+    )
     assert report["duplicates"] == 2
     assert report["duplicates_across_splits"] == 1
     assert report["example_duplicates"] == [["train/a/2", "test/d/6"]]
