@@ -23,14 +23,12 @@ class CifarResNetOptions(Options):
     )
 
 
-class CifarResNet(Backbone):
+class CifarResNet(Backbone[CifarResNetOptions]):
     """ResNet of 6n + 2 layers with option A's shortcuts, which have no parameters (He et al., CVPR 2016, Table 6).
 
     A 3×3 stem, then n blocks in each of three groups; the second and the third halve the map.
     images [N,3,H,W] → [N,64,⌈H/4⌉,⌈W/4⌉], 8×8 of 32×32, or [N,64,map,map].
     """
-
-    Options = CifarResNetOptions
 
     def __init__(self, options: CifarResNetOptions | None = None) -> None:
         super().__init__(options)

@@ -14,14 +14,12 @@ class Conv64Options(Options):
     third_pool: bool = Field(True, description="pool after the third block: without it and the last, 84 → 21×21")
 
 
-class Conv64(Backbone):
+class Conv64(Backbone[Conv64Options]):
     """[3×3 convolution, batch norm, 2×2 max pool, ReLU] × 4; the last two pools are optional.
 
     images [N,3,H,W] → [N,64,H/16,W/16], twice that for each pool left out. Pooling before the ReLU gives the same
     values as after it, since both are monotone, on a quarter of the elements.
     """
-
-    Options = Conv64Options
 
     def __init__(self, options: Conv64Options | None = None) -> None:
         super().__init__(options)

@@ -5,7 +5,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Backbone
+from fewshot_cli.contracts import Backbone, OptionsT
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -30,7 +30,7 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class PreActivated(Backbone):
+class PreActivated(Backbone[OptionsT]):
     """A stem, blocks that begin with batch norm, and a last batch norm and ReLU, which belong to the map."""
 
     def assemble(self, stem: nn.Module, blocks: list[nn.Module], channels: int) -> None:

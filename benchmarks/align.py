@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from turns import in_turn
 
-from fewshot_cli import registry, runs
-from fewshot_cli.device import resolve
+from fewshot_cli import registry
+from fewshot_cli.runtime import runs
+from fewshot_cli.runtime.device import resolve
 
 WAY, QUERY = 5, 15
 
@@ -54,7 +55,7 @@ def main() -> None:
     shape = (given.channels, given.side, given.side)
     support = torch.rand(given.episodes, WAY, 1, *shape, device=device).requires_grad_()
     query = torch.rand(given.episodes, WAY * QUERY, *shape, device=device).requires_grad_()
-    cls, count = registry.part("heads", "align"), given.episodes * WAY * QUERY * WAY
+    cls, count = registry.head("align"), given.episodes * WAY * QUERY * WAY
     whole, pieces = (cls(cls.Options(chunk=n), channels=given.channels).to(device) for n in (None, -(-count // 4)))
     pieces.load_state_dict(whole.state_dict())
     cases = {

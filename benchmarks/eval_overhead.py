@@ -15,11 +15,16 @@ from time import perf_counter
 import torch
 from recorder import Recorder, bare
 
-from fewshot_cli import build, evaluate, recipe, runs
-from fewshot_cli.commands.options import data_root
-from fewshot_cli.engine import World
-from fewshot_cli.episodes import Sampler
-from fewshot_cli.features import cached
+from fewshot_cli.cli.options import data_root
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.data.episodes import Sampler
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.evaluation import episodes
+from fewshot_cli.evaluation.model import load_parts
+from fewshot_cli.features.cache import cached_features
+from fewshot_cli.runtime import runs
+from fewshot_cli.runtime.processes import World
+from fewshot_cli.weights.find import find_weights
 
 
 def main() -> None:
@@ -30,18 +35,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    loaded = recipe.load(given.recipe, solver=given.solver)
+    loaded = load_recipe(given.recipe, solver=given.solver)
     root, device = data_root(None), torch.device("cpu")
-    weights = build.weights(loaded, given.weights)
-    backbone, head = evaluate.load_parts(loaded, weights)
-    split = build.store(loaded, root).split("test")
-    features, _ = cached(loaded, split, backbone, weights.checkpoint.sha256, root, World(device))
+    weights = find_weights(loaded, given.weights)
+    backbone, head = load_parts(loaded, weights)
+    split = open_dataset(loaded, root).split("test")
+    features, _ = cached_features(loaded, split, backbone, weights.checkpoint.sha256, root, World(device))
     sampler = Sampler(split, 5, 1, 15, loaded.seed)
-    batch = evaluate.episodes_per_call(head, sampler, features)
+    batch = episodes.episodes_per_call(head, sampler, features)
 
     def whole() -> float:
         start = perf_counter()
-        evaluate.run_episodes(head, features, sampler, range(given.episodes), batch, lambda records: None)
+        episodes.run_episodes(head, features, sampler, range(given.episodes), batch, lambda records: None)
         return perf_counter() - start
 
     solver, head.solver = head.solver, Recorder(head.solver)

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_cli import build
+from fewshot_cli.config.load import default_part
+from fewshot_cli.config.parts import build_head
 from fewshot_cli.contracts import Head
-from fewshot_cli.device import keep_freed_memory
-from fewshot_cli.recipe import default_part
 from fewshot_cli.registry import working_solvers
+from fewshot_cli.runtime.device import keep_freed_memory
 
 ROWS = {
     "envelope, network_simplex": ("network_simplex", "full"),
@@ -51,7 +51,7 @@ def main() -> None:
         return F.cross_entropy(head(maps, query)[0], labels)
 
     heads = {
-        name: build.head(
+        name: build_head(
             default_part("heads", "emd", gradient=gradient), given.channels, default_part("solvers", solver)
         )
         for name, (solver, gradient) in ROWS.items()

@@ -14,18 +14,20 @@ import json
 import torch
 from turns import in_turn, ott
 
-from fewshot_cli import build, recipe, runs
-from fewshot_cli.device import resolve
-from fewshot_cli.engine import World
-from fewshot_cli.training.steps import beside
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.config.parts import build_solver
+from fewshot_cli.profiling.steps import beside
+from fewshot_cli.runtime import runs
+from fewshot_cli.runtime.device import resolve
+from fewshot_cli.runtime.processes import World
 
 CLASSES, ITERATIONS, EPSILON = 100, 6, 0.1
 
 
 def steps(name: str, batch: int, rounds: int, device: torch.device) -> dict[str, float]:
-    mpw = recipe.load("cifar100_resnet20_mpw")
+    mpw = load_recipe("cifar100_resnet20_mpw")
     sets = [f"pretrain.batch={batch}"]
-    plain = recipe.load(name, sets)
+    plain = load_recipe(name, sets)
     proxies = plain.pretrain.model_copy(update={"classifier": mpw.pretrain.classifier, "solver": mpw.solver})
     linear, ours = beside([plain, plain.model_copy(update={"pretrain": proxies})], CLASSES, World(device), rounds)
     return {f"{kind}_over_linear": ours[kind] / linear[kind] for kind in linear} | {
@@ -39,7 +41,7 @@ def flows(rounds: int, device: torch.device) -> dict[str, float]:
     cost = torch.rand(12_800, 64, 4, device=device)
     supply, demand = cost.new_full((12_800, 64), 1 / 64), cost.new_full((12_800, 4), 1 / 4)
     sets = ["solver.tolerance=1e-30", f"solver.max_iterations={ITERATIONS}"]
-    ours = build.solver(recipe.load("cifar100_resnet20_mpw", sets).solver)
+    ours = build_solver(load_recipe("cifar100_resnet20_mpw", sets).solver)
     same = {"a": supply, "b": demand, "max_iter": ITERATIONS, "tol": 0.0, "grad": "detach"}
     cases = {
         "ours": lambda: ours.solve(cost, supply, demand),

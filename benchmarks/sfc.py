@@ -16,10 +16,11 @@ from time import perf_counter
 import torch
 from recorder import Recorder, bare
 
-from fewshot_cli import build, transport
+from fewshot_cli import transport
+from fewshot_cli.config.load import default_part
+from fewshot_cli.config.parts import build_head
 from fewshot_cli.contracts import Head
-from fewshot_cli.device import keep_freed_memory
-from fewshot_cli.recipe import default_part
+from fewshot_cli.runtime.device import keep_freed_memory
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
 
     def head(gradient: str) -> Head:
         spec = default_part("heads", "sfc", passes=given.passes, gradient=gradient)
-        return build.head(
+        return build_head(
             spec, given.channels, default_part("solvers", "network_simplex", workers=given.threads)
         ).eval()
 

@@ -17,16 +17,18 @@ import fewshot_cli  # noqa: F401  # isort: skip - before torch, whose threads it
 import torch
 from turns import in_turn, ott
 
-from fewshot_cli import build, registry, runs, transport
-from fewshot_cli.device import keep_freed_memory
-from fewshot_cli.problems import generated
-from fewshot_cli.recipe import default_part
+from fewshot_cli import registry, transport
+from fewshot_cli.config.load import default_part
+from fewshot_cli.config.parts import build_head
+from fewshot_cli.profiling.problems import generated
+from fewshot_cli.runtime import runs
+from fewshot_cli.runtime.device import keep_freed_memory
 
 SIZES = "25x25,100x100,49x25,9x9,13x13,25x4,64x4"
 
 
 def solver(name: str, workers: int | None = None, **options):
-    cls = registry.part("solvers", name)
+    cls = registry.solver(name)
     return cls(cls.Options(**options, **({} if workers is None else {"workers": workers})))
 
 
@@ -69,7 +71,7 @@ def episode(rounds: int) -> dict[str, float]:
     """Milliseconds of one 5-way 1-shot episode with 75 queries, 640 channels, 5×5 maps, from features to logits."""
     rng = torch.Generator().manual_seed(0)
     support, query = (torch.randn(1, *k, 640, 5, 5, generator=rng).relu() for k in ((5, 1), (75,)))
-    head = build.head(default_part("heads", "emd"), 640, default_part("solvers", "network_simplex"))
+    head = build_head(default_part("heads", "emd"), 640, default_part("solvers", "network_simplex"))
     found = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)

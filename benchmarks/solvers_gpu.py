@@ -13,9 +13,10 @@ from time import perf_counter
 
 import torch
 
-from fewshot_cli import registry, runs
-from fewshot_cli.problems import generated
-from fewshot_cli.profile import _clock
+from fewshot_cli import registry
+from fewshot_cli.profiling.problems import generated
+from fewshot_cli.profiling.solvers import _clock
+from fewshot_cli.runtime import runs
 
 
 def spread(given, batch: int, device) -> list:
@@ -41,7 +42,7 @@ def rate(solver, given, batch: int, device, rounds: int) -> dict:
 
 def exactness(solver, sizes, count: int, device) -> list[dict]:
     """Largest gaps, relative to the value, between the device's float32 answers and the CPU's float64 optimum."""
-    reference, rows = registry.part("solvers", "network_simplex")(), []
+    reference, rows = registry.solver("network_simplex")(), []
     for n, m in sizes:
         given = generated(n, m, count, seed=5)
         wide = tuple(x.double() for x in given)
@@ -64,14 +65,14 @@ def exactness(solver, sizes, count: int, device) -> list[dict]:
 
 def tune(given, device, rounds: int) -> list[dict]:
     """Problems a second for other numbers of warps in a block and registers in a lane."""
-    from fewshot_cli.solvers import network_simplex_cuda as cuda
+    from fewshot_cli.solvers.network_simplex import cuda
 
     rows, usual = [], (cuda.PER_BLOCK, cuda.REGISTERS)
     for warps in (1, 2, 4, 8):
         for registers in (64, 80, 96, 128):
             cuda.PER_BLOCK, cuda.REGISTERS = warps, registers
             cuda._kernel.cache_clear()
-            found = rate(registry.part("solvers", "network_simplex")(), given, 20_000, device, rounds)
+            found = rate(registry.solver("network_simplex")(), given, 20_000, device, rounds)
             rows.append({"warps_per_block": warps, "registers": registers, **found})
     cuda.PER_BLOCK, cuda.REGISTERS = usual
     cuda._kernel.cache_clear()
@@ -92,7 +93,7 @@ def main() -> None:
         else [(9, 9), (13, 13), (25, 25), (25, 4), (36, 36), (49, 25), (64, 64), (100, 100)]
     )
     batches = [10] if given.tiny else [375, 10_000, 50_000]
-    own = registry.part("solvers", "network_simplex")()
+    own = registry.solver("network_simplex")()
     kinds = {size: generated(*size, 10 if given.tiny else 375) for size in sizes}
     result = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -110,8 +111,8 @@ def main() -> None:
     middle = kinds[(4, 4) if given.tiny else (25, 25)]
     result["others"] = []
     for name, batch in (("sinkhorn", batches[0]), ("sinkhorn", batches[-1]), ("pot_sinkhorn", batches[0]), ("qpth", 8)):
-        cls = registry.part("solvers", name)
-        if cls.works() is None:
+        cls = registry.solver(name)
+        if cls.unavailable_reason() is None:
             result["others"].append({"solver": name, **rate(cls(), middle, batch, device, 3)})
     if given.tune and device.type == "cuda":
         result["tuning"] = tune(middle, device, given.rounds)

@@ -1,5 +1,5 @@
 """`python -m fewshot_cli` is `fsl`."""
 
-from fewshot_cli.app import main
+from fewshot_cli.cli.app import main
 
 main()

@@ -1,26 +1,53 @@
-"""Every seam on one page: what a solver, backbone, head, classifier and dataset must be.
+"""Every seam on one page: what a solver, backbone, head, classifier, extractor and dataset builder must be.
 
-Shapes: E episodes, B problems, n and m nodes, d channels, h×w positions. A part is a class with a frozen pydantic
-model `Options`; it is registered by an entry point in the group `fewshot_cli.<kind>` and constructed by the toolkit.
+Shapes: E episodes, B problems, n and m nodes, d channels, h×w positions. A part is a class that names its frozen
+pydantic options in brackets, as in `class Mine(Solver[MyOptions])`; it is registered by an entry point in the group
+`fewshot_cli.<kind>` and constructed by the toolkit.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from fewshot_cli.data.store import StoreWriter
 
 
 class Options(BaseModel):
     """Base of every part's options: the recipe's schema, its error messages and its documentation in one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+class Part(Generic[OptionsT]):
+    """What all parts have in common: validated `options`, and whether the part can run here.
+
+    `Options` is the class of the options, taken from the brackets of the base class.
+    """
+
+    Options: type[OptionsT] = Options  # type: ignore[assignment]  # of a part that has none
+    options: OptionsT
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for base in getattr(cls, "__orig_bases__", ()):
+            for given in get_args(base):
+                if isinstance(given, type) and issubclass(given, Options):
+                    cls.Options = given
+
+    def __init__(self, options: OptionsT | None = None) -> None:
+        self.options = self.Options() if options is None else options
+
+    @classmethod
+    def unavailable_reason(cls) -> str | None:
+        """None when the part can run here, else one sentence that says what is missing and how to get it."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -40,7 +67,7 @@ class Plan:
     basis: Tensor | None = None
 
 
-class Solver(ABC):
+class Solver(Part[OptionsT], ABC):
     """Solves min <C,X> subject to X1 = supply, Xᵀ1 = demand, X ≥ 0 for a batch; no state between calls.
 
     `devices`: device types whose tensors it takes. `exact`: the flow is optimal up to rounding. `gradient`: `envelope`
@@ -50,15 +77,11 @@ class Solver(ABC):
     where it is a power.
     """
 
-    Options: ClassVar[type[Options]] = Options
     devices: tuple[str, ...] = ("cpu",)
     exact: ClassVar[bool] = False
     gradient: ClassVar[Literal["envelope", "autograd"]] = "envelope"
     warm_start: ClassVar[bool] = False
     complexity: ClassVar[tuple[str, float | None]] = ("", None)
-
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = options or self.Options()
 
     @abstractmethod
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
@@ -67,38 +90,33 @@ class Solver(ABC):
         A solver that is not made for a problem refuses it with a `DataError`.
         """
 
-    @classmethod
-    def works(cls) -> str | None:
-        """None when the solver can run here, else one sentence that says what is missing and how to get it."""
-        return None
 
-
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module, Part[OptionsT], ABC):
     """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d."""
 
-    Options: ClassVar[type[Options]] = Options
     channels: int
 
-    def __init__(self, options: Options | None = None) -> None:
-        super().__init__()
-        self.options = options or self.Options()
+    def __init__(self, options: OptionsT | None = None) -> None:
+        nn.Module.__init__(self)
+        Part.__init__(self, options)
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps [N,d,h,w] of images [N,3,H,W]."""
 
 
-class Head(nn.Module, ABC):
+class Head(nn.Module, Part[OptionsT], ABC):
     """support [E,way,shot,d,h,w], query [E,q,d,h,w] → logits [E,q,way], for a whole batch of episodes at once.
 
     Patch features are maps with h = 1. Transport problems are posed with the episode as the slowest index, so that a
     solver's report can be split by episode. Weights of its own are parameters; there is no state between calls.
-    `transductive` says that queries of one episode influence each other.
     """
 
-    Options: ClassVar[type[Options]] = Options
     needs_solver: ClassVar[bool] = False
-    transductive: ClassVar[bool] = False
 
-    def __init__(self, options: Options | None = None, *, channels: int, solver: Solver | None = None) -> None:
-        super().__init__()
-        self.options = options or self.Options()
+    def __init__(self, options: OptionsT | None = None, *, channels: int, solver: "Solver[Any] | None" = None) -> None:
+        nn.Module.__init__(self)
+        Part.__init__(self, options)
         self.channels = channels
         self.solver = solver
 
@@ -106,7 +124,7 @@ class Head(nn.Module, ABC):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way], the larger the likelier."""
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of the largest tensor an episode needs, which decides how many episodes go into one call.
 
         `query` is a class's queries, `positions` h·w; here a cost matrix for each query and class.
@@ -168,20 +186,24 @@ class Alignment:
     weights: Tensor | None
 
 
-class Classifier(nn.Module, ABC):
+class Classifier(nn.Module, Part[OptionsT], ABC):
     """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training.
 
     One that `needs_solver` is constructed with the recipe's.
     """
 
-    Options: ClassVar[type[Options]] = Options
     needs_solver: ClassVar[bool] = False
 
     def __init__(
-        self, options: Options | None = None, *, channels: int, classes: int, solver: Solver | None = None
+        self,
+        options: OptionsT | None = None,
+        *,
+        channels: int,
+        classes: int,
+        solver: "Solver[Any] | None" = None,
     ) -> None:
-        super().__init__()
-        self.options = options or self.Options()
+        nn.Module.__init__(self)
+        Part.__init__(self, options)
         self.solver = solver
 
     def multiply_adds(self, positions: int) -> int:
@@ -200,18 +222,14 @@ class Proxied(Protocol):
         """The flow of maps [N,d,h,w] to the proxies, and what it weighs, both [N,classes,HW,M]."""
 
 
-class Extractor:
+class Extractor(Part[OptionsT]):
     """How a picture becomes local features: the positions of its map, or the pooled features of several patches of it.
 
     `patches` is the number of patches, 0 for the map; `random` says that evaluation draws them too.
     """
 
-    Options: ClassVar[type[Options]] = Options
     patches: int = 0
     random: ClassVar[bool] = False
-
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = options or self.Options()
 
     def side(self, size: int, decoded: int) -> int:
         """Side of the pictures it works on, for a network's input of `size` and pictures `decoded` before a centre
@@ -225,14 +243,39 @@ class Extractor:
         """
         raise NotImplementedError
 
-    def cells(self, boxes: Tensor) -> Tensor:
+    def tiles(self, boxes: Tensor) -> Tensor:
         """Where a figure draws the patches [patches,4] of one picture: on their boxes, unless these overlap by
         design.
         """
         return boxes
 
 
-class DatasetBuilder(ABC):
+class ImageSink(Protocol):
+    """Where a dataset builder puts its images.
+
+    `target` is the folder that the store will be, `info` what its index says besides.
+    """
+
+    target: Path
+    info: dict[str, Any]
+
+    def add(
+        self,
+        split: str,
+        cls: str,
+        picture: bytes | np.ndarray,
+        name: str,
+        box: tuple[int, ...] | None = None,
+        check: bool = True,
+    ) -> None:
+        """Add one image, encoded or as uint8 pixels [H,W,3]; splits and classes arrive one after the other.
+
+        `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages; without `check` an
+        encoded image is not decoded before it is stored.
+        """
+
+
+class DatasetBuilder(Part[OptionsT], ABC):
     """Turns a public archive or folder into one packed store.
 
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
@@ -241,18 +284,14 @@ class DatasetBuilder(ABC):
     store made from the complete public data, where it is known: the report says whether it was reached.
     """
 
-    Options: ClassVar[type[Options]] = Options
     source: ClassVar[str] = ""
     urls: ClassVar[dict[str, tuple[str, str | None]]] = {}
     embedded: ClassVar[bool] = False
     licence: ClassVar[str] = ""
     sha256: ClassVar[str | None] = None
 
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = options or self.Options()
-
     @abstractmethod
-    def build(self, sources: list[Path], writer: "StoreWriter") -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write every picture with `writer.add`. Raises `DataError` when a source is not what it should be."""
 
 

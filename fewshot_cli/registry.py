@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.errors import RecipeError
+
+if TYPE_CHECKING:  # the contracts import PyTorch, which a list of names must not wait for
+    from fewshot_cli.contracts import Backbone, Classifier, DatasetBuilder, Extractor, Head, Solver
 
 KINDS = ("solvers", "backbones", "heads", "classifiers", "extractors", "datasets")
 
@@ -21,7 +25,7 @@ class Entry:
     package: str
     point: EntryPoint
 
-    def load(self) -> type:
+    def load(self) -> Any:
         """The part's class. Raises `RecipeError` naming the package when its module cannot be imported."""
         try:
             return self.point.load()
@@ -51,7 +55,7 @@ def _checkout_points(group: str) -> Iterable[EntryPoint]:
     return [EntryPoint(name, value, group) for name, value in table.items()]
 
 
-def part(kind: str, name: str) -> type:
+def part(kind: str, name: str) -> Any:
     """The class registered as `name`. Raises `RecipeError` with the nearest names when there is none."""
     known = entries(kind)
     if name not in known:
@@ -59,9 +63,39 @@ def part(kind: str, name: str) -> type:
     return known[name].load()
 
 
+def solver(name: str) -> "type[Solver[Any]]":
+    """The solver class `name`. Raises as `part`."""
+    return part("solvers", name)
+
+
+def backbone(name: str) -> "type[Backbone[Any]]":
+    """The backbone class `name`. Raises as `part`."""
+    return part("backbones", name)
+
+
+def head(name: str) -> "type[Head[Any]]":
+    """The head class `name`. Raises as `part`."""
+    return part("heads", name)
+
+
+def classifier(name: str) -> "type[Classifier[Any]]":
+    """The classifier class `name`. Raises as `part`."""
+    return part("classifiers", name)
+
+
+def extractor(name: str) -> "type[Extractor[Any]]":
+    """The extractor class `name`. Raises as `part`."""
+    return part("extractors", name)
+
+
+def dataset(name: str) -> "type[DatasetBuilder[Any]]":
+    """The dataset builder `name`. Raises as `part`."""
+    return part("datasets", name)
+
+
 def working_solvers() -> list[str]:
     """Names of the solvers that can run here. Raises `RecipeError` when one cannot even be imported."""
-    return [name for name in entries("solvers") if part("solvers", name).works() is None]
+    return [name for name in entries("solvers") if solver(name).unavailable_reason() is None]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

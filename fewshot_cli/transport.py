@@ -15,9 +15,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from fewshot_cli.console import say
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.console import say
 
 SMALLEST_TOTAL = 1e-250  # below it float64 has no room left for the units that masses are counted in
 TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave

@@ -17,7 +17,7 @@ class CTXOptions(Options):
     values: int = Field(128, ge=1, le=65536, description="width of values, which are compared")
 
 
-class CTX(Head):
+class CTX(Head[CTXOptions]):
     """Logit = −mean over positions of ‖t − v‖², v being the query's value and t the class's prototype for that
     position.
 
@@ -25,8 +25,6 @@ class CTX(Head):
     of their keys with the query's, over √(width of keys). Keys are one linear map of the channels and values another,
     without bias; query and support share both.
     """
-
-    Options = CTXOptions
 
     def __init__(self, options: CTXOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
         super().__init__(options, channels=channels, solver=solver)
@@ -45,7 +43,7 @@ class CTX(Head):
         error = (aligned - self.values(query).mT[:, None]).square().sum(2)
         return -error.unflatten(2, (q, -1)).mean(-1).mT
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's attention, aligned prototypes or projected maps, whichever are most."""
         o = self.options
         aligned = way * way * query * positions * max(shot * positions, o.values)

@@ -25,7 +25,7 @@ class DeepBDCOptions(Options):
     )
 
 
-class DeepBDC(Head):
+class DeepBDC(Head[DeepBDCOptions]):
     """Logit = <A, P> at one shot, −‖A − P‖² at more, with A the query's matrix and P the mean of the supports'.
 
     A is the upper triangle of the distances between channels (each a vector over the r positions), √(τ·‖x_i − x_j‖² +
@@ -33,8 +33,6 @@ class DeepBDC(Head):
     at hand. The convolution is followed by batch norm and ReLU; it sees all pictures of a training step, as a
     backbone's does.
     """
-
-    Options = DeepBDCOptions
 
     def __init__(self, options: DeepBDCOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
         super().__init__(options, channels=channels, solver=solver)
@@ -69,6 +67,6 @@ class DeepBDC(Head):
         above = torch.triu_indices(self.size, self.size, device=x.device)
         return centred[:, above[0], above[1]]
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of the matrices of an episode's pictures, of their maps after the convolution or of the logits."""
         return way * max((shot + query) * self.size * max(self.size, positions), way * query)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Matching, Options, Solver
-from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
+from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 
 
 class EMDOptions(WeightedOptions):
@@ -23,13 +23,12 @@ class EMDOptions(WeightedOptions):
     )
 
 
-class EMD(LocalHead):
+class EMD(LocalHead[EMDOptions]):
     """Logit = T/N · Σ(1 − c_ij) x_ij with the optimal flow x between a query's and a class's local features.
 
     Several shots: their mean map (the start of the structured fully connected layer), EMD+NN or EMD+Fusion of Figure 4.
     """
 
-    Options = EMDOptions
     needs_solver = True
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
@@ -42,9 +41,9 @@ class EMD(LocalHead):
         each = logits.unflatten(2, support.shape[1:3])
         return each.amax(-1) if o.shots == "nearest" else each.mean(-1)
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cost matrices."""
-        one = super().cells(way, shot, query, positions)
+        one = super().elements(way, shot, query, positions)
         return one if self.options.shots == "prototype" else one * shot
 
     def match(self, left: Tensor, right: Tensor) -> Matching:

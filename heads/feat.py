@@ -22,15 +22,13 @@ class FEATOptions(Options):
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="of the attention itself")
 
 
-class FEAT(Head):
+class FEAT(Head[FEATOptions]):
     """Logit = −‖q − p'‖² / temperature on pooled features, p' being the class's prototype after attending to all of
     them.
 
     p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task
     (one head). The loss that pulls a class's adapted pictures together is none of a head's outputs and left out.
     """
-
-    Options = FEATOptions
 
     def __init__(self, options: FEATOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
         super().__init__(options, channels=channels, solver=solver)
@@ -57,6 +55,6 @@ class FEAT(Head):
         added = self.out(attention @ self.values(prototype))
         return self.norm(prototype + F.dropout(added, o.dropout, self.training))
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's logits; nothing else is more than its maps."""
         return way * way * query

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
-from fewshot_cli.heads.steps import batches
+from fewshot_cli.heads.shared.batches import batches
 
 
 class FinetuneOptions(Options):
@@ -25,15 +25,13 @@ class FinetuneOptions(Options):
     weight_decay: float = Field(1e-3, ge=0, le=1, description="weight decay of SGD")
 
 
-class Finetune(Head):
+class Finetune(Head[FinetuneOptions]):
     """Logit of a fully connected layer on pooled features, learned from the episode's support set.
 
     Every episode of a batch is fine-tuned at the same time, each with its own layer, from the same random start; it is
     learned on detached features, so training the backbone through it sees the queries only (rows FC of DeepEMD's Table
     1).
     """
-
-    Options = FinetuneOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

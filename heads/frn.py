@@ -17,7 +17,7 @@ class FRNOptions(Options):
     )
 
 
-class FRN(Head):
+class FRN(Head[FRNOptions]):
     """Logit = −γ · mean over positions of ‖Q̄ − Q‖², with Q̄ the query's map rebuilt from the class's positions.
 
     Q̄ = ρ Q Sᵀ(SSᵀ + λI)⁻¹S (eq. 8), S being all k·r support positions of the class in d channels, λ = k·r/d · exp(α)
@@ -26,7 +26,6 @@ class FRN(Head):
     out.
     """
 
-    Options = FRNOptions
     floor = 1e-6  # added to λ, as in the public code
 
     def __init__(self, options: FRNOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
@@ -57,6 +56,6 @@ class FRN(Head):
             error = ((rho - 1) * columns - rho * ridge * rest).square().sum(2)
         return -self.scale * error.unflatten(2, (query.shape[1], -1)).mean(-1).mT
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's weights or residuals; its Gram matrices are no more than its maps."""
         return way * way * query * positions * min(shot * positions, self.channels)

@@ -2,17 +2,15 @@
 
 from torch import Tensor
 
-from fewshot_cli.heads.local import LocalHead, WeightedOptions, cosines, nodes, weigh
+from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cosines, nodes, weigh
 
 
-class FullConnections(LocalHead):
+class FullConnections(LocalHead[WeightedOptions]):
     """Logit = T · Σ_ij s_i d_j (1 − c_ij) with node weights s, d that add up to one (DeepEMD, CVPR 2020, Table 2).
 
     With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these as
     attention.
     """
-
-    Options = WeightedOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]; shots are averaged into one map."""

@@ -4,16 +4,14 @@ import math
 
 from torch import Tensor
 
-from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
+from fewshot_cli.heads.shared.local import LocalHead, LocalOptions, cosines, nodes
 
 
-class Fusion(LocalHead):
+class Fusion(LocalHead[LocalOptions]):
     """Logit = log of the mean, over the query's local features, of softmax(T·cos(feature, prototype)).
 
     A class's prototype is the mean of all local features of its shots (row Prediction Fusion of DeepEMD's Table 1).
     """
-
-    Options = LocalOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

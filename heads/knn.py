@@ -4,7 +4,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.errors import DataError
-from fewshot_cli.heads.local import LocalHead, LocalOptions, cosines, nodes
+from fewshot_cli.heads.shared.local import LocalHead, LocalOptions, cosines, nodes
 
 
 class KNNOptions(LocalOptions):
@@ -13,14 +13,12 @@ class KNNOptions(LocalOptions):
     k: int = Field(3, ge=1, le=10_000, description="nearest neighbours of each local feature")
 
 
-class KNN(LocalHead):
+class KNN(LocalHead[KNNOptions]):
     """Logit = T · mean over the query's local features of the mean of their k largest cosines with the class's.
 
     The class's pool holds the local features of all its shots (image-to-class, DN4 eq. 3; row KNN of DeepEMD's Table
     1).
     """
-
-    Options = KNNOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]. Raises `DataError` when a pool is smaller
@@ -36,6 +34,6 @@ class KNN(LocalHead):
         similar = cosines(nodes(query, o.pyramid), pool, o.norm)  # [E, q, way, m, n]
         return o.temperature * similar.topk(o.k, -2).values.mean((-2, -1))
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cosines."""
-        return shot * super().cells(way, shot, query, positions)
+        return shot * super().elements(way, shot, query, positions)

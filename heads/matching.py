@@ -13,13 +13,11 @@ class MatchingOptions(Options):
     temperature: float = Field(12.5, gt=0, le=1e6, description="factor of the cosines; the paper of 2016 has 1")
 
 
-class MatchingNet(Head):
+class MatchingNet(Head[MatchingOptions]):
     """Logit = log Σ_shots exp(T·cos(query, support)) on pooled features: at one shot T times the cosine.
 
     Its softmax over classes is the attention-weighted vote of the support pictures (Vinyals et al. 2016, eq. 1).
     """
-
-    Options = MatchingOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

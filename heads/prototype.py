@@ -17,10 +17,8 @@ class PrototypeOptions(Options):
     scale: float = Field(1.0, gt=0, le=1e6, description="factor of the logits; matters in training only")
 
 
-class Prototype(Head):
+class Prototype(Head[PrototypeOptions]):
     """Logit = −scale·‖query − prototype‖² or scale·cos(query, prototype); the prototype is the support's mean."""
-
-    Options = PrototypeOptions
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

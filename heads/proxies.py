@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fewshot_cli.contracts import Head, Options
 from fewshot_cli.errors import DataError
-from fewshot_cli.heads.local import nodes
-from fewshot_cli.heads.multi_proxy import assign, products
-from fewshot_cli.heads.steps import batches
+from fewshot_cli.heads.classifiers.multi_proxy import assign, products
+from fewshot_cli.heads.shared.batches import batches
+from fewshot_cli.heads.shared.local import nodes
 
 
 def _learning(default: Any, **rules: Any) -> Any:
@@ -70,7 +70,7 @@ class ProxiesOptions(Options):
         return self
 
 
-class Proxies(Head):
+class Proxies(Head[ProxiesOptions]):
     """Logit of a class = scale · Σ_jm T_jm cos(x_j, p_m) with the flow T between a query's features and the class's
     proxies.
 
@@ -82,7 +82,6 @@ class Proxies(Head):
     whose gradient takes the flow for a constant, so an exact solver without gradients gives it too.
     """
 
-    Options = ProxiesOptions
     needs_solver = True
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
@@ -91,7 +90,7 @@ class Proxies(Head):
         pictures = support.transpose(1, 2).flatten(1, 2)  # classes alternating
         return self.score(self.learn(pictures, torch.arange(way).repeat(shot)), query)
 
-    def cells(self, way: int, shot: int, query: int, positions: int) -> int:
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's products of features and proxies, of its queries or, while learning, of its support
         set.
         """

@@ -18,10 +18,9 @@ class HighsOptions(Options):
     tolerance: float = Field(1e-9, ge=1e-10, le=1e-4, description="primal and dual feasibility, absolute")
 
 
-class Highs(Solver):
+class Highs(Solver[HighsOptions]):
     """The transport problem as a linear program, solved by HiGHS' dual simplex one at a time; full gradient."""
 
-    Options = HighsOptions
     exact = True
     complexity = ("O(2ⁿ) at worst for the dual simplex on n² variables", None)
 

@@ -5,21 +5,20 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
+from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
 
-class OpenCV(Solver):
+class OpenCV(Solver[ThreadedOptions]):
     """Transportation simplex of OpenCV, one problem at a time in float32, threads over the batch.
 
     Returns no prices, so `transport.value` gives the cost its gradient and the node weights none.
     """
 
-    Options = ThreadedOptions
     exact = True
     complexity = ("O(n³) to O(n⁴) observed for the transportation simplex (Rubner 2000); exponential at worst", 3.5)
 
     @classmethod
-    def works(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         """Why it cannot run here, or None."""
         try:
             import cv2

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
+from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
 
 class POTOptions(ThreadedOptions):
@@ -17,15 +17,14 @@ class POTOptions(ThreadedOptions):
     max_iterations: int = Field(1_000_000, ge=1, description="pivots after which a problem counts as not converged")
 
 
-class POT(Solver):
+class POT(Solver[POTOptions]):
     """Network simplex of Python Optimal Transport, one problem at a time, threads over the batch; full gradient."""
 
-    Options = POTOptions
     exact = True
     complexity = ("O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for LEMON's", 3)
 
     @classmethod
-    def works(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         """Why it cannot run here, or None."""
         try:
             import ot.lp  # noqa: F401

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.solvers.sinkhorn import COMPLEXITY, EntropicOptions
+from fewshot_cli.solvers.sinkhorn.solver import COMPLEXITY, EntropicOptions
 
 TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
 
@@ -23,16 +23,15 @@ class POTSinkhornOptions(EntropicOptions):
     )
 
 
-class POTSinkhorn(Solver):
+class POTSinkhorn(Solver[POTSinkhornOptions]):
     """Entropic transport of Python Optimal Transport, the whole batch at once; the plan carries its gradient."""
 
-    Options = POTSinkhornOptions
     devices = ("cpu", "cuda")
     gradient = "autograd"
     complexity = COMPLEXITY
 
     @classmethod
-    def works(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         """Why it cannot run here, or None."""
         try:
             from ot.batch import solve_batch  # noqa: F401

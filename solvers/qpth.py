@@ -35,7 +35,7 @@ class QPTHOptions(Options):
     )
 
 
-class QPTH(Solver):
+class QPTH(Solver[QPTHOptions]):
     """DeepEMD's quadratic program in double precision by qpth (Amos and Kolter 2017): close to exact, slow, heavy.
 
     Marginals are inequalities and the total mass is one equality, as DeepEMD's code poses it; totals are equal, so the
@@ -43,13 +43,12 @@ class QPTH(Solver):
     solves each again instead of keeping its factors.
     """
 
-    Options = QPTHOptions
     devices = ("cpu", "cuda")
     gradient = "autograd"
     complexity = ("O(n⁶): dense factors of n² variables", 6)
 
     @classmethod
-    def works(cls) -> str | None:
+    def unavailable_reason(cls) -> str | None:
         """Why it cannot run here, or None."""
         try:
             _layer()

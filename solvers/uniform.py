@@ -6,18 +6,17 @@ from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
-from fewshot_cli.solvers.parallel import ThreadedOptions, over_batch
+from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
 EQUAL = 1e-5  # relative difference that float32 normalisation leaves between equal weights
 
 
-class Uniform(Solver):
+class Uniform(Solver[ThreadedOptions]):
     """SciPy's shortest augmenting paths (Jonker and Volgenant 1987), one problem at a time; exact, flow only.
 
     Needs as many supply as demand nodes, all of the same weight (DeepEMD's Table 2, equal weights).
     """
 
-    Options = ThreadedOptions
     exact = True
     complexity = ("O(n³)", 3)
 

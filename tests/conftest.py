@@ -19,17 +19,18 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def glyph_root(tmp_path_factory) -> Path:
     """A data root that holds the embedded dataset."""
-    from fewshot_cli import build, registry
+    from fewshot_cli import registry
+    from fewshot_cli.data.prepare import build_store
 
     root = tmp_path_factory.mktemp("data")
-    build.prepare("glyphs", registry.part("datasets", "glyphs")(), [], root)
+    build_store("glyphs", registry.dataset("glyphs")(), [], root)
     return root
 
 
 @pytest.fixture
 def fsl(monkeypatch, capsys, tmp_path):
     """Run the command line in this process, in an empty folder: returns (exit code, stdout, stderr)."""
-    from fewshot_cli import app
+    from fewshot_cli.cli import app
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FSL_DATA_ROOT", str(tmp_path / "data"))

@@ -1,1 +1,1 @@
-"""The packed image store, safe archives and downloads, and one file a dataset."""
+"""Images: the packed store, episodes, archives and downloads."""

@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from fewshot_cli.console import progress
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.common import class_split
 from fewshot_cli.data.imagenet import holder
+from fewshot_cli.data.layouts import class_split
 from fewshot_cli.data.store import FORMATS, StoreWriter
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.console import progress
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels; right and bottom are just outside
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Self
 
 from fewshot_cli.errors import DataError
-from fewshot_cli.files import guarded
+from fewshot_cli.runtime.files import guarded
 
 MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together

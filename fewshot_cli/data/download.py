@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from fewshot_cli.console import progress, say
 from fewshot_cli.errors import DataError
-from fewshot_cli.files import guarded, sha256
+from fewshot_cli.runtime.console import progress, say
+from fewshot_cli.runtime.files import guarded, sha256
 
 
 def fetch(url: str, target: Path, digest: str | None) -> Path:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fewshot_cli.console import say
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.common import PICTURES
+from fewshot_cli.data.layouts import PICTURES
 from fewshot_cli.data.store import StoreWriter
 from fewshot_cli.errors import DataError
-from fewshot_cli.files import guarded
+from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.files import guarded
 
 LICENCE = "ImageNet's terms of access: non-commercial research and education; the pictures keep their owners' rights"
 SMALL = 84  # side of the copies that most few-shot code trains on

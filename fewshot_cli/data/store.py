@@ -26,7 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fewshot_cli.errors import DataError
-from fewshot_cli.files import guarded
+from fewshot_cli.runtime.files import guarded
 
 FORMAT = 1
 SPLITS = ("train", "val", "test")

@@ -1,1 +1,1 @@
-"""Pre-training, meta-training and SFC fine-tuning."""
+"""Pre-training and meta-training on one loop."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from fewshot_cli.config.schema import AugmentSpec, ImageSpec, MixSpec
 from fewshot_cli.contracts import Extractor
-from fewshot_cli.crops import cut, cut_patches, random_resized
-from fewshot_cli.features import standardise
-from fewshot_cli.schema import AugmentSpec, ImageSpec, MixSpec
+from fewshot_cli.features.crops import cut, cut_patches, random_resized
+from fewshot_cli.features.preprocess import standardise
 
 _LUMA = (0.299, 0.587, 0.114)
 

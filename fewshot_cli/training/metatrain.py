@@ -8,18 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli import build, checkpoint
+from fewshot_cli.config.load import head_in
+from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, decoded_side, matching_device
+from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.contracts import Head
-from fewshot_cli.engine import World
-from fewshot_cli.episodes import Sampler
+from fewshot_cli.data.episodes import Sampler
+from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import RecipeError
-from fewshot_cli.features import pool_patches
-from fewshot_cli.recipe import head_in
-from fewshot_cli.runs import Run, stage
-from fewshot_cli.schema import MetatrainSpec, PhaseSpec, Recipe
-from fewshot_cli.training import data
+from fewshot_cli.features.embed import pool_patches
+from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.runs import Run, stage
+from fewshot_cli.training import validation
 from fewshot_cli.training.augment import apply, draw
-from fewshot_cli.training.loop import WEIGHTS, Job, check_board, fit
+from fewshot_cli.training.optimise import WEIGHTS, Job, check_board, fit
+from fewshot_cli.training.sidecar import sidecar
+from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights.find import find_weights
 
 
 class EpisodeObjective(nn.Module):
@@ -68,7 +72,7 @@ def metatrain(
         for one in phases.values():
             _phase(one, root, None, resume, world, given, board)
         return None
-    store = world.first(lambda: build.store(recipe, root))
+    store = world.first(lambda: open_dataset(recipe, root))
     start = _start(recipe, given, world)
     run = Run.shared(
         world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, world.device), resume
@@ -125,7 +129,7 @@ def _start(recipe: Recipe, given: Path | None, world: World) -> checkpoint.Check
     """The weights to start from, None for random ones."""
     if recipe.metatrain.start == "none" and given is None:
         return None
-    return world.each(lambda: build.weights(recipe, given, stages=("pretrain",))).checkpoint
+    return world.each(lambda: find_weights(recipe, given, stages=("pretrain",))).checkpoint
 
 
 def _identity(
@@ -172,26 +176,26 @@ def _phase(
     head.
     """
     spec, device = recipe.metatrain, world.device
-    store = world.first(lambda: build.store(recipe, root))
+    store = world.first(lambda: open_dataset(recipe, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = _start(recipe, given, world)
-    backbone = build.backbone(recipe)
+    backbone = build_backbone(recipe)
     if start is not None:
         start.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
     backbone = backbone.to(device, memory_format=torch.channels_last)
-    head = build.head(recipe.head, backbone.channels, recipe.solver)
+    head = build_head(recipe.head, backbone.channels, recipe.solver)
     if before:
         start.fill_known(head, "head")
-    home = build.matching_device(head, device)
+    home = matching_device(head, device)
     head.to(home)
-    split, extractor = store.split("train"), build.extractor(recipe)
+    split, extractor = store.split("train"), build_extractor(recipe)
     if extractor.patches and spec.augment.crop != "none":
         raise RecipeError(
             f"metatrain.augment.crop: is {spec.augment.crop}, but the patches of extractor "
             f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none"
         )
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
-    data.validation_episodes(recipe, spec.validation, store)
+    validation.validation_episodes(recipe, spec.validation, store)
     check_board(board)
     objective = EpisodeObjective(backbone, head, spec, extractor.patches, home)
     _only(objective, spec.train)
@@ -200,10 +204,10 @@ def _phase(
     run = Run.shared(
         world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, device), resume
     )
-    side = build.side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
+    side = decoded_side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, world))
+    pixels = world.each(lambda: pixels.Pixels(split, recipe, side, root, world))
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):
@@ -219,8 +223,8 @@ def _phase(
         objective,
         lambda *of: pixels.ahead(batches(*of)),
         spec.steps,
-        data.validator(recipe, spec.validation, store, backbone, head, root, world),
+        validation.validator(recipe, spec.validation, store, backbone, head, root, world),
         {"backbone": backbone, "head": head},
-        {**data.sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
+        {**sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
     )
     return fit(run, spec, job, world, recipe.seed + before, board)

@@ -8,14 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli import build, classification
-from fewshot_cli.engine import World
+from fewshot_cli.config.parts import build_backbone, build_classifier, build_head
+from fewshot_cli.config.schema import PretrainSpec, Recipe
+from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError
-from fewshot_cli.runs import Run
-from fewshot_cli.schema import PretrainSpec, Recipe
-from fewshot_cli.training import data
+from fewshot_cli.evaluation import classification
+from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.runs import Run
+from fewshot_cli.training import validation
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
-from fewshot_cli.training.loop import Job, check_board, fit
+from fewshot_cli.training.optimise import Job, check_board, fit
+from fewshot_cli.training.sidecar import sidecar
 
 Batch = tuple[Tensor, Tensor, Mixing | None]
 
@@ -70,7 +73,7 @@ def pretrain(
     Without a run directory everything is checked and nothing trained.
     """
     spec, device = recipe.pretrain, world.device
-    store = world.first(lambda: build.store(recipe, root))
+    store = world.first(lambda: open_dataset(recipe, root))
     split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(
@@ -78,14 +81,14 @@ def pretrain(
         )
     if spec.mix != type(spec.mix)():
         world.share(spec.batch // 2, "pretrain.batch in pairs")
-    backbone = build.backbone(recipe).to(device, memory_format=torch.channels_last)
-    classifier = build.classifier(
+    backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
+    classifier = build_classifier(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
-        data.validation_episodes(recipe, spec.validation, store)
-        build.head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
+        validation.validation_episodes(recipe, spec.validation, store)
+        build_head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
     check_board(board)
     if run_dir is None:
         return None
@@ -93,7 +96,7 @@ def pretrain(
     side = spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: data.Pixels(split, recipe, side, root, world))
+    pixels = world.each(lambda: pixels.Pixels(split, recipe, side, root, world))
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
@@ -106,7 +109,7 @@ def pretrain(
             yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
 
     if episodes:
-        validate = data.validator(recipe, spec.validation, store, backbone, None, root, world)
+        validate = validation.validator(recipe, spec.validation, store, backbone, None, root, world)
     else:
         validate = classification.validator(recipe, store, backbone, classifier, root, world)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
@@ -116,7 +119,7 @@ def pretrain(
         steps,
         validate,
         {"backbone": backbone, "classifier": classifier},
-        {**data.sidecar("pretrain", recipe, store, parts), "classes": split.classes},
+        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes},
     )
     return fit(run, spec, job, world, recipe.seed, board)
 

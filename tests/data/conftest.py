@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli import build, registry
+from fewshot_cli import registry
+from fewshot_cli.data.prepare import build_store
 from fewshot_cli.data.store import open_store
 from fewshot_cli.errors import DataError
 
@@ -36,9 +37,9 @@ def prepare(tmp_path):
     """Prepare a dataset in a data root of its own: returns the opened store."""
 
     def run(dataset: str, *sources: Path, **options):
-        cls = registry.part("datasets", dataset)
+        cls = registry.dataset(dataset)
         root = tmp_path / f"root{len(list(tmp_path.glob('root*')))}"
-        build.prepare(dataset, cls(cls.Options(**options)), list(sources), root)
+        build_store(dataset, cls(cls.Options(**options)), list(sources), root)
         assert [p.name for p in root.iterdir()] == [dataset], "something else was left in the data root"
         return open_store(root, dataset)
 

@@ -360,8 +360,9 @@ def _decoded(data: bytes):
 
 def test_a_users_pictures_are_turned_as_the_camera_says(tmp_path):
     """A published dataset's are not: its figures were made without."""
-    from fewshot_cli import build, registry
-    from fewshot_cli.data.folder import Folder
+    from fewshot_cli import registry
+    from fewshot_cli.data.own import Folder
+    from fewshot_cli.data.prepare import build_store
 
     wide = np.zeros((20, 40, 3), np.uint8)
     wide[:, :20] = 255  # white on the left; turned by a quarter it is on top
@@ -375,7 +376,7 @@ def test_a_users_pictures_are_turned_as_the_camera_says(tmp_path):
             )
     pixels, sizes = Folder(tmp_path / "mine", "--support").decode(8)
     assert sizes[0].tolist() == [40, 20] and pixels[0, :, :3].min() > 200 > pixels[0, :, 5:].max()
-    own = registry.part("datasets", "images")
-    build.prepare("images", own(own.Options(test_share=0.5, val_share=0.0)), [tmp_path / "mine"], tmp_path)
+    own = registry.dataset("images")
+    build_store("images", own(own.Options(test_share=0.5, val_share=0.0)), [tmp_path / "mine"], tmp_path)
     stored, sizes = open_store(tmp_path, "images").split("test").decode(8)
     assert sizes[0].tolist() == [40, 20] and stored[0, :, :3].min() > 200

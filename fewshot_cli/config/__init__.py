@@ -1,0 +1,1 @@
+"""Recipes: schema, strict YAML, overrides, and the parts that a recipe names."""

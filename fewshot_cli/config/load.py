@@ -1,0 +1,233 @@
+"""A recipe: YAML and `--set` → one frozen, typed value; every fault is `file:line: key: reason`."""
+
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from fewshot_cli import registry
+from fewshot_cli.config import strict_yaml
+from fewshot_cli.config.schema import PartSpec, Recipe, Section
+from fewshot_cli.errors import RecipeError
+
+_PARTS = {
+    ("backbone",): "backbones",
+    ("extractor",): "extractors",
+    ("head",): "heads",
+    ("solver",): "solvers",
+    ("pretrain", "classifier"): "classifiers",
+    ("pretrain", "solver"): "solvers",
+    ("pretrain", "validation", "head"): "heads",
+    ("metatrain", "validation", "head"): "heads",
+}
+
+
+class _Source:
+    """Raw data of a recipe with the place of each key, for messages."""
+
+    def __init__(self, where: str, data: dict[str, Any], lines: dict[tuple, int]) -> None:
+        self.data = data
+        self.places = {path: f"{where}:{line}" for path, line in lines.items()}
+        self.where = where
+
+    def fault(self, path: tuple, reason: str) -> RecipeError:
+        given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
+        if given and path not in self.places:  # a key inside this one was given by --set
+            return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
+        for cut in range(len(path), 0, -1):
+            if path[:cut] in self.places:
+                return RecipeError(f"{self.places[path[:cut]]}: {'.'.join(map(str, path))}: {reason}")
+        return RecipeError(f"{self.where}: {'.'.join(map(str, path))}: {reason}")
+
+    def over(self, base: "_Source") -> "_Source":
+        """This source laid over its base: mappings merge, a part of another name replaces.
+
+        What a recipe expects of itself (`expect`, `description`) is not passed on.
+        """
+        kept = {k: v for k, v in base.data.items() if k not in ("expect", "description")}
+        out = _Source(self.where, _merge(kept, self.data), {})
+        out.places = base.places | self.places
+        return out
+
+
+def _merge(base: Any, top: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    if "name" in top and "name" in base and top["name"] != base["name"]:
+        return top
+    return {**base, **{k: _merge(base.get(k), v) for k, v in top.items()}}
+
+
+def installed_recipes() -> dict[str, Path]:
+    """The installed recipes by bare name."""
+    import fewshot_cli.recipes as folder
+
+    return {p.stem: p for p in sorted(Path(folder.__path__[0]).glob("*.yaml"))}
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe: a path, or a bare name among the installed ones. Raises `RecipeError`."""
+    path = Path(name_or_path)
+    known = installed_recipes()
+    try:
+        if path.exists():
+            return path
+    except OSError as fault:
+        raise RecipeError(f"{name_or_path[:80]}: no such recipe ({fault.strerror})") from fault
+    if path.name == name_or_path and path.name.removesuffix(".yaml") in known:
+        return known[path.name.removesuffix(".yaml")]
+    hint = registry.did_you_mean(path.name.removesuffix(".yaml"), known)
+    raise RecipeError(f"{name_or_path}: no such recipe{hint}; `fsl list recipes` shows those installed")
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> _Source:
+    source = _Source(str(path), *strict_yaml.load(path))
+    base = source.data.pop("base", None)
+    if base is None:
+        return source
+    if not isinstance(base, str):
+        raise source.fault(("base",), "must be the name or path of a recipe")
+    beside = path.parent / f"{base.removesuffix('.yaml')}.yaml"
+    parent = beside if beside.exists() else find_recipe(base)
+    if parent.resolve() in (*seen, path.resolve()):
+        raise source.fault(("base",), f"{base} leads back to this recipe")
+    return source.over(_read(parent, (*seen, path.resolve())))
+
+
+def load_recipe(
+    name_or_path: str, sets: list[str] | None = None, solver: str | None = None, seed: int | None = None
+) -> Recipe:
+    """Read, override and validate a recipe. `sets` are `key.path=value` strings. Raises `RecipeError`."""
+    path = find_recipe(name_or_path)
+    source = _read(path)
+    if "name" in source.data:
+        raise source.fault(("name",), "unknown key; a recipe is named by its file")
+    source.data["name"] = path.stem
+    overrides = [*([f"seed={seed}"] if seed is not None else []), *(sets or [])]
+    if solver is not None:
+        overrides.insert(0, f"solver={json.dumps(solver)}")
+    for text in overrides:
+        _override(source, text)
+    return validate(source)
+
+
+def _override(source: _Source, text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {text}: write it as key=value, for example --set episode.shot=5")
+    path = tuple(key.strip().split("."))
+    if path == ("name",):
+        raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
+    spot = source.data
+    for i, word in enumerate(path[:-1]):
+        inner = spot.get(word)
+        if isinstance(inner, str) and path[: i + 1] in _PARTS:
+            inner = {"name": inner}
+        elif inner is not None and not isinstance(inner, dict):
+            raise RecipeError(f"--set {text}: {'.'.join(path[: i + 1])} has no keys inside")
+        spot[word] = dict(inner or {})
+        spot = spot[word]
+    spot[path[-1]] = strict_yaml.scalar(value)
+    for old in [p for p in source.places if p[: len(path)] == path]:
+        del source.places[old]
+    source.places[path] = f"--set {key.strip()}"
+
+
+def validate(source: _Source) -> Recipe:
+    """Check raw data against the schema and every part's options. Raises `RecipeError` for the first fault."""
+    data = json.loads(json.dumps(source.data))
+    parts: dict[tuple, PartSpec] = {}
+    for path, kind in _PARTS.items():
+        spot = data
+        for word in path[:-1]:
+            spot = spot.get(word) if isinstance(spot, dict) else None
+        if isinstance(spot, dict) and spot.get(path[-1]) is not None:
+            parts[path] = _part(source, kind, path, spot[path[-1]])
+            spot[path[-1]] = {"name": parts[path].name}
+    recipe = validate_options(Recipe, data, source)
+    try:
+        registry.dataset(recipe.dataset.name)
+    except RecipeError as fault:
+        raise source.fault(("dataset", "name"), str(fault)) from fault
+    whole = _with_parts(recipe, parts)
+    for name, phase in whole.phases.items():
+        head_in(whole, phase.options, source, ("metatrain", "phases", name, "options"))
+    return whole
+
+
+def head_in(recipe: Recipe, options: dict[str, Any], source: _Source | str = "recipe", path: tuple = ()) -> PartSpec:
+    """The recipe's head with some other options. Raises `RecipeError` for one that it does not have."""
+    both = {**json.loads(recipe.head.options.model_dump_json()), **options}
+    cls = registry.head(recipe.head.name)
+    return PartSpec(name=recipe.head.name, options=validate_options(cls.Options, both, source, path))
+
+
+def _part(source: _Source, kind: str, path: tuple, raw: Any) -> PartSpec:
+    if isinstance(raw, str):
+        raw = {"name": raw}
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
+        raise source.fault(path, f"must be a name, or a mapping with a name and options, of a {kind[:-1]}")
+    try:
+        cls = registry.part(kind, raw["name"])
+    except RecipeError as fault:
+        raise source.fault(path, str(fault)) from fault
+    options = validate_options(cls.Options, {k: v for k, v in raw.items() if k != "name"}, source, path)
+    return PartSpec(name=raw["name"], options=options)
+
+
+def _with_parts(recipe: Recipe, parts: dict[tuple, PartSpec]) -> Recipe:
+    """Put validated parts in place; parts nobody named get their default options."""
+
+    def place(section: BaseModel, path: tuple) -> BaseModel:
+        update = {}
+        for key in type(section).model_fields:
+            value, here = getattr(section, key), (*path, key)
+            if here in _PARTS and value is not None:
+                update[key] = parts.get(here) or default_part(_PARTS[here], value.name)
+            elif isinstance(value, Section):
+                update[key] = place(value, here)
+        return section.model_copy(update=update)
+
+    return place(recipe, ())
+
+
+def default_part(kind: str, name: str, **options: Any) -> PartSpec:
+    """A part by name with the given options, others at their defaults."""
+    return PartSpec(name=name, options=registry.part(kind, name).Options(**options))
+
+
+def validate_options(model: type[BaseModel], data: dict[str, Any], source: "_Source | str", path: tuple = ()) -> Any:
+    """Validate plain data strictly against a model; the first fault as a `RecipeError` with its place."""
+    if isinstance(source, str):
+        source = _Source(source, data, {})
+    try:
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as fault:
+        error = fault.errors(include_url=False)[0]
+        where = (*path, *error["loc"])
+        if error["type"] == "extra_forbidden":
+            owner = _model_at(model, error["loc"][:-1])
+            names = [k for k in owner.model_fields if k != "name" or owner is not Recipe] if owner else []
+            hint = registry.did_you_mean(str(error["loc"][-1]), names)
+            raise source.fault(where, f"unknown key{hint}; known here: {', '.join(names) or 'none'}") from fault
+        if error["type"] == "missing":
+            raise source.fault(where, "is missing; every recipe needs it") from fault
+        given = f", not {error['input']!r}" if not isinstance(error["input"], (dict, list)) else ""
+        raise source.fault(where, f"{error['msg'][0].lower()}{error['msg'][1:]}{given}") from fault
+
+
+def _model_at(model: type[BaseModel], loc: tuple) -> type[BaseModel] | None:
+    for word in loc:
+        if get_origin(model) is dict:  # values by name
+            model = get_args(get_args(model)[1])[0]
+            continue
+        field = model.model_fields.get(str(word))
+        inner = field.annotation if field else None
+        if get_origin(inner) in (Union, UnionType):
+            inner = get_args(inner)[0]
+        if get_origin(inner) is not dict and not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        model = inner
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None

@@ -1,0 +1,64 @@
+"""Construct what a recipe names: solver, backbone with weights, head."""
+
+import torch
+
+from fewshot_cli import registry
+from fewshot_cli.config.schema import PartSpec, Recipe
+from fewshot_cli.contracts import Backbone, Classifier, Extractor, Head, Solver
+from fewshot_cli.errors import RecipeError
+from fewshot_cli.runtime.device import home_of
+
+
+def build_solver(spec: PartSpec) -> Solver:
+    """The solver. Raises `RecipeError` with the install command when it cannot run here."""
+    cls = registry.solver(spec.name)
+    if (reason := cls.unavailable_reason()) is not None:
+        raise RecipeError(f"solver {spec.name}: {reason}")
+    return cls(spec.options)
+
+
+def build_backbone(recipe: Recipe) -> Backbone:
+    """The backbone with fresh weights drawn from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return registry.backbone(recipe.backbone.name)(recipe.backbone.options)
+
+
+def build_extractor(recipe: Recipe) -> Extractor:
+    """The extractor."""
+    return registry.extractor(recipe.extractor.name)(recipe.extractor.options)
+
+
+def decoded_side(recipe: Recipe) -> int:
+    """Side of the decoded pictures that the recipe's features are taken from."""
+    return build_extractor(recipe).side(recipe.image.size, recipe.image.decoded)
+
+
+def build_head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
+    """A head, with its solver when it needs one."""
+    cls = registry.head(spec.name)
+    own = build_solver(solver_spec) if cls.needs_solver else None
+    return cls(spec.options, channels=channels, solver=own)
+
+
+def build_classifier(
+    spec: PartSpec, channels: int, classes: int, solver_spec: PartSpec, device: torch.device
+) -> Classifier:
+    """A classifier with fresh weights on the device, with its solver when it needs one.
+
+    Raises `RecipeError` when the solver cannot work there.
+    """
+    cls = registry.classifier(spec.name)
+    if not cls.needs_solver:
+        return cls(spec.options, channels=channels, classes=classes).to(device)
+    own = build_solver(solver_spec)
+    if device.type not in own.devices:
+        raise RecipeError(
+            f"classifier {spec.name}: solver {solver_spec.name} takes no tensors on {device.type}; "
+            "--solver sinkhorn does"
+        )
+    return cls(spec.options, channels=channels, classes=classes, solver=own).to(device)
+
+
+def matching_device(head_: Head, device: torch.device) -> torch.device:
+    """Where a head's inputs must be: its solver may take CPU tensors only."""
+    return home_of(head_.solver, device)

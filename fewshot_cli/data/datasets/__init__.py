@@ -1,0 +1,1 @@
+"""One file for each dataset: a public archive becomes a packed store."""

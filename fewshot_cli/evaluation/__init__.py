@@ -1,0 +1,1 @@
+"""Episodes become records, records a result with its interval."""

@@ -1,0 +1,1 @@
+"""From images to local features: crops, preprocessing, extractors, embedding and the feature cache."""

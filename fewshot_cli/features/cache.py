@@ -1,0 +1,68 @@
+"""Embed a split once; the cache every evaluation reads."""
+
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fewshot_cli.config.parts import build_extractor, decoded_side
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.contracts import Backbone
+from fewshot_cli.data.store import Pictured
+from fewshot_cli.errors import DataError
+from fewshot_cli.features.embed import embed, patches_of
+from fewshot_cli.runtime.console import progress, say
+from fewshot_cli.runtime.files import atomic
+from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.runs import fingerprint
+
+
+def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
+    """Name of a feature set: everything it depends on, hashed."""
+    resolved = recipe.resolved()
+    drawn = recipe.seed if build_extractor(recipe).random else None
+    return fingerprint(
+        {
+            "format": 4,
+            "data": split.sha256,
+            "weights": weights,
+            "crop": recipe.dataset.crop,
+            "seed": drawn,
+            **{k: resolved[k] for k in ("image", "backbone", "extractor")},
+        }
+    )
+
+
+def cached_features(
+    recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path, world: World
+) -> tuple[Tensor, float]:
+    """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
+
+    A cache that cannot be written is said on stderr and done without.
+    """
+    start, device = perf_counter(), world.device
+    path = root / "features" / f"{feature_key(recipe, split, weights)}-{device.type}.safetensors"
+    if all(world.gather(path.is_file())):
+        try:
+            maps = load_file(path)["maps"]
+        except (SafetensorError, KeyError, OSError):
+            maps = torch.empty(0)
+        if all(world.gather(len(maps) == len(split))):
+            return maps.to(device), perf_counter() - start
+        say(f"note: {path} is damaged and will be made again")
+    with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
+        images, sizes = split.decode(decoded_side(recipe), recipe.dataset.crop, bar.update)
+    with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
+        maps = embed(
+            backbone.to(device), images, recipe.image, world, bar.update, patches_of(recipe, split.identities(), sizes)
+        )
+    try:
+        if world.rank == 0:
+            with atomic(path) as part:
+                save_file({"maps": maps.cpu()}, part)
+    except DataError as fault:
+        say(f"note: features are not cached: {fault}")
+    return maps, perf_counter() - start

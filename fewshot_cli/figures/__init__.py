@@ -1,0 +1,1 @@
+"""Figures: for each the data it shows and how it is drawn."""

@@ -1,0 +1,119 @@
+"""What alignment does to a support picture's map, drawn: heat maps and correlations before and after each step.
+
+Figures 3, 4 and 5 of long-short-range spatial alignment (ACM Multimedia 2021).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_cli import transport
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.contracts import Alignment, Aligns
+from fewshot_cli.data.own import Pictures
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.store import Split
+from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.matching import against, parts_with, shown, two
+
+NO_MAP = "lays no map over another; use a recipe with head align, or leave out --maps"
+STEPS = ("before", "after_lsc", "after_ssm")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A line of the figure: query and support pictures [3,S,S] in [0,1], what became of the map, and a title."""
+
+    query: Tensor
+    support: Tensor
+    found: Alignment
+    title: str
+
+    def heat(self) -> dict[str, Tensor]:
+        """The largest channel at each position [h,w]: of the query's map, and of the support's at each step."""
+        maps = (self.found.query, self.found.support, self.found.carried, self.found.moved)
+        return {name: x.amax(0).cpu() for name, x in zip(("query", *STEPS), maps, strict=True)}
+
+    def correlations(self) -> dict[str, Tensor]:
+        """Cosines [HW,HW] of the query's positions with those of the support's map, before LSC and after."""
+        query = F.normalize(self.found.query.flatten(1), dim=0, eps=1e-12)
+        steps = {"before": self.found.support, "after_lsc": self.found.carried}
+        return {name: (query.T @ F.normalize(x.flatten(1), dim=0, eps=1e-12)).cpu() for name, x in steps.items()}
+
+    def distances(self) -> dict[str, float]:
+        """Squared distance of the query's map and the support's at each step, summed over channels, mean over
+        positions.
+        """
+        steps = zip(STEPS, (self.found.support, self.found.carried, self.found.moved), strict=True)
+        return {name: float((x - self.found.query).square().sum(0).mean()) for name, x in steps}
+
+
+def map_pictures(
+    recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path, device: torch.device
+) -> list[dict]:
+    """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
+    parts, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
+    sheet, failed = _sheet(parts, pictures, parts.maps(pictures), 0, 1, "")
+    alignments(out, [sheet])
+    return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]
+
+
+def map_episode(
+    recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path, device: torch.device
+) -> list[dict]:
+    """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
+    parts = parts_with(recipe, given, root, device, Aligns, NO_MAP)
+    split = open_dataset(recipe, root).split(recipe.eval.split)
+    left, others = against(recipe, split, root, episode, query)
+    maps, records, sheets = parts.maps(split), [], []
+    for cls, support, own in others:
+        sheet, failed = _sheet(parts, split, maps, left, support, split.classes[cls] + (" (its class)" if own else ""))
+        records.append(
+            {"class": split.classes[cls], "true": own, "distance": sheet.distances(), "not_converged": failed}
+        )
+        sheets.append(sheet)
+    alignments(out, sheets)
+    return records
+
+
+@torch.no_grad()
+def _sheet(
+    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, title: str
+) -> tuple[Sheet, int]:
+    seen, _ = shown(parts.recipe, pictures, [left, right])
+    with transport.ledger() as book:
+        found = parts.head.align(maps[left], maps[right])
+    return Sheet(seen[0], seen[1], found, title), sum(book.failures(1))
+
+
+def alignments(path: Path, sheets: list) -> None:
+    """A line for each `maps.Sheet`: query and support, heat maps of their maps and of the support's after LSC and after
+    SSM, and the correlations with the query before and after LSC.
+
+    Heat maps of a line share their scale. Raises `DataError` when the file cannot be written.
+    """
+    plt = _pyplot()
+    names = {"query": "query's map", "before": "support's map", "after_lsc": "after LSC", "after_ssm": "after SSM"}
+    figure, axes = plt.subplots(len(sheets), 8, figsize=(16, 2.3 * len(sheets)), layout="constrained", squeeze=False)
+    for line, sheet in zip(axes, sheets, strict=True):
+        for axis, picture, name in zip(
+            line, (sheet.query, sheet.support), ("query", sheet.title or "support"), strict=False
+        ):
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.set_title(name, fontsize=9)
+        heat = sheet.heat()
+        most = max(float(x.max()) for x in heat.values())
+        for axis, (name, values) in zip(line[2:], heat.items(), strict=False):
+            axis.imshow(values.numpy(), cmap="inferno", vmin=0, vmax=most, interpolation="nearest")
+            axis.set_title(names[name], fontsize=9)
+        for axis, (name, values) in zip(line[6:], sheet.correlations().items(), strict=True):
+            axis.imshow(values.numpy(), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
+            axis.set_title("correlation, " + name.replace("_lsc", " LSC"), fontsize=9)
+        for axis in line:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    save(path, figure)

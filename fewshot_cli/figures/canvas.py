@@ -1,0 +1,31 @@
+"""Figures, drawn by Matplotlib without a display."""
+
+from pathlib import Path
+
+from fewshot_cli.errors import FslError
+from fewshot_cli.runtime.files import guarded
+
+ENDINGS = (".png", ".svg", ".pdf")
+
+
+def _pyplot():  # noqa: ANN202 - Matplotlib is imported only when something is drawn
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def check(path: Path) -> None:
+    """Refuse a figure's name before the work it shows. Raises `FslError` for an ending that is not drawn."""
+    if path.suffix.lower() not in ENDINGS:
+        raise FslError(f"{path}: is no figure; end the name in .png, .svg or .pdf")
+
+
+def save(path: Path, figure) -> None:  # noqa: ANN001
+    """Write and close a figure, making its folder. Raises `DataError` when the disk refuses."""
+    with guarded(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    _pyplot().close(figure)

@@ -1,0 +1,220 @@
+"""What matches what: the best patches, node weights and flows of two pictures (DeepEMD, CVPR 2020, Figure 5)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import transport
+from fewshot_cli.config.parts import build_extractor
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.contracts import Matches, Matching
+from fewshot_cli.data.own import Pictures
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.store import Split
+from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.evaluation.model import Parts, sampler_of
+from fewshot_cli.features.crops import cut
+from fewshot_cli.features.embed import patches_of
+from fewshot_cli.figures.canvas import _pyplot, save
+
+SHOWN = 240  # least side of a drawn picture
+NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head emd, or --set head=emd"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One row of the figure: pictures [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4]
+    as shares), how they match, and the words beside it.
+    """
+
+    left: Tensor
+    right: Tensor
+    places: Tensor
+    left_boxes: Tensor
+    right_boxes: Tensor
+    matching: Matching
+    title: str
+
+    def rebuilt(self) -> Tensor:
+        """The left picture from the best matching patches of the right, brightness by node weight: [3,S,S].
+
+        Smaller nodes are drawn over larger ones.
+        """
+        out, side = torch.zeros_like(self.left), self.left.shape[-1]
+        best, bright = self.matching.flow.argmax(1), self.matching.supply / self.matching.supply.max()
+        edges = (
+            torch.cat([self.places[:, :2], self.places[:, :2] + self.places[:, 2:]], 1).mul(side).round().int().tolist()
+        )
+        for i in self.places[:, 2:].prod(1).argsort(dim=0, descending=True, stable=True).tolist():
+            x0, y0, x1, y1 = edges[i]
+            patch = cut(
+                self.right[None], self.right_boxes[best[i]][None], torch.tensor([False]), max(x1 - x0, y1 - y0, 1)
+            )
+            patch = torch.nn.functional.interpolate(patch, (max(1, y1 - y0), max(1, x1 - x0)), mode="bilinear")[0]
+            out[:, y0:y1, x0:x1] = float(bright[i]) * patch[:, : y1 - y0, : x1 - x0]
+        return out
+
+
+def match_pictures(
+    recipe: Recipe,
+    left: Path,
+    right: Path,
+    out: Path,
+    flows: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> list[dict]:
+    """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
+    parts, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
+    panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
+    matches(out, [panel], flows)
+    return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
+
+
+def match_episode(
+    recipe: Recipe,
+    episode: int,
+    query: int,
+    out: Path,
+    flows: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> list[dict]:
+    """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
+    parts = parts_with(recipe, given, root, device, Matches, NO_FLOW)
+    split = open_dataset(recipe, root).split(recipe.eval.split)
+    left, others = against(recipe, split, root, episode, query)
+    maps, records, panels = parts.maps(split), [], []
+    for cls, support, own in others:
+        name = split.classes[cls] + (" (its class)" if own else "")
+        panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
+        records.append(
+            {"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity, "not_converged": failed}
+        )
+        panels.append(panel)
+    matches(out, panels, flows)
+    return records
+
+
+def two(left: Path, right: Path) -> Pictures:
+    """Two picture files. Raises `DataError` when they are more or fewer."""
+    pictures = Pictures([left, right])
+    if len(pictures) != 2:
+        raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
+    return pictures
+
+
+def against(
+    recipe: Recipe, split: Split, root: Path, episode: int, query: int
+) -> tuple[int, list[tuple[int, int, bool]]]:
+    """A query of an episode, and for each class its index, its first support picture and whether it is the query's.
+
+    Raises `DataError` for a query that the episode does not have.
+    """
+    chosen = sampler_of(recipe, split, root)(episode)
+    if query >= chosen.query.numel():
+        raise DataError(
+            f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
+        )
+    truth = int(chosen.labels()[query])
+    first = enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True))
+    return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
+
+
+def shown(recipe: Recipe, pictures: Pictures | Split, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+    """Pictures of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
+    image = recipe.image
+    side = max(1, -(-SHOWN // image.decoded)) * image.decoded
+    found, sizes = pictures.decode(side, recipe.dataset.crop, only=picks)
+    edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
+    return (found.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
+
+
+def parts_with(
+    recipe: Recipe, given: Path | None, root: Path, device: torch.device, contract: type, lacks: str
+) -> Parts:
+    """The recipe's parts with a head of a contract. Raises `RecipeError` for another, saying what it `lacks`."""
+    parts = Parts(recipe, given, root, device)
+    if not isinstance(parts.head, contract):
+        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which {lacks}")
+    return parts
+
+
+def _panel(
+    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, label: str
+) -> tuple[Panel, int]:
+    """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
+    similarity follows the label.
+    """
+    pair, names = [left, right], pictures.identities()
+    patched = build_extractor(parts.recipe).patches > 0
+    seen, sizes = shown(parts.recipe, pictures, pair, whole=patched)
+    patches = patches_of(parts.recipe, [names[i] for i in pair], sizes)
+    if patches is None:
+        pyramid = getattr(parts.head.options, "pyramid", ())
+        places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
+        boxes = places[None].expand(2, -1, -1)
+    else:
+        boxes = patches[0]
+        places = build_extractor(parts.recipe).tiles(boxes[0])
+    with transport.ledger() as book:
+        found = parts.head.match(maps[left], maps[right])
+    title = f"{label}{found.similarity:.3f}"
+    return Panel(seen[0], seen[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
+
+
+def _cells(rows: int, columns: int) -> Tensor:
+    """Cells of a grid, row by row, as boxes [rows·columns,4] (left, top, width, height) in shares."""
+    y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
+    return torch.stack([x, y, torch.full_like(x, 1 / columns), torch.full_like(y, 1 / rows)], -1).flatten(0, 1)
+
+
+def matches(path: Path, panels: list, flows: bool) -> None:
+    """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
+    between.
+
+    A line joins the centres of two nodes and is as strong as the flow between them. Raises `DataError` when the file
+    cannot be written.
+    """
+    plt = _pyplot()
+    columns, width = (4, 11.5) if flows else (3, 6.6)
+    ratios = [1, 1, 1, 2.1][:columns]
+    figure, axes = plt.subplots(
+        len(panels),
+        columns,
+        figsize=(width, 2.4 * len(panels)),
+        layout="constrained",
+        squeeze=False,
+        width_ratios=ratios,
+    )
+    for row, panel in zip(axes, panels, strict=True):
+        for axis, picture in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
+            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        row[1].set_title(panel.title, fontsize=9)
+        if flows:
+            _flows(row[3], panel)
+        for axis in row:  # switching the axis off would leave the title out of the layout
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    save(path, figure)
+
+
+def _flows(axis, panel) -> None:  # noqa: ANN001
+    side = panel.left.shape[-1]
+    gap = side // 10
+    for picture, at in ((panel.left, 0), (panel.right, side + gap)):
+        axis.imshow(
+            picture.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(at, at + side, side, 0), interpolation="nearest"
+        )
+    start, end = ((boxes[:, :2] + boxes[:, 2:] / 2) * side for boxes in (panel.left_boxes, panel.right_boxes))
+    strength = panel.matching.flow / panel.matching.flow.max()
+    for i, j in (panel.matching.flow > 0).nonzero().tolist():
+        ends = (start[i, 0], end[j, 0] + side + gap), (start[i, 1], end[j, 1])
+        axis.plot(
+            *ends, color="yellow", linewidth=0.3 + 2 * float(strength[i, j]), alpha=min(1, 0.15 + float(strength[i, j]))
+        )
+    axis.set(xlim=(0, 2 * side + gap), ylim=(side, 0))

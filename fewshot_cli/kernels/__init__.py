@@ -1,0 +1,1 @@
+"""Vectors, compilation and threads for the compiled kernels of solvers and heads."""

@@ -1,0 +1,248 @@
+"""A paper's table whose rows are networks to train: medians over seeds, costs, times in turns, iterations of the
+solver.
+"""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median, pstdev
+from typing import Any
+
+from scipy import stats
+
+from fewshot_cli import registry
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.config.parts import build_backbone, build_classifier
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.errors import DataError, FslError, RecipeError
+from fewshot_cli.evaluation.classification import evaluate_classes
+from fewshot_cli.papers.catalog import chosen
+from fewshot_cli.profiling import costs
+from fewshot_cli.profiling.steps import beside
+from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.files import write_json
+from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.runs import Run, fingerprint, read, stage, versions
+from fewshot_cli.training.optimise import LOG
+from fewshot_cli.training.pretrain import pretrain
+
+INTERVAL = "Student's t over seeds, paired"
+TIMES, ROUNDS = "times.json", 9
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a table is run with: `sets` are `--set` options of every row, `solver` that of the rows which need one,
+    `wanted` parts of row names (none: all), `seeds` the seeds that every row is trained with.
+    """
+
+    sets: tuple[str, ...]
+    solver: str | None
+    seeds: tuple[int, ...]
+    wanted: tuple[str, ...]
+    root: Path
+    world: World
+
+    def words(self, table: dict[str, Any], row: dict[str, Any]) -> list[str]:
+        """The `--set` options of a row."""
+        own = [*row.get("set", []), *(s for part in row.get("parts", []) for s in table["parts"][part]), *self.sets]
+        one = load_recipe(row["recipe"], own)
+        needs = registry.classifier(one.pretrain.classifier.name).needs_solver
+        other = self.solver is not None and self.solver != one.classifier_solver.name
+        return [*own, f"solver={self.solver}"] if other and needs else own
+
+
+def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
+    """Train and evaluate what is not done yet below `run_dir`, seed by seed, and return the table.
+
+    Tables that are run in the same folder share the rows they have in common. A record holds row, column, a value for
+    each seed, their median, the mean difference to the first row of its group with the interval over seeds, parameters
+    and multiply-adds, training and test time over that row's, the solver's iterations, what is printed, and the
+    command; a row that cannot run has `missing`. Raises `RecipeError` when no row's name is meant.
+    """
+    rows = chosen(table, ask.wanted)
+    if all(column["measure"].endswith("_seconds") for column in table["columns"]):
+        ask = replace(ask, seeds=ask.seeds[:1])  # times are measured once
+    values: dict[tuple[str, int], list[float]] = {}
+    missing: dict[str, str] = {}
+    for seed in ask.seeds:
+        for row in rows:
+            try:
+                if row["name"] not in missing:
+                    for place, found in enumerate(_values(table, row, ask, seed, run_dir)):
+                        values.setdefault((row["name"], place), []).append(found)
+            except FslError as fault:
+                if isinstance(fault, RecipeError) and ask.sets:
+                    raise  # an option that was typed
+                missing[row["name"]] = str(fault)
+    records = [
+        {
+            "row": row["name"],
+            "group": row["group"],
+            "column": column["name"],
+            **(
+                {"missing": missing[row["name"]]}
+                if row["name"] in missing
+                else _record(table, row, place, rows, values, ask, run_dir)
+            ),
+        }
+        for row in rows
+        for place, column in enumerate(table["columns"])
+    ]
+    result = {
+        "format": 1,
+        "table": table["name"],
+        "title": table["title"],
+        "source": table["source"],
+        "interval": INTERVAL,
+        "seeds": list(ask.seeds),
+        "records": records,
+        "device": str(ask.world.device),
+        "versions": versions(),
+        "run_dir": str(run_dir),
+    }
+    if len(missing) < len(rows):
+        write_json(run_dir / f"{table['name']}.json", result)
+    return result
+
+
+def _place(row: dict[str, Any], seed: int, run_dir: Path) -> Path:
+    words = "".join(c if c.isalnum() else "_" for c in row["name"]).strip("_")
+    data = load_recipe(row["recipe"]).store
+    return run_dir / data / words / f"seed_{seed}"
+
+
+def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int, run_dir: Path) -> list[float]:
+    """What each column measures for one seed."""
+    words, place = ask.words(table, row), _place(row, seed, run_dir)
+    one = load_recipe(row["recipe"], words, seed=seed)
+    if all(column["measure"].endswith("_seconds") for column in table["columns"]):
+        store = open_dataset(one, ask.root)
+        found = _times(table, row, ask, run_dir)[row is not _baseline(table, row)]
+        counts = {
+            "training": len(store.split("train")) // one.pretrain.batch,
+            "test": len(store.split("test")) / one.pretrain.batch,
+        }
+        kinds = [column["measure"].removesuffix("_seconds") for column in table["columns"]]
+        return [found[kind] * counts[kind] for kind in kinds]
+    made = stage(ask.world, place / "pretrain", lambda path, again: pretrain(one, ask.root, path, again, ask.world))
+    out = []
+    for column in table["columns"]:
+        if column["measure"] == "iterations":
+            found = _iterations([place])
+            if not found:
+                raise DataError(f"solver {one.classifier_solver.name} counts no iterations; take sinkhorn")
+            out.append(found["mean"])
+            continue
+        tested = load_recipe(row["recipe"], [*words, *column.get("set", [])], seed=seed)
+        path = place / f"eval_{tested.store}"
+        summary = stage(
+            ask.world,
+            path,
+            lambda path, again, tested=tested: evaluate_classes(
+                tested, ask.root, path, again, ask.world, Path(made["weights"]), False
+            ),
+        )
+        out.append(summary[column["measure"]])
+    return out
+
+
+def _record(
+    table: dict[str, Any],
+    row: dict[str, Any],
+    place: int,
+    rows: list[dict[str, Any]],
+    values: dict[tuple[str, int], list[float]],
+    ask: Request,
+    run_dir: Path,
+) -> dict[str, Any]:
+    own = values[row["name"], place]
+    words = ask.words(table, row)
+    out = {
+        "measure": table["columns"][place]["measure"],
+        "values": own,
+        "value": median(own),
+        **_costs(load_recipe(row["recipe"], words), ask),
+    }
+    base = _baseline(table, row)
+    other = values.get((base["name"], place))
+    if base is not row and other and len(other) == len(own):
+        apart = [a - b for a, b in zip(own, other, strict=True)]
+        out["difference"] = mean(apart)
+        if len(apart) > 1:
+            out["difference_ci95"] = float(stats.t.ppf(0.975, len(apart) - 1) * stats.sem(apart))
+    if base is not row:
+        theirs, ours = _times(table, row, ask, run_dir)
+        out |= {f"{kind}_over_first": ours[kind] / theirs[kind] for kind in ours}
+    places = [_place(row, seed, run_dir) for seed in ask.seeds]
+    if all((path / "pretrain" / LOG).exists() for path in places) and (found := _iterations(places)):
+        out["iterations"] = found
+    if "published" in row:
+        out["published"] = row["published"][place]
+    out |= {f"printed_{kind}": row[kind] for kind in ("parameters", "multiply_adds") if kind in row}
+    sets = [word for s in words for word in ("--set", s)]
+    out["command"] = shlex.join(["fsl", "pretrain", "--recipe", row["recipe"], *sets])
+    return out
+
+
+def _baseline(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    return next(r for r in table["rows"] if r["group"] == row["group"])
+
+
+def _costs(one: Recipe, ask: Request) -> dict[str, float]:
+    """Parameters and multiply-adds in millions, as the paper counts them."""
+    backbone, classes = build_backbone(one), len(open_dataset(one, ask.root).split("train").classes)
+    classifier = build_classifier(
+        one.pretrain.classifier, backbone.channels, classes, one.classifier_solver, ask.world.device
+    )
+    found = costs.count(backbone, one.image.size)
+    products = found.multiply_adds_bn + classifier.multiply_adds(found.positions)
+    parameters = found.parameters + sum(p.numel() for p in classifier.parameters())
+    return {"parameters": parameters / 1e6, "multiply_adds": products / 1e6}
+
+
+def _times(table: dict[str, Any], row: dict[str, Any], ask: Request, run_dir: Path) -> list[dict[str, float]]:
+    """Seconds of a training step and of a test pass, of the first row of its group and of the row (of the next row, for
+    the first one), measured in turns, once.
+    """
+    base = _baseline(table, row)
+    beside_it = (
+        row
+        if row is not base
+        else next(r for r in (*table["rows"], row) if r["group"] == row["group"] and r is not base)
+    )
+    pair = [load_recipe(r["recipe"], ask.words(table, r)) for r in (base, beside_it)]
+    name = fingerprint([str(ask.world.device), *(one.identity() for one in pair)])
+    path = run_dir / TIMES
+    known = read(path) if path.exists() else {}
+    if name not in known:
+        say(f"timing {row['name']}")
+        classes = len(open_dataset(pair[0], ask.root).split("train").classes)
+        known[name] = beside(pair, classes, ask.world, ROUNDS)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+    return known[name]
+
+
+def _iterations(places: list[Path]) -> dict[str, Any]:
+    """Iterations of a problem over training: the mean, the standard deviation of the epochs' means and that within an
+    epoch, and each epoch's mean over the seeds; empty without a solver.
+    """
+    logs = [Run.records(place / "pretrain" / LOG) for place in places]
+    if not all("iterations" in record for log in logs for record in log):
+        return {}
+    epochs = [[record["iterations"]["mean"] for record in log] for log in logs]
+    flat = [x for log in epochs for x in log]
+    if not any(flat):  # a solver that does not count
+        return {}
+    within = [record["iterations"]["spread"] for log in logs for record in log]
+    return {
+        "mean": mean(flat),
+        "spread": pstdev(flat),
+        "spread_in_epoch": mean(within),
+        "epochs": [mean(x) for x in zip(*epochs, strict=True)],
+    }
+
+
+__all__ = ["Request", "run"]

@@ -1,0 +1,1 @@
+"""What is done with a user's own images: classify, retrieve, fine-tune."""

@@ -1,0 +1,180 @@
+"""A user's own classifier: a structured fully connected layer learned on a folder of support pictures."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import transport
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.contracts import Learns
+from fewshot_cli.data.own import Folder
+from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
+from fewshot_cli.runtime.runs import Run, versions
+from fewshot_cli.weights import checkpoint
+
+LAYER, FILE = "sfc.layer", "classifier.safetensors"
+QUERIES = 256  # pictures scored in one solver call
+
+
+class _Parts(Parts):
+    """A recipe's parts with a head that has a layer to learn."""
+
+    def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
+        super().__init__(recipe, given, root, device)
+        if not isinstance(self.head, Learns):
+            raise RecipeError(
+                f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
+                "with head sfc, such as glyphs_5w5s, or --set head=sfc"
+            )
+
+    def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
+        made = self.made_for | {
+            "head": self.recipe.resolved()["head"],
+            "solver": self.recipe.identity()["solver"],
+            "device": self.device.type,
+            **inputs,
+        }
+        return Run(path, verb, self.recipe, made, resume)
+
+
+def finetune(
+    recipe: Recipe,
+    support: Path,
+    run_dir: Path | None,
+    resume: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Learn the layer on `support/<class>/<picture>` and write it into the run directory; returns the summary.
+
+    Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
+    Raises `DataError` for fewer than two classes or undecodable pictures, `RecipeError` for a head without a layer.
+    """
+    parts, folder = _Parts(recipe, given, root, device), Folder(support, "--support")
+    if len(folder.classes) < 2:
+        raise DataError(
+            f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders"
+        )
+    if run_dir is None:
+        return None
+    run = parts.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
+    if run.summary is not None:
+        return run.summary
+    maps = parts.maps(folder)
+    with transport.ledger() as book:
+        layer = parts.head.learn(maps[None], folder.labels)[0]
+        fitted = _guess(parts.head, layer, maps)
+    summary = {
+        "classes": folder.classes,
+        "pictures": len(folder),
+        "solver": recipe.solver.name,
+        "support_accuracy": 100 * float((fitted == folder.labels).float().mean()),
+        "not_converged": sum(book.failures(1)),
+        "classifier": str(run_dir / FILE),
+    }
+    sidecar = {
+        "stage": "finetune-sfc",
+        "classes": folder.classes,
+        "pictures": len(folder),
+        **parts.made_for,
+        "head": recipe.resolved()["head"],
+        "versions": versions(),
+    }
+    summary["sha256"] = checkpoint.save_tensors(run_dir / FILE, {LAYER: layer.cpu().contiguous()}, sidecar)
+    run.finish(summary)
+    return summary
+
+
+def score(
+    recipe: Recipe,
+    classifier: Path,
+    query: Path,
+    run_dir: Path | None,
+    resume: bool,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Accuracy of a fine-tuned classifier on `query/<class>/<picture>`, in the fields of an evaluation's summary.
+
+    Without a run directory everything is checked and nothing scored. Raises `DataError` when the classifier was learned
+    on other weights, or a folder names a class it does not know.
+    """
+    begin = perf_counter()
+    made = checkpoint.load(classifier)
+    if LAYER not in made.tensors:
+        raise DataError(
+            f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
+        )
+    parts, folder = _Parts(recipe, given, root, device), Folder(query, "--query")
+    for what, ours in parts.made_for.items():
+        if made.sidecar.get(what) != ours:
+            raise DataError(
+                f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
+                "--recipe and --weights as to `fsl finetune-sfc`"
+            )
+    learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
+    options = learned.get("options", {})
+    other = [k for k, v in _scoring(parts.head, ours["options"]).items() if options.get(k) != v]
+    if learned.get("name") != ours["name"] or other:
+        what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
+        raise DataError(
+            f"{classifier}: was learned with {what}, recipe {recipe.name} has "
+            f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
+            "`fsl finetune-sfc`"
+        )
+    names = made.sidecar["classes"]
+    unknown = [c for c in folder.classes if c not in names]
+    if unknown:
+        raise DataError(f"{query}: class {unknown[0]} is none of the classifier's ({', '.join(names[:5])}…)")
+    if run_dir is None:
+        return None
+    run = parts.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
+    maps = parts.maps(folder)
+    with transport.ledger() as book:
+        guess = _guess(parts.head, made.tensors[LAYER].to(maps.device), maps)
+    truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
+    correct = int((guess == truth).sum())
+    mean, ci95 = share_ci95(correct, len(truth))
+    summary = {
+        "format": 1,
+        "recipe": recipe.name,
+        "dataset": str(query),
+        "head": recipe.head.name,
+        "solver": recipe.solver.name,
+        "way": len(names),
+        "shot": round(made.sidecar["pictures"] / len(names)),
+        "episodes": 1,
+        "pictures": len(truth),
+        "accuracy": mean,
+        "ci95": ci95,
+        "interval": INTERVAL_PICTURES,
+        "not_converged": sum(book.failures(1)),
+        "seconds": {"embedding": parts.embedding, "matching": book.seconds, "total": perf_counter() - begin},
+        "seed": recipe.seed,
+        "weights": parts.weights.label,
+        "hashes": {"weights": parts.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
+        "versions": versions(),
+        "device": str(device),
+        "run_dir": str(run_dir),
+    }
+    run.finish(summary)
+    return summary
+
+
+def _scoring(head: Learns, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of a head's options that its scores depend on once the layer is learned."""
+    extra = {k: f.json_schema_extra or {} for k, f in type(head.options).model_fields.items()}
+    return {k: v for k, v in options.items() if not extra[k].get("learning")}
+
+
+@torch.no_grad()
+def _guess(head: Learns, layer: Tensor, maps: Tensor) -> Tensor:
+    """Class of each picture [N] under a layer [way,n,d]."""
+    return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in maps.split(QUERIES)])

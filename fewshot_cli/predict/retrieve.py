@@ -1,0 +1,172 @@
+"""Image retrieval (DeepEMD's journal extension): a global shortlist, re-ranked by the optimal matching of local
+features.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_cli import transport
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.data.own import Folder
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.store import Split
+from fewshot_cli.errors import DataError
+from fewshot_cli.evaluation.episodes import BUDGET
+from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
+from fewshot_cli.runtime.console import progress
+from fewshot_cli.runtime.runs import versions
+
+
+def retrieve(
+    recipe: Recipe,
+    gallery: Path | None,
+    query: Path | None,
+    count: int | None,
+    shortlist: int,
+    ks: tuple[int, ...],
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Each query's ranking, by pooled features and with its first `shortlist` pictures re-ranked by the recipe's head,
+    and the Recall@k of both.
+
+    Folders are `<path>/<class>/<picture>`. Without `query` every picture of the gallery (of `count` drawn from the
+    recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. A picture is
+    never found by itself or by a copy of its file, and a query whose class has no other picture is left out. The global
+    ranking is by the cosine of pooled features. Raises `DataError` for a gallery too small for a k.
+    """
+    begin = perf_counter()
+    parts = Parts(recipe, given, root, device)
+    pictures = Folder(gallery, "--gallery") if gallery else open_dataset(recipe, root).split(recipe.eval.split)
+    asked = Folder(query, "--query") if query else pictures
+    names, same = pictures.classes, _copies(asked, pictures)
+    size = len(pictures) - max(map(len, same))
+    if max(ks) > size:
+        raise DataError(
+            f"{gallery or pictures.store}: {max(ks)} neighbours were asked for, the gallery has {size} pictures for "
+            "each query; lower --k or give a larger gallery"
+        )
+    if unknown := [c for c in asked.classes if c not in names]:
+        raise DataError(
+            f"{query}: class {unknown[0]} has no picture in the gallery ({', '.join(names[:5])}…), so it can never "
+            "be found; name the class folders alike"
+        )
+    label_of = torch.tensor([names.index(c) for c in asked.classes])
+    truth = label_of[asked.labels]
+    others = torch.bincount(pictures.labels, minlength=len(names))[truth]
+    others -= torch.tensor([int((pictures.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
+    can = torch.nonzero(others > 0).flatten()
+    if not len(can):
+        raise DataError(
+            f"{gallery or pictures.store}: no query has another picture of its class to be found; give classes of "
+            "two pictures or more"
+        )
+    picks = can[_picks(len(can), count, recipe.seed)]
+    found = parts.maps(pictures)
+    searched = found if asked is pictures else parts.maps(asked)
+    stored = _pooled(found)
+    shortlist = min(max(shortlist, max(ks)), size)
+    hits, ranking = {"global": [], "reranked": []}, []
+    with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
+        for part in picks.split(_queries_a_call(parts, shortlist, found)):
+            queries = part.tolist()
+            order, again, scores = _ranks(
+                parts, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
+            )
+            for kind, places in zip(hits, (order, again), strict=True):
+                hits[kind].append(pictures.labels[places] == truth[part, None])
+            for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
+                ranking.append(
+                    {
+                        **_named(asked, q),
+                        "found": [
+                            {**_named(pictures, i), "score": s}
+                            for i, s in list(zip(places, own, strict=True))[: max(ks)]
+                        ],
+                    }
+                )
+            bar.update(sum(len(h) for h in hits["global"]))
+    hits = {kind: torch.cat(rows) for kind, rows in hits.items()}
+    return {
+        "format": 1,
+        "recipe": recipe.name,
+        "head": recipe.head.name,
+        "weights": parts.weights.label,
+        "gallery": str(gallery or f"{pictures.store}/{pictures.split}"),
+        "pictures": len(pictures),
+        "queries": len(picks),
+        "left_out": len(asked) - len(can),
+        "shortlist": shortlist,
+        "recall": {k: _recall(hits, k) for k in ks},
+        "interval": INTERVAL_QUERIES,
+        "interval_difference": INTERVAL_PAIRED_QUERIES,
+        "not_converged": sum(book.failures(1)),
+        "seconds": {"embedding": parts.embedding, "solver": book.seconds, "total": perf_counter() - begin},
+        "seed": recipe.seed,
+        "versions": versions(),
+        "device": str(device),
+        "ranking": ranking,
+    }
+
+
+def _picks(have: int, count: int | None, seed: int) -> Tensor:
+    if count is None or count >= have:
+        return torch.arange(have)
+    raw = np.random.Philox(key=seed, counter=[0, 0, 0, 1]).random_raw(have)
+    return torch.from_numpy(np.sort(np.argsort(raw, kind="stable")[:count]))
+
+
+def _copies(asked: Folder | Split, gallery: Folder | Split) -> list[list[int]]:
+    """Places in the gallery of each query's own file [N]."""
+    places: dict[str, list[int]] = {}
+    for i, identity in enumerate(gallery.identities()):
+        places.setdefault(identity, []).append(i)
+    return [places.get(identity, []) for identity in asked.identities()]
+
+
+def _named(pictures: Folder | Split, i: int) -> dict[str, str]:
+    return {"picture": pictures.names[i], "class": pictures.classes[pictures.labels[i]]}
+
+
+def _queries_a_call(parts: Parts, shortlist: int, maps: Tensor) -> int:
+    one = shortlist * max(maps[0].numel(), (maps.shape[2] * maps.shape[3]) ** 2)
+    return max(1, min(256, BUDGET // 4 // one))
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    """Maps [N,d,h,w] as directions [N,d]."""
+    return F.normalize(maps.flatten(2).mean(-1), dim=-1)
+
+
+@torch.no_grad()
+def _ranks(
+    parts: Parts, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int, same: list[list[int]]
+) -> tuple[Tensor, ...]:
+    """The shortlist [Q,shortlist] of each query by global cosine, the same re-ranked, and the scores of that.
+
+    `stored` are the gallery's maps pooled, `same` each query's own places in the gallery.
+    """
+    near = _pooled(query) @ stored.T
+    for row, own in zip(near, same, strict=True):
+        row[own] = -torch.inf
+    order = near.topk(shortlist, 1).indices
+    scores = parts.head(gallery[order][:, :, None], query[:, None])[:, 0]
+    scores, at = scores.sort(dim=1, descending=True, stable=True)
+    return order.cpu(), order.gather(1, at).cpu(), scores.cpu()
+
+
+def _recall(hits: dict[str, Tensor], k: int) -> dict[str, float]:
+    first, second = ((100.0 * hits[kind][:, :k].any(1)).tolist() for kind in ("global", "reranked"))
+    out: dict[str, float] = {}
+    for kind, values in (("global", first), ("reranked", second)):
+        out[kind], out[f"{kind}_ci95"] = share_ci95(sum(v > 0 for v in values), len(values))
+    out["difference"], out["difference_ci95"] = paired(second, first)
+    return out

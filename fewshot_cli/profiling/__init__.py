@@ -1,0 +1,1 @@
+"""Time, memory and complexity of solvers, training steps and networks."""

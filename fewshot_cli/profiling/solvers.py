@@ -1,0 +1,276 @@
+"""Time, memory, exactness and time complexity of solvers, measured side by side."""
+
+import ctypes
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_cli import registry, transport
+from fewshot_cli.contracts import Solver
+from fewshot_cli.profiling.problems import Problems
+from fewshot_cli.runtime.device import home_of
+
+INPUTS = 3  # different batches that take turns, so that none is answered from a cache
+ORACLE_CELLS = 12_000  # HiGHS is the oracle up to this size, the network simplex above
+SHORT = 0.05  # seconds; below it the caches that the solver before left cold would count, so an untimed call goes first
+COMPARED = 8  # problems of a batch that the oracle solves
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure: `budget` in seconds for one solver at one size and pass, `rounds` timed calls of each."""
+
+    batch: int = 375
+    rounds: int = 7
+    backward: bool = True
+    budget: float = 20.0
+
+
+def _clock(device: torch.device, call: Callable[[], Any]) -> float:
+    """Seconds of one call: by events on a GPU, by the wall clock on the CPU."""
+    if device.type != "cuda":
+        start = perf_counter()
+        call()
+        return perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def _forward(solver: Solver, given: Problems) -> None:
+    with torch.no_grad():
+        transport.value(solver, *given)
+
+
+def _backward(solver: Solver, given: Problems) -> None:
+    leaves = [x.detach().requires_grad_() for x in given]
+    transport.value(solver, *leaves).sum().backward()
+
+
+@dataclass
+class _Entrant:
+    """One solver at one size: its inputs, where it works, and its times so far."""
+
+    name: str
+    solver: Solver
+    device: torch.device
+    inputs: list[Problems]
+    forward: list[float]
+    both: list[float]
+
+
+def measure(
+    solvers: dict[str, Solver],
+    sizes: list[tuple[int, int]],
+    make: Callable[[int, int, int, int], Problems],
+    device: torch.device,
+    settings: Settings,
+    told: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """One record for each solver and size; solvers take turns in every round, medians are reported.
+
+    `make(n, m, batch, seed)` gives problems. Where a round would exceed the budget the batch shrinks, and a size that
+    the last one predicts to exceed it is left out with a reason. Seconds are of one problem.
+    """
+    records: list[dict[str, Any]] = []
+    last: dict[str, tuple[int, float]] = {}
+    for n, m in sizes:
+        told(f"{n}×{m}")
+        given = [make(n, m, settings.batch, seed) for seed in range(INPUTS)]
+        entrants = []
+        for name, solver in solvers.items():
+            record = {"solver": name, "n": n, "m": m}
+            home = home_of(solver, device)
+            try:
+                entrant = _enter(name, solver, home, given, settings, last.get(name))
+            except Exception as fault:  # one solver's refusal, or memory, must not end the others' measurement
+                record["skipped"] = str(fault) or type(fault).__name__
+                records.append(record)
+                continue
+            entrants.append((record, entrant))
+            records.append(record)
+        for turn in range(settings.rounds):
+            for record, e in entrants:
+                if "skipped" not in record:
+                    _round(record, e, turn, settings)
+        best = _oracle(given[0])
+        for record, e in entrants:
+            if "skipped" not in record:
+                record |= _figures(e, best)
+                last[e.name] = (n * m, record["seconds"])
+    return records
+
+
+def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -> None:
+    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and is said
+    to be.
+    """
+    chosen, other = e.inputs[turn % INPUTS], e.inputs[(turn + 1) % INPUTS]
+    try:
+        if not e.forward or e.forward[-1] < SHORT:
+            _forward(e.solver, e.inputs[(turn + 2) % INPUTS])
+        e.forward.append(_clock(e.device, lambda: _forward(e.solver, chosen)))
+    except Exception as fault:
+        record["skipped"] = str(fault) or type(fault).__name__
+        return
+    if settings.backward and "gradient_failed" not in record:
+        try:
+            e.both.append(_clock(e.device, lambda: _backward(e.solver, other)))
+        except Exception as fault:
+            record["gradient_failed"] = str(fault) or type(fault).__name__
+            e.both.clear()
+
+
+def _enter(
+    name: str,
+    solver: Solver,
+    home: torch.device,
+    given: list[Problems],
+    settings: Settings,
+    last: tuple[int, float] | None,
+) -> _Entrant:
+    """Warm the solver up and choose its batch. Raises `RuntimeError` for a size that would take too long."""
+    n, m = given[0][0].shape[1:]
+    if last is not None and (guess := last[1] * (n * m / last[0]) ** 2) > settings.budget:
+        raise RuntimeError(f"about {guess:.0f} s a problem; raise --budget to measure it")
+    one = tuple(x[:1].to(home) for x in given[0])
+    _forward(solver, one)  # compiles, loads libraries
+    single = _clock(home, lambda: _forward(solver, one))
+    calls = settings.rounds * (3 if settings.backward else 1)
+    batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(single, 1e-9))))
+    inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
+    if batch > 1:
+        once = _clock(home, lambda: _forward(solver, inputs[0]))  # whole batches are cheaper: choose again
+        batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(once / batch, 1e-9))))
+        inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
+    return _Entrant(name, solver, home, inputs, [], [])
+
+
+def _oracle(given: Problems) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value [B], and gradient of cost, supply and demand, of the first problems; weight gradients without their
+    mean.
+    """
+    n, m = given[0].shape[1:]
+    name = "highs" if n * m <= ORACLE_CELLS else "network_simplex" if n + m <= 2047 else "pot"
+    return _answer(registry.solver(name)(), tuple(x[:COMPARED].double() for x in given))
+
+
+def _answer(solver: Solver, given: Problems) -> tuple[Tensor, ...]:
+    leaves = [x.detach().clone().requires_grad_() for x in given]
+    value = transport.value(solver, *leaves)
+    grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    centred = [g if g is None or g.ndim == 3 else g - g.mean(1, keepdim=True) for g in grads]
+    return (value.detach(), *centred)
+
+
+def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
+    batch = len(e.inputs[0][0])
+    seconds = statistics.median(e.forward) / batch
+    few = tuple(x[:COMPARED] for x in e.inputs[0])
+    compared = len(few[0])
+    try:
+        value, *grads = (None if x is None else x.cpu().double() for x in _answer(e.solver, few))
+    except Exception:  # the gradient failed, which the record says where it was timed
+        with torch.no_grad():
+            value, grads = transport.value(e.solver, *few).cpu().double(), [None] * 3
+    wanted, *exact = best
+    gap = ((value - wanted[:compared]) / wanted[:compared].abs().clamp(min=1e-12)).abs().max()
+    errors = [
+        None if g is None else float((g - x[:compared]).abs().max() / x.abs().max().clamp(min=1e-12))
+        for g, x in zip(grads, exact, strict=True)
+    ]
+    peak = _peak(e.device, lambda: _forward(e.solver, e.inputs[0]))
+    with torch.no_grad():
+        plan = transport.solve(e.solver, *e.inputs[0])
+    tiny = tuple(x.to(e.device) for x in (torch.zeros(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1)))
+    overhead = None
+    with suppress(Exception):  # a solver may refuse the smallest problem there is
+        _forward(e.solver, tiny)
+        overhead = statistics.median(_clock(e.device, lambda: _forward(e.solver, tiny)) for _ in range(5))
+    figures = {
+        "device": e.device.type,
+        "batch": batch,
+        "seconds": seconds,
+        "problems_per_second": 1 / seconds,
+        "call_overhead_seconds": overhead,
+        "peak_bytes": peak,
+        "relative_gap": float(gap),
+        "cost_gradient_error": errors[0],
+        "weight_gradient_error": None if None in errors[1:] else max(errors[1:]),
+        "iterations": float(plan.iterations.double().mean()) or None,
+        "not_converged": int((~plan.converged).sum()),
+    }
+    if e.both:
+        both = statistics.median(e.both) / batch
+        figures |= {"seconds_with_gradient": both, "gradient_over_forward": both / seconds}
+    return figures
+
+
+def _peak(device: torch.device, call: Callable[[], Any]) -> int | None:
+    """Bytes a call takes at its height beyond what was in use: of the device's memory, or of this process's (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path("/proc/self/status")
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what the process holds in reserve would hide what the call takes
+        Path("/proc/self/clear_refs").write_text("5")  # lets the high-water mark start again
+        before = _field(status, "VmRSS")
+        call()
+        return max(0, _field(status, "VmHWM") - before)
+    except (OSError, AttributeError, StopIteration, ValueError):
+        call()
+        return None
+
+
+def _field(status: Path, name: str) -> int:
+    return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+
+def fits(records: list[dict[str, Any]], solvers: dict[str, Solver]) -> list[dict[str, Any]]:
+    """For each solver the power of n that its time grows with, and what the literature says.
+
+    A line through log seconds over log √(n·m) by least squares; `standard_error` is of its slope. At least three sizes.
+    """
+    found = []
+    for name, solver in solvers.items():
+        points = [(math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in records if r["solver"] == name and "seconds" in r]
+        formula, exponent = solver.complexity
+        row = {"solver": name, "sizes": len(points), "theory": formula, "theory_exponent": exponent}
+        if len({x for x, _ in points}) >= 3:
+            slope, error = _slope([math.log(x) for x, _ in points], [math.log(t) for _, t in points])
+            row |= {"exponent": slope, "standard_error": error, "from": min(points)[0], "to": max(points)[0]}
+        found.append(row)
+    return found
+
+
+def _slope(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Least-squares slope and its standard error."""
+    mean_x, mean_y = statistics.fmean(x), statistics.fmean(y)
+    spread = sum((a - mean_x) ** 2 for a in x)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
+    rest = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
+    return slope, math.sqrt(rest / (len(x) - 2) / spread)
+
+
+def parse_sizes(text: str) -> Iterator[tuple[int, int]]:
+    """`9,25,49x25` → (9, 9), (25, 25), (49, 25). Raises `ValueError`."""
+    for word in text.split(","):
+        n, _, m = word.strip().partition("x")
+        size = int(n), int(m or n)
+        if min(size) < 1:
+            raise ValueError(word)
+        yield size

@@ -1,0 +1,203 @@
+"""A run's directory: what was asked, with what, and one line for each episode or epoch."""
+
+import glob
+import hashlib
+import json
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import fewshot_cli
+from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.files import explain, guarded, write_json, write_text
+
+if TYPE_CHECKING:
+    from fewshot_cli.runtime.processes import World
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+
+
+class Resolvable(Protocol):
+    """A recipe, as far as a run directory is concerned."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with every default filled in."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"fewshot-cli": fewshot_cli.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "opencv-python-headless", "POT"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Run:
+    """One run directory, new or resumed.
+
+    `identity` decides whether a directory may be resumed: same identity, same result. Raises `DataError` when the
+    directory holds another run, or one that was not asked to be resumed. Of several processes one writes (`shared`).
+    """
+
+    writes = True
+
+    @classmethod
+    def shared(cls, world: "World", *arguments: Any) -> Self:
+        """A run that the first process makes and alone writes to."""
+        run = world.first(lambda: cls(*arguments))
+        run.writes = world.rank == 0
+        return run
+
+    def __init__(self, path: Path, verb: str, recipe: Resolvable, identity: dict[str, Any], resume: bool) -> None:
+        self.path = path
+        self.key = fingerprint({"verb": verb, **identity})
+        config = path / CONFIG
+        self.resumed = config.exists()
+        if self.resumed:
+            old = read(config)
+            if not resume:
+                raise DataError(f"{path}: already holds a run; add --resume to continue it or choose another --run-dir")
+            if old.get("key") != self.key:
+                changed = ", ".join(_differences(old.get("identity", {}), identity)) or "the verb"
+                raise DataError(
+                    f"{path}: was started with another configuration ({changed}); resume it with that one "
+                    "or choose another --run-dir"
+                )
+        else:
+            with guarded(path):
+                path.mkdir(parents=True, exist_ok=True)
+            write_json(
+                config,
+                {
+                    "verb": verb,
+                    "key": self.key,
+                    "identity": identity,
+                    "recipe": recipe.resolved(),
+                    "versions": versions(),
+                },
+            )
+
+    @staticmethod
+    def records(path: Path) -> list[dict[str, Any]]:
+        """Records of a finished run's JSONL file."""
+        with guarded(path):
+            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Whole records of a JSONL file; a torn last line is cut off the file."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        with guarded(path):
+            blob = path.read_bytes()
+        whole, records = 0, []
+        for line in blob.splitlines(keepends=True):
+            try:
+                if not line.endswith(b"\n"):
+                    break
+                records.append(json.loads(line))
+            except ValueError:
+                break
+            whole += len(line)
+        if whole != len(blob):
+            with guarded(path), path.open("r+b") as file:
+                file.truncate(whole)
+        return records
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Append records to a JSONL file. Raises `DataError` when the disk refuses."""
+        if not self.writes:
+            return
+        text = "".join(map(_line, records))
+        with guarded(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def truncate(self, name: str, count: int) -> None:
+        """Keep the first `count` records of a JSONL file."""
+        if self.writes and (self.path / name).exists():
+            write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary; a run is complete when it is there."""
+        if self.writes:
+            write_json(self.path / SUMMARY, summary)
+
+    def discard(self, *files: str) -> None:
+        """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty
+        then.
+        """
+        for name in (CONFIG, *files):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a complete run."""
+        return read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
+    """`--run-dir`, or `runs/<verb>/<name>`, `…-2`, `…-3`: the newest to resume, else the next free one."""
+    if given is not None:
+        return given
+    base = Path("runs") / verb
+    taken = [
+        p for p in (base / name, *sorted(base.glob(f"{glob.escape(name)}-*"), key=_ordinal)) if (p / CONFIG).exists()
+    ]
+    taken = [p for p in taken if p.name == name or p.name[len(name) + 1 :].isdigit()]
+    if resume:
+        if not taken:
+            raise DataError(f"{base / name}: there is no run to resume; leave out --resume or give --run-dir")
+        return taken[-1]
+    number = max((_ordinal(p) if p.name != name else 1 for p in taken), default=0) + 1
+    return base / (name if number == 1 else f"{name}-{number}")
+
+
+def stage(world: "World", path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of one step of a longer work, which continues what is there of the same configuration."""
+    if not world.first((path / SUMMARY).exists):
+        say(f"== {path}")
+    return work(path, world.first((path / CONFIG).exists))
+
+
+def _ordinal(path: Path) -> int:
+    tail = path.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else 0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of a run. Raises `DataError` when it is damaged."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("not a mapping")
+        return data
+    except OSError as fault:
+        raise DataError(explain(fault, path)) from fault
+    except ValueError as fault:
+        raise DataError(f"{path}: is damaged ({fault}); choose another --run-dir") from fault
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        gone = object()  # a key that an older version did not have differs from any value
+        return [d for k in keys for d in _differences(old.get(k, gone), new.get(k, gone), f"{path}.{k}".lstrip("."))]
+    return [] if old == new else [path]
+
+
+def fingerprint(data: Any) -> str:
+    """SHA-256 of plain data in canonical JSON."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,19 @@
+"""What a training run records beside its weights."""
+
+from typing import Any
+
+from fewshot_cli.config.schema import Recipe
+from fewshot_cli.data.store import Store
+from fewshot_cli.runtime.runs import versions
+
+
+def sidecar(stage: str, recipe: Recipe, store: Store, parts: dict[str, Any]) -> dict[str, Any]:
+    """What the weights are: stage, parts with options, data and its hash, recipe, versions and licence."""
+    return {
+        "stage": stage,
+        **{name: {"name": spec.name, **spec.model_dump()["options"]} for name, spec in parts.items()},
+        "dataset": {"name": recipe.dataset.name, "sha256": store.index["sha256"], "licence": store.index["licence"]},
+        "recipe": {k: v for k, v in recipe.resolved().items() if k != "expect"},
+        "versions": versions(),
+        "licence": "MIT for the weights; the training pictures keep their own terms (see dataset)",
+    }

@@ -1,0 +1,1 @@
+"""Object-aware long-short-range spatial alignment: FOE, LSC and SSM."""

@@ -1,0 +1,251 @@
+"""Object-aware long-short-range spatial alignment (ACM Multimedia 2021): support maps are laid over a query's before
+they are compared.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fewshot_cli import transport
+from fewshot_cli.contracts import Alignment, Head, Options, Solver
+from fewshot_cli.heads.align.modules import Correspondence, Foreground, Offsets, sample
+from fewshot_cli.runtime.device import free_memory
+
+
+class AlignOptions(Options):
+    """The three modules as switches, and what the paper leaves open; defaults are its text where it has one."""
+
+    deform: Literal["v1", "v2", "plain", "none"] = Field(
+        "v1", description="block φ of FOE: deformable convolution (v2 with a mask), an ordinary one, or none"
+    )
+    deform_layers: int = Field(1, ge=1, le=8, description="layers of φ, each with batch norm and ReLU")
+    deform_residual: bool = Field(False, description="add φ's input to its output")
+    mask: bool = Field(True, description="FOE's attention mask (eq. 2, 3)")
+    correspondence: Literal["softmax", "plan", "none"] = Field(
+        "softmax",
+        description="LSC's transport of support features: row softmax (eq. 5), the recipe's solver's plan, or no LSC",
+    )
+    softmax_over: Literal["support", "query"] = Field(
+        "support",
+        description="positions whose weights sum to one: the support's (text) or the query's (eq. 5 as printed)",
+    )
+    temperature: float = Field(1.0, gt=0, le=1e3, description="divides the correlations; the paper has none")
+    learn_temperature: bool = Field(False, description="train the temperature, starting there")
+    embed: bool = Field(True, description="LSC's embedding g before the correlation")
+    embed_channels: int | None = Field(None, ge=1, le=65536, description="width of g (default: half the channels)")
+    values: Literal["raw", "embedded"] = Field(
+        "raw", description="features that are transported and compared: FOE's output, or g's"
+    )
+    manipulate: bool = Field(True, description="SSM: move each position by a predicted offset (eq. 7, 8)")
+    offset_channels: int | None = Field(
+        None, ge=1, le=65536, description="width of SSM's predictor h (default: the channels, at most 128)"
+    )
+    offset_scale: float = Field(1.0, gt=0, le=2, description="largest offset, in halves of the map")
+    offset_pixels: float | None = Field(None, gt=0, le=1000, description="largest offset in positions, in its place")
+    offset_zero: bool = Field(True, description="start SSM at no offset, so that adding it changes nothing at first")
+    distance: Literal["squared_euclidean", "euclidean"] = "squared_euclidean"
+    reduce: Literal["mean", "sum", "gap"] = Field(
+        "mean",
+        description="squares over positions: their mean or sum (before the root of euclidean), or "
+        "pooled features first",
+    )
+    scale: float = Field(1.0, gt=0, le=1e6, description="where the learned factor of the logits starts")
+    shots: Literal["before", "after", "score"] = Field(
+        "before", description="several shots: mean of their maps, of their aligned maps, or of their scores"
+    )
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        json_schema_extra={"speed": True},
+        description="pairs in one piece (default: by the free memory); changes rounding only, unless "
+        "a solver's stop looks at its batch",
+    )
+
+    @model_validator(mode="after")
+    def _one_range(self) -> "AlignOptions":
+        if self.offset_pixels is not None and self.offset_scale != 1:
+            raise PydanticCustomError(
+                "offsets", "offset_pixels and offset_scale both say how far positions move; leave one out"
+            )
+        return self
+
+
+class Align(Head[AlignOptions]):
+    """Logit = −scale · distance of a query's map and a class's map aligned with it, position by position.
+
+    Both go through FOE. LSC rebuilds the support's map at every query position from all its positions (eq. 4-6); SSM
+    reads the result at positions moved by offsets that are predicted from it and the query (eq. 7, 8). The scale is
+    learned. `correspondence=plan` takes the recipe's solver: positions of both sides weigh the same, and a row of the
+    plan, scaled to sum one, stands in for the softmax. It then uses every support position equally often, and an exact
+    plan is piecewise constant in the correlations, so g gets no gradient; through `sinkhorn gradient=unrolled` it does.
+    """
+
+    needs_solver = True
+
+    def __init__(self, options: AlignOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
+        super().__init__(options, channels=channels, solver=solver)
+        o = self.options
+        if o.correspondence != "plan":
+            self.solver = None
+        self.foreground = Foreground(channels, o.deform, o.deform_layers, o.deform_residual, o.mask)
+        self.correspondence = Correspondence(channels, o, self.solver) if o.correspondence != "none" else None
+        if self.solver is not None and self.solver.gradient != "autograd" and o.values == "raw":
+            self.correspondence.embed.requires_grad_(False)  # it gets none, and several processes would wait for one
+        compared = channels
+        if self.correspondence is not None and o.values == "embedded":
+            compared = self.correspondence.width
+        self.offsets = Offsets(compared, o) if o.manipulate else None
+        self.scale = nn.Parameter(torch.tensor(float(self.options.scale)))
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
+        (episodes, way, shot), q = support.shape[:3], query.shape[1]
+        maps = self.foreground(torch.cat([support.flatten(1, 2), query], 1).flatten(0, 1)).unflatten(0, (episodes, -1))
+        support, query = maps[:, : way * shot].unflatten(1, (way, shot)), maps[:, way * shot :]
+        if self.options.shots == "before" and shot > 1:
+            support = support.mean(2, keepdim=True)
+        keys = None
+        if self.correspondence is not None:
+            keys = self.correspondence.keys(support, query)
+            if self.options.values == "embedded":
+                support, query = keys
+        elif self.offsets is None:
+            return -self.scale * self._plain(support, query)
+        pairs = _Pairs(self, support, query, keys)
+        return -self.scale * pairs.distances().unflatten(0, (episodes, q, -1)).unflatten(2, (way, -1)).mean(3)
+
+    def _plain(self, support: Tensor, query: Tensor) -> Tensor:
+        """Distances [E,q,way] without any alignment: one product for all pairs."""
+        if self.options.reduce == "gap":
+            support, query = (x.flatten(-2).mean(-1, keepdim=True) for x in (support, query))
+        rows, columns = query.flatten(2), support.flatten(3)
+        means = columns.mean(2) if self.options.shots != "score" else None
+        flat = columns.flatten(1, 2) if means is None else means
+        centre = flat.mean(1, keepdim=True)  # the squares below would cancel digits of large features
+        rows, flat = rows - centre, flat - centre
+        squares = rows.square().sum(-1, keepdim=True) + flat.square().sum(-1)[:, None] - 2 * rows @ flat.mT
+        out = self.reduced(squares.clamp(min=0), query.shape[3:].numel())
+        return out.unflatten(2, support.shape[1:3]).mean(3) if means is None else out
+
+    def reduced(self, squares: Tensor, positions: int) -> Tensor:
+        """Distances of squares that are summed over channels and positions."""
+        if self.options.distance == "euclidean":
+            return (squares + 1e-12).sqrt() / (positions**0.5 if self.options.reduce == "mean" else 1)
+        return squares / positions if self.options.reduce == "mean" else squares
+
+    def elements(self, way: int, shot: int, query: int, positions: int) -> int:
+        """Elements of an episode's aligned maps and correlations, which are made piece by piece."""
+        pairs = way * way * query * (1 if self.options.shots == "before" else shot)
+        if self.correspondence is None and self.offsets is None:
+            return pairs
+        return pairs * positions * max(positions, self.channels)
+
+    def align(self, left: Tensor, right: Tensor) -> Alignment:
+        """What the modules make of a query's map `left` [d,h,w] and a support picture's `right` [d,h,w]."""
+        maps = self.foreground(torch.stack([left, right]))
+        query, support = maps[None, :1], maps[None, 1:, None]
+        keys = self.correspondence.keys(support, query) if self.correspondence is not None else None
+        if keys is not None and self.options.values == "embedded":
+            support, query = keys
+        pairs = _Pairs(self, support, query, keys)
+        one = torch.zeros(1, dtype=torch.int64, device=left.device)
+        carried = moved = pairs.carried(one)
+        if self.offsets is not None:
+            moved = sample(carried, self.offsets(self.offsets.support(carried) + self.offsets.query(query[0])))
+        with transport.unrecorded():  # solved above
+            weights = pairs.weights(one)[0] if keys is not None else None
+        return Alignment(query[0, 0], support[0, 0, 0], carried[0], moved[0], weights)
+
+
+class _Pairs:
+    """Every pair of a query and a support map of a batch of episodes, worked off piece by piece.
+
+    Pairs run over (E, q, way, shots). What a piece needs is read from the maps by `index_select`, whose gradient is
+    summed in order, and in training it is computed again for the gradient when there are several pieces, so that no
+    tensor grows with pairs times channels times positions. Only SSM's predictor, whose batch norm sees all pairs, is
+    computed for all at once, in its few channels.
+    """
+
+    def __init__(self, head: Align, support: Tensor, query: Tensor, keys: tuple[Tensor, Tensor] | None) -> None:
+        (episodes, way, shot), q = support.shape[:3], query.shape[1]
+        self.head, self.options, self.shape, self.episodes = head, head.options, query.shape[-2:], episodes
+        self.support, self.query, self.keys = support.flatten(0, 2), query.flatten(0, 1), None
+        if keys is not None:
+            self.keys = keys[0].flatten(0, 2), keys[1].flatten(0, 1)
+        self.together = shot if self.options.shots == "after" else 1  # pairs whose aligned maps are averaged
+        device, each = query.device, way * shot
+        self.of_query = torch.arange(episodes * q, device=device).repeat_interleave(each)
+        first = torch.arange(episodes, device=device).repeat_interleave(q * each) * each
+        self.of_support = first + torch.arange(each, device=device).repeat(episodes * q)
+        self.count = len(self.of_query)
+
+    def distances(self) -> Tensor:
+        """Distances [E·q·way·shots that are scored one by one]."""
+        parts = self.parts()
+        if self.head.offsets is None:
+            return self.pieces(parts, lambda pick: self.compared(self.carried(pick), pick))
+        own = self.head.offsets.query(self.query)
+
+        def first(carried: Tensor, pick: Tensor) -> Tensor:
+            return self.head.offsets.support(carried) + own.index_select(0, self.of_query[pick])
+
+        if len(parts) == 1:
+            carried = self.carried(parts[0])
+            return self.compared(sample(carried, self.head.offsets(first(carried, parts[0]))), parts[0])
+        offsets = self.head.offsets(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
+        with transport.unrecorded():  # the same problems once more
+            return self.pieces(
+                parts, lambda pick: self.compared(sample(self.carried(pick), offsets.index_select(0, pick)), pick)
+            )
+
+    def parts(self) -> list[Tensor]:
+        """Indices of the pairs of each piece; under a solver a piece that is not all lies within one episode."""
+        most = self.options.chunk or self.fitting()
+        order = torch.arange(self.count, device=self.query.device)
+        if most >= self.count:
+            return [order]
+        whole = [order] if self.head.solver is None else order.unflatten(0, (self.episodes, -1))
+        return [part for some in whole for part in some.split(max(1, most // self.together) * self.together)]
+
+    def pieces(self, parts: list[Tensor], work: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `work` makes of all pairs, a piece at a time."""
+        if len(parts) > 1 and torch.is_grad_enabled():
+            return torch.cat([checkpoint(work, part, use_reentrant=False) for part in parts])
+        return torch.cat([work(part) for part in parts])
+
+    def fitting(self) -> int:
+        """Pairs whose tensors, and their gradients, take at most a quarter of the free memory."""
+        positions = self.shape.numel()
+        one = 4 * positions * (4 * positions + 6 * self.query.shape[1])
+        return max(1, free_memory(self.query.device) // 4 // one)
+
+    def weights(self, pick: Tensor) -> Tensor:
+        """LSC's weights [P,HW,HW] of the support's positions for each position of the query."""
+        query = self.keys[1].index_select(0, self.of_query[pick])
+        support = self.keys[0].index_select(0, self.of_support[pick])
+        if self.head.solver is None or len(pick) == self.count:
+            return self.head.correspondence(query, support)
+        episode = int(pick[0]) * self.episodes // self.count
+        with transport.episodes(episode, episode + 1):
+            return self.head.correspondence(query, support)
+
+    def carried(self, pick: Tensor) -> Tensor:
+        """Support maps [P,d,h,w] after LSC (eq. 6)."""
+        values = self.support.index_select(0, self.of_support[pick])
+        if self.keys is None:
+            return values
+        return (values.flatten(2) @ self.weights(pick).mT).unflatten(2, self.shape)
+
+    def compared(self, aligned: Tensor, pick: Tensor) -> Tensor:
+        """Distances of aligned maps [P,d,h,w], or of the means of those that belong together, and their queries."""
+        mean = aligned.unflatten(0, (-1, self.together)).mean(1)
+        apart = mean - self.query.index_select(0, self.of_query[pick[:: self.together]])
+        if self.options.reduce == "gap":
+            apart = apart.mean((2, 3), keepdim=True)
+        return self.head.reduced(apart.square().sum((1, 2, 3)), self.shape.numel())

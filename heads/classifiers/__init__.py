@@ -1,0 +1,1 @@
+"""Classifiers for supervised training: linear layers, multiple proxies and their rivals."""

@@ -1,0 +1,1 @@
+"""The structured fully connected layer of DeepEMD."""

@@ -1,0 +1,1 @@
+"""What several heads share: local features, clusters, batches of fine-tuning."""

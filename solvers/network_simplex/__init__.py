@@ -1,0 +1,1 @@
+"""The default solver: a batched network simplex on the CPU and the GPU."""

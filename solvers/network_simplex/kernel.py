@@ -1,0 +1,336 @@
+"""The primal network simplex for dense transport problems, compiled by Numba.
+
+Exact arithmetic, so that termination needs no tolerance: costs become integers of 2^-38 of the largest, masses integers
+of 2^-48 of the total. Every mass is then perturbed by one part in `PERTURB` (each node but one ships one extra unit),
+which makes every basic flow positive: no degenerate pivot exists, so the objective falls with each one and no basis
+returns (Orden 1956; the strongly feasible trees of Cunningham 1976 are its combinatorial form). The perturbation is
+rounded away at the end.
+
+The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and
+falls back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift
+together.
+"""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import numba
+import numpy as np
+from numba import njit
+from platformdirs import user_cache_path
+
+import fewshot_cli.kernels
+
+SOURCES = [Path(fewshot_cli.kernels.__file__).with_name("vectors.py")]
+SOURCES += [Path(__file__).with_name(f"{name}.py") for name in ("tree", "kernel")]
+if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so it must be set before any is
+    # Numba notices changes of a function's own file only, hence a folder for every state of all three
+    state = sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
+    numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / f"numba-{state}")
+
+from fewshot_cli.kernels import vectors  # noqa: E402
+from fewshot_cli.solvers.network_simplex.tree import (  # noqa: E402
+    BIG,
+    exact_prices,
+    first_prices,
+    pivot,
+    restart,
+    start,
+)
+
+COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
+ROW_BITS = np.int64(5)
+BLOCK = 32  # rows priced together, told apart by ROW_BITS
+NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
+ALL = ~np.uint64(0)
+
+
+def compiled_before() -> bool:
+    """Whether an earlier process left compiled code of this kernel."""
+    folder = Path(solve_range.stats.cache_path)
+    return any(folder.glob(f"{Path(__file__).stem}.solve_range*.nbc"))
+
+
+@njit(cache=True, nogil=True)
+def _magnitude(source, base, count):
+    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero."""
+    top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
+    for t in range(0, count, 8):
+        bits = vectors.both(vectors.as_bits(vectors.load_wide(source, base + t)), positive)
+        if t + 8 > count:
+            bits = vectors.where(ALL << np.uint64(count - t), np.int64(0), bits)
+        top = vectors.smax(top, bits)
+    largest = vectors.highest(top)
+    return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _masses(supply, demand, unit, s, d):
+    """Integer masses, at least one unit each, with equal totals and the perturbation."""
+    n, m = len(supply), len(demand)
+    s_sum, s_top, d_sum, d_top = np.int64(0), 0, np.int64(0), 0
+    for i in range(n):
+        s[i] = max(np.int64(np.rint(supply[i] * unit)), 1)
+        s_sum += s[i]
+        if s[i] > s[s_top]:
+            s_top = i
+    for j in range(m):
+        d[j] = max(np.int64(np.rint(demand[j] * unit)), 1)
+        d_sum += d[j]
+        if d[j] > d[d_top]:
+            d_top = j
+    # rounding, the caller's float32 as well as ours, left a difference: the heavier side gives it up in proportion
+    gap = s_sum - d_sum
+    if gap > 0:
+        _take(s, gap, s_sum, s_top)
+    elif gap < 0:
+        _take(d, -gap, d_sum, d_top)
+    for i in range(n):
+        s[i] = (s[i] << PERTURB_BITS) + 1
+    for j in range(m):
+        d[j] = (d[j] << PERTURB_BITS) - 1
+    s[s_top] -= n + m  # the one node that does not ship a unit but takes them all
+
+
+@njit(cache=True, nogil=True)
+def _take(masses, gap, total, top):
+    """Remove `gap` from masses in proportion, the remainder from the largest."""
+    left = gap
+    share = gap / total
+    for k in range(len(masses)):
+        part = min(np.int64(masses[k] * share), masses[k] - 1)
+        masses[k] -= part
+        left -= part
+    masses[top] -= left
+
+
+@njit(cache=True, nogil=True)
+def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean):
+    """Double-centred integer costs c [n·stride], and near_c: their top bits, each with its row's number in the block.
+
+    Returns how many low bits near_c leaves out. row_mean and column_mean are scratch.
+    """
+    last, pad = (m - 1) & ~7, ALL << np.uint64(((m - 1) & 7) + 1)
+    for t in range(0, stride, 8):
+        vectors.store(column_mean, t, vectors.splat(np.int64(0)))
+    factor = vectors.splat(scale)
+    for i in range(n):
+        sums = vectors.splat(np.int64(0))
+        for t in range(0, m, 8):
+            x = vectors.rounded(vectors.mul(vectors.load_wide(source, base + i * m + t), factor))
+            if t == last:
+                x = vectors.where(pad, np.int64(0), x)
+            sums = vectors.add(sums, x)
+            vectors.store(c, i * stride + t, x)
+            vectors.store(column_mean, t, vectors.add(vectors.load(column_mean, t), x))
+        row_mean[i] = vectors.total(sums) // m
+    grand = np.int64(0)
+    for j in range(m):
+        column_mean[j] //= n
+        grand += column_mean[j]
+    grand //= m
+    seen = vectors.splat(np.int64(0))
+    for i in range(n):
+        mean = vectors.splat(row_mean[i] - grand)
+        for t in range(0, m, 8):
+            x = vectors.sub(vectors.sub(vectors.load(c, i * stride + t), mean), vectors.load(column_mean, t))
+            if t == last:
+                x = vectors.where(pad, np.int64(0), x)
+            seen = vectors.either(seen, vectors.magnitude(x))
+            vectors.store(c, i * stride + t, x)
+    top, drop = vectors.union(seen), np.int64(0)
+    while (top >> drop) >> NEAR_BITS:
+        drop += 1
+    for i in range(n):
+        number = vectors.splat(np.int64(i & (BLOCK - 1)))
+        for t in range(0, m, 8):
+            x = vectors.load(c, i * stride + t)
+            near = vectors.either(vectors.shifted(x, drop, ROW_BITS), number)
+            if t == last:
+                near = vectors.where(pad, np.int64(BIG), near)
+                vectors.store(c, i * stride + t, vectors.where(pad, PAD, x))
+            vectors.store(near_c, i * stride + t, near)
+    return drop
+
+
+@njit(cache=True, nogil=True)
+def _entering(near_c, stride, n, price, drop, near_price, first):
+    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
+    one.
+
+    Returns (row, column, first row to look at next time); column −1 when there is none.
+    """
+    high = vectors.splat(np.int64(1) << (PRICE_BITS + drop))
+    low = vectors.splat(-(np.int64(1) << (PRICE_BITS + drop)))
+    for y in range(0, len(price), 8):
+        clipped = vectors.smax(vectors.smin(vectors.load(price, y), high), low)
+        vectors.store(near_price, y, vectors.shifted(clipped, drop, ROW_BITS))
+    seen = 0
+    while seen < n:
+        stop = min(first + BLOCK, n)
+        least, column = np.int32(-3 << 5), -1  # less than that is negative in all bits, whatever was cut off
+        for t in range(0, stride, 16):
+            best = vectors.splat(np.int32(2147483647))
+            for i in range(first, stop):
+                best = vectors.smin(
+                    best, vectors.sub(vectors.load(near_c, i * stride + t), vectors.splat(near_price[i]))
+                )
+            best = vectors.add(best, vectors.load(near_price, n + t))
+            here = vectors.lowest(best)
+            if here < least:
+                least, column = here, t + vectors.find(best, vectors.splat(here))
+        row, seen = first + (least & (BLOCK - 1)), seen + stop - first
+        first = stop if stop < n else 0
+        if column >= 0:
+            return row, column, first
+    return -1, -1, first
+
+
+@njit(cache=True, nogil=True)
+def _entering_exactly(c, stride, n, price, first):
+    """The same in all bits: the most negative reduced cost of the first `BLOCK` rows after one that has any."""
+    least, row, seen = np.int64(0), -1, 0
+    for k in range(n):
+        i = first + k if first + k < n else first + k - n
+        best, own = vectors.splat(np.int64(0)), vectors.splat(price[i])
+        for t in range(0, stride, 8):
+            reduced = vectors.sub(vectors.add(vectors.load(c, i * stride + t), vectors.load(price, n + t)), own)
+            best = vectors.smin(best, reduced)
+        here = vectors.lowest(best)
+        if here < least:
+            least, row = here, i
+        seen += row >= 0
+        if seen == BLOCK:
+            break
+    if row >= 0:
+        for t in range(0, stride, 8):
+            reduced = vectors.sub(
+                vectors.add(vectors.load(c, row * stride + t), vectors.load(price, n + t)), vectors.splat(price[row])
+            )
+            lane = vectors.find(reduced, vectors.splat(least))
+            if lane < 8:
+                return row, t + lane
+    return -1, -1
+
+
+@njit(cache=True, nogil=True)
+def _violated(source, base, n, m, price, tolerance):
+    """The cell whose reduced cost is furthest below −tolerance, as (row, column); (−1, −1) when there is none."""
+    pad = ALL << np.uint64(((m - 1) & 7) + 1)
+    signs = vectors.splat(np.int64(0))
+    for i in range(n):
+        own = vectors.splat(price[i] - tolerance)
+        for t in range(0, m, 8):
+            cell = vectors.load_wide(source, base + i * m + t)
+            bits = vectors.as_bits(vectors.sub(vectors.add(cell, vectors.load(price, n + t)), own))
+            if t + 8 >= m:
+                bits = vectors.where(pad, np.int64(0), bits)
+            signs = vectors.either(signs, bits)
+    row, column, low = -1, -1, -tolerance
+    if vectors.union(signs) < 0:
+        for i in range(n):
+            for j in range(m):
+                reduced = source[base + i * m + j] - price[i] + price[n + j]
+                if reduced < low:
+                    low, row, column = reduced, i, j
+    return row, column
+
+
+@njit(cache=True, nogil=True)
+def solve_range(
+    marker, cost, supply, demand, warm, flow_out, supply_price, demand_price, basis, iterations, converged, begin, end
+):
+    """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
+
+    The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees of
+    earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and
+    finite, masses non-negative, totals equal up to rounding.
+    """
+    rows, columns = cost.shape[1], cost.shape[2]
+    swap = rows > columns  # the longer side lies along the SIMD lanes
+    n, m = (columns, rows) if swap else (rows, columns)
+    nodes, words, stride = n + m, len(marker), (m + 15) & ~15
+    given, own = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
+    c, near_c = np.full(n * stride, PAD, np.int64), np.full(n * stride, BIG, np.int32)
+    row_mean, column_mean = np.empty(n, np.int64), np.empty(stride, np.int64)
+    s, d = np.empty(n, np.int64), np.empty(m, np.int64)
+    parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    wide = (max(64 * words, n + stride) + 7) & ~7
+    flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
+    near_price = np.zeros(wide + 8, np.int32)
+    sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
+    gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
+    for b in range(begin, end):
+        left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
+        mass = 0.0
+        for i in range(n):
+            mass += left[i]
+        iterations[b], converged[b] = 0, True
+        if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
+            low = cost[b].min()
+            for i in range(rows):
+                supply_price[b, i] = low
+            for j in range(columns):
+                demand_price[b, j] = 0.0
+            basis[b, :] = -2  # no tree
+            continue
+        source, base = given, b * n * m
+        if swap or base + n * m + 8 > len(given):  # transposed, or with room for the vectors that read past the end
+            source, base = own, 0
+            for i in range(n):
+                for j in range(m):
+                    own[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
+        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
+        _masses(left, right, unit, s, d)
+        top = _magnitude(source, base, n * m)
+        scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
+        drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+        root = -1
+        if len(warm):
+            root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
+        if root < 0:
+            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
+        first_prices(c, stride, n, parent, order, root, price)
+        first, limit = 0, 1000 * nodes
+        while True:
+            row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
+            reduced = np.int64(0)
+            if column >= 0:
+                reduced = c[row * stride + column] - price[row] + price[n + column]
+            if reduced >= 0:
+                row, column = _entering_exactly(c, stride, n, price, first)
+                if column < 0:
+                    break
+                reduced = c[row * stride + column] - price[row] + price[n + column]
+            if iterations[b] == limit:
+                converged[b] = False
+                break
+            pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
+            iterations[b] += 1
+        # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word
+        tolerance = nodes * 2.3e-16 * top
+        while True:
+            exact_prices(source, base, m, n, root, parent, exact, stack, done)
+            row, column = _violated(source, base, n, m, exact, tolerance)
+            if row < 0 or iterations[b] >= limit:
+                break
+            pivot(marker, n, row, column, np.int64(0), parent, flow, price, sub, moved, up, down)
+            iterations[b] += 1
+        ounce = 1.0 / unit
+        for x in range(nodes):
+            basis[b, x] = parent[x]
+            if x != root:
+                is_row = x < n
+                i, j = x if is_row else parent[x], (parent[x] if is_row else x) - n
+                amount = ((flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS) * ounce
+                if swap:
+                    flow_out[b, j, i] = amount
+                else:
+                    flow_out[b, i, j] = amount
+        for i in range(rows):
+            supply_price[b, i] = -exact[n + i] if swap else exact[i]
+        for j in range(columns):
+            demand_price[b, j] = exact[j] if swap else -exact[n + j]

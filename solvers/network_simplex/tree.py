@@ -1,0 +1,240 @@
+"""The spanning tree of the network simplex: its start, greedy or warm, its pivots and its prices, compiled by Numba.
+
+Nodes are rows 0 … n−1 and columns n … n+m−1. Each node but the root has a parent and a positive integer flow on the arc
+between; `sub` holds the set of nodes below it, itself included, as `words` words of 64 bits. `words` is the length of
+`marker`: a one-tuple makes it known to the compiler, which then keeps a set in one register.
+"""
+
+import numpy as np
+from numba import njit
+
+from fewshot_cli.kernels import vectors
+
+INDEX_BITS = 11
+BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
+ONE, LANE = np.uint64(1), np.uint64(15)
+
+
+@njit(cache=True, nogil=True)
+def _row_minimum(keyed, gone, row, stride):
+    """Cheapest column still there in a row, as cost · 2^22 + column · 2^11 + row."""
+    low = vectors.splat(BIG)
+    for t in range(0, stride, 16):
+        cell = vectors.numbered(vectors.load(keyed, row * stride + t), np.int32(t))
+        low = vectors.smin(low, vectors.where(gone[t >> 4], BIG, cell))
+    return (np.int64(vectors.lowest(low)) << INDEX_BITS) | row
+
+
+@njit(cache=True, nogil=True)
+def _set(row_key, row, key):
+    """row_key[row] = key, as a vector: a scalar write would stall the vector read that follows."""
+    tile = row & ~7
+    vectors.store(row_key, tile, vectors.where(ONE << np.uint64(row & 7), key, vectors.load(row_key, tile)))
+
+
+@njit(cache=True, nogil=True)
+def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
+    """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
+
+    keyed [n·stride] holds costs. Fills parent, flow, sub and the order in which nodes were crossed out; consumes the
+    masses s and d; returns the root, the node never crossed out. gone and row_key are scratch.
+    """
+    n, m, words = len(s), len(d), len(marker)
+    for x in range(n + m):
+        for w in range(words):
+            sub[x * words + w] = 0
+        sub[x * words + (x >> 6)] = ONE << np.uint64(x & 63)
+    for t in range(len(gone)):
+        gone[t] = 0
+    for i in range(len(row_key)):
+        row_key[i] = FAR
+    for i in range(n):
+        row_key[i] = _row_minimum(keyed, gone, i, stride)
+    rows, columns, root = n, m, 0
+    for step in range(n + m - 1):
+        while True:  # a cached minimum is a lower bound: it holds while its column is there
+            low = vectors.load(row_key, 0)
+            for t in range(8, len(row_key), 8):
+                low = vectors.smin(low, vectors.load(row_key, t))
+            key = vectors.lowest(low)
+            i, j = key & 2047, (key >> INDEX_BITS) & 2047
+            if (gone[j >> 4] >> (np.uint64(j) & LANE)) & ONE == 0:
+                break
+            _set(row_key, i, _row_minimum(keyed, gone, i, stride))
+        take = min(s[i], d[j])
+        s[i] -= take
+        d[j] -= take
+        if columns == 1 or (s[i] == 0 and rows > 1):
+            out, root = i, n + j
+            _set(row_key, i, FAR)
+            rows -= 1
+        else:
+            out, root = n + j, i
+            gone[j >> 4] |= ONE << (np.uint64(j) & LANE)
+            columns -= 1
+        parent[out], flow[out], order[step] = root, take, out
+        for w in range(words):
+            sub[root * words + w] |= sub[out * words + w]
+    parent[root] = -1
+    return root
+
+
+@njit(cache=True, nogil=True)
+def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
+    """Take the tree of an earlier solve; fills what `start` fills and returns its root, or −1 when the new masses do
+    not fit.
+
+    basis [n+m] holds parents. Each node ships what its children leave of its mass, which must be more than nothing.
+    """
+    n, words, nodes = len(s), len(marker), len(s) + len(d)
+    root = -1
+    for x in range(nodes):
+        mass[x] = s[x] if x < n else d[x - n]
+        children[x] = 0
+    for x in range(nodes):
+        p = np.int64(basis[x])
+        if p == -1:
+            if root >= 0:
+                return -1
+            root = x
+        elif p < 0 or p >= nodes or (p < n) == (x < n):
+            return -1
+        else:
+            children[p] += 1
+        parent[x] = p
+    last = 0
+    for x in range(nodes):
+        for w in range(words):
+            sub[x * words + w] = 0
+        sub[x * words + (x >> 6)] = ONE << np.uint64(x & 63)
+        if children[x] == 0:
+            order[last] = x
+            last += 1
+    step = 0
+    while step < last:
+        x = order[step]
+        step += 1
+        p = parent[x]
+        if p < 0:
+            break
+        if mass[x] <= 0:
+            return -1
+        flow[x] = mass[x]
+        mass[p] -= mass[x]
+        for w in range(words):
+            sub[p * words + w] |= sub[x * words + w]
+        children[p] -= 1
+        if children[p] == 0:
+            order[last] = p
+            last += 1
+    return root if last == nodes else -1
+
+
+@njit(cache=True, nogil=True)
+def first_prices(c, stride, n, parent, order, root, price):
+    """Prices of the start: the reduced cost c − row price + column price of every tree arc is zero."""
+    price[root] = 0
+    for k in range(len(order) - 2, -1, -1):
+        x = order[k]
+        p = parent[x]
+        is_row = x < n
+        cell = c[(x if is_row else p) * stride + (p if is_row else x) - n]
+        price[x] = price[p] + (cell if is_row else -cell)
+
+
+@njit(cache=True, nogil=True)
+def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down):
+    """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices.
+
+    Rows and columns alternate along the cycle, and so do rise and fall of the flow: from either end of the entering arc
+    the first arc falls. moved is scratch of one set; up and down take the two paths to the cycle's apex.
+    """
+    words, head = len(marker), n + column
+    word, bit = row >> 6, np.uint64(row & 63)
+    push, leave, from_head = FAR, 0, True
+    x, steps, others = head, 0, 0
+    while (sub[x * words + word] >> bit) & ONE == 0:
+        up[steps] = x
+        if flow[x] < push:
+            push, leave = flow[x], steps
+        steps += 1
+        x = parent[x]
+        if (sub[x * words + word] >> bit) & ONE != 0:
+            break
+        up[steps] = x
+        steps += 1
+        x = parent[x]
+    apex, x = x, row
+    while x != apex:
+        down[others] = x
+        if flow[x] < push:
+            push, leave, from_head = flow[x], others, False
+        others += 1
+        x = parent[x]
+        if x == apex:
+            break
+        down[others] = x
+        others += 1
+        x = parent[x]
+    if from_head:
+        inner, outer, above, shift = up, down, row, -reduced
+    else:
+        inner, outer, above, shift = down, up, head, reduced
+        steps, others = others, steps
+    for w in range(words):
+        moved[w] = sub[inner[leave] * words + w]
+    # what hangs under the leaving arc leaves its old ancestors for those of the entering arc's other end
+    change = -push
+    for k in range(others):
+        x = outer[k]
+        flow[x] += change
+        change = -change
+        for w in range(words):
+            sub[x * words + w] |= moved[w]
+    change = push
+    for k in range(leave + 1, steps):
+        x = inner[k]
+        flow[x] += change
+        change = -change
+        for w in range(words):
+            sub[x * words + w] &= ~moved[w]
+    # the path up to the leaving arc turns round: a node keeps all of the set but what now hangs above it
+    change = push
+    for k in range(leave, 0, -1):
+        x, y = inner[k], inner[k - 1]
+        flow[x], parent[x] = flow[y] + change, y
+        change = -change
+        for w in range(words):
+            sub[x * words + w] = moved[w] & ~sub[y * words + w]
+    x = inner[0]
+    flow[x], parent[x] = push, above
+    for w in range(words):
+        sub[x * words + w] = moved[w]
+        mask = moved[w]
+        for y in range(w << 6, (w << 6) + 64, 8):  # and its prices shift until the entering arc costs nothing
+            vectors.store(price, y, vectors.add_where(vectors.load(price, y), mask, shift))
+            mask >>= np.uint64(8)
+
+
+@njit(cache=True, nogil=True)
+def exact_prices(source, base, m, n, root, parent, price, stack, done):
+    """Prices of the tree from the caller's own costs [n,m] at source[base:]; the root's is zero. stack, done:
+    scratch.
+    """
+    for x in range(n + m):
+        done[x] = False
+    price[root], done[root] = 0.0, True
+    for y in range(n + m):
+        x, top = y, 0
+        while not done[x]:
+            stack[top] = x
+            top += 1
+            x = parent[x]
+        while top > 0:
+            top -= 1
+            x = stack[top]
+            p = parent[x]
+            is_row = x < n
+            cell = np.float64(source[base + (x if is_row else p) * m + (p if is_row else x) - n])
+            price[x] = price[p] + (cell if is_row else -cell)
+            done[x] = True

@@ -1,0 +1,1 @@
+"""Entropic transport by Sinkhorn iterations."""

@@ -1,0 +1,105 @@
+"""Figures of alignment: heat maps, correlations and distances are those of the head's own maps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.config.parts import build_backbone, build_head
+from fewshot_cli.contracts import Alignment
+from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.figures.alignment import Sheet
+from fewshot_cli.weights import checkpoint
+
+RECIPE = (
+    "base: glyphs_5w1s\nbackbone: {name: conv64, channels: 8, last_pool: false}\nhead: {name: "
+    "align, offset_zero: false}\n"
+)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    one = load_recipe(str(Path(tmp_path / "mine.yaml")))
+    backbone = build_backbone(one)
+    checkpoint.save(tmp_path / "w.safetensors", {"backbone": backbone, "head": build_head(one.head, 8, one.solver)}, {})
+    return tmp_path / "w.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def mine(tmp_path):
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+
+
+def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
+    words = (
+        "match",
+        "--recipe",
+        "mine.yaml",
+        "--episode",
+        "3",
+        "--query",
+        "7",
+        "--maps",
+        "--out",
+        "m.png",
+        "--weights",
+        weights,
+        "--data-root",
+        glyph_root,
+    )
+    code, out, err = fsl(*words)
+    assert code == 0, err
+    records = json.loads(out)
+    assert [r["true"] for r in records].count(True) == 1 and len({r["class"] for r in records}) == 5
+    assert all(set(r["distance"]) == {"before", "after_lsc", "after_ssm"} and r["not_converged"] == 0 for r in records)
+    image = Image.open("m.png")
+    assert image.width > 1500 and len(np.unique(np.asarray(image))) > 100
+    # the last distance, over the scale of one, is the logit
+    one = load_recipe("mine.yaml")
+    from fewshot_cli.evaluation.model import Parts
+    from fewshot_cli.figures.matching import against
+
+    parts, split = Parts(one, weights, glyph_root, torch.device("cpu")), open_dataset(one, glyph_root).split("test")
+    left, others = against(one, split, glyph_root, 3, 7)
+    maps = parts.maps(split)
+    with torch.no_grad():
+        logits = parts.head(maps[[s for _, s, _ in others]][None, :, None], maps[left][None, None])[0, 0]
+    assert torch.allclose(-logits, torch.tensor([r["distance"]["after_ssm"] for r in records]), rtol=1e-4)
+
+
+def test_two_files_are_drawn_and_other_requests_refused(fsl, weights, tmp_path, glyph_root):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(
+            tmp_path / name
+        )
+    common = ("match", "a.png", "b.png", "--out", "m.svg", "--data-root", glyph_root)
+    code, out, err = fsl(*common, "--recipe", "mine.yaml", "--maps", "--weights", weights)
+    assert code == 0 and json.loads(out)[0]["right"] == "b.png" and Path("m.svg").read_text().startswith("<?xml"), err
+    for words, code_, said in (
+        (("--recipe", "glyphs_5w1s", "--maps"), 2, "lays no map over another"),
+        (("--recipe", "mine.yaml", "--weights", weights), 2, "has no flow between two pictures"),
+        (("--recipe", "mine.yaml", "--weights", weights, "--maps", "--flows"), 2, "leave out --flows"),
+    ):
+        code, _, err = fsl(*common, *words)
+        assert code == code_ and said in err, err
+
+
+def test_heat_is_the_largest_channel_and_correlations_are_cosines():
+    rng = torch.Generator().manual_seed(0)
+    maps = [torch.randn(4, 2, 3, generator=rng) for _ in range(4)]
+    sheet = Sheet(torch.rand(3, 5, 5), torch.rand(3, 5, 5), Alignment(*maps, None), "")
+    assert torch.equal(sheet.heat()["after_ssm"], maps[3].max(0).values) and torch.equal(
+        sheet.heat()["query"], maps[0].max(0).values
+    )
+    found = sheet.correlations()
+    for name, x in (("before", maps[1]), ("after_lsc", maps[2])):
+        for i in range(6):
+            for j in range(6):
+                want = F.cosine_similarity(maps[0].flatten(1)[:, i], x.flatten(1)[:, j], dim=0)
+                assert torch.allclose(found[name][i, j], want, atol=1e-6)
+    assert sheet.distances()["after_lsc"] == pytest.approx(float((maps[2] - maps[0]).square().sum() / 6))

@@ -1,0 +1,200 @@
+"""The GPU kernel's source without a GPU: as C++ with one lane, with four racing threads, and through NVRTC."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fewshot_cli import registry
+from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.errors import RecipeError
+from fewshot_cli.profiling.problems import generated
+from fewshot_cli.solvers.network_simplex import cuda
+from fewshot_cli.testing import solvers
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    found = shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        pytest.skip("no C++ compiler on this machine")
+    return found
+
+
+class OneLane(Solver):
+    """The kernel compiled as C++ for float32 and float64."""
+
+    exact = True
+
+    def __init__(self, libraries):
+        super().__init__()
+        self.libraries = libraries
+
+    def solve(self, cost, supply, demand):
+        c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))
+        out = [np.zeros_like(c), np.zeros_like(s), np.zeros_like(d), np.zeros(len(c), np.int64), np.zeros(len(c), bool)]
+        self.libraries[cost.dtype].solve(*(ctypes.c_void_p(x.ctypes.data) for x in (c, s, d, *out)), *cost.shape)
+        return Plan(*map(torch.from_numpy, out))
+
+
+@pytest.fixture(scope="module")
+def one_lane(compiler, tmp_path_factory):
+    folder, libraries = tmp_path_factory.mktemp("one_lane"), {}
+    for dtype, name in ((torch.float32, "float"), (torch.float64, "double")):
+        path = folder / f"{name}.so"
+        subprocess.run(
+            [
+                compiler,
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-x",
+                "c++",
+                "-std=c++17",
+                f"-DCOST={name}",
+                "-shared",
+                "-fPIC",
+                "-o",
+                path,
+                cuda.SOURCE,
+            ],
+            check=True,
+        )
+        libraries[dtype] = ctypes.CDLL(str(path))
+    return OneLane(libraries)
+
+
+@pytest.mark.parametrize("check", ["optimal", "priced", "consistent", "careful", "differentiable", "between"])
+def test_one_lane_keeps_the_contract(one_lane, check):
+    assert solvers.CHECKS[check](solvers.Case(one_lane, solvers.Tolerance(1e-10, 1e-11, 1e-6))) is None
+
+
+@pytest.mark.parametrize("size", [(9, 9), (25, 25), (64, 4), (100, 100), (441, 441)])
+def test_one_lane_in_float32_is_as_near_as_float32_can_be(one_lane, size):
+    given = generated(*size, batch=3 if max(size) < 400 else 1)
+    plan, best = one_lane.solve(*given), registry.solver("network_simplex")().solve(*given)
+    assert plan.converged.all()
+    value, least = ((given[0].double() * p.flow.double()).sum((1, 2)) for p in (plan, best))
+    assert ((value - least).abs() <= 2e-7 * least).all()
+    slack = given[0].double() - plan.supply_price[:, :, None].double() - plan.demand_price[:, None].double()
+    assert slack.min() >= -2e-6
+
+
+def test_four_lanes_do_not_race(compiler, tmp_path):
+    harness = Path(__file__).with_name("lanes.cpp")
+    build = [
+        compiler,
+        "-std=c++20",
+        "-O1",
+        "-g",
+        "-I",
+        cuda.SOURCE.parent,
+        "-o",
+        tmp_path / "lanes",
+        harness,
+        "-pthread",
+    ]
+    if subprocess.run([*build, "-fsanitize=thread"], capture_output=True).returncode:
+        pytest.skip("the compiler has no ThreadSanitizer")
+    run = subprocess.run(
+        ["setarch", "-R", tmp_path / "lanes"] if shutil.which("setarch") else [tmp_path / "lanes"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_missing_fence_is_seen(compiler, tmp_path):
+    source = cuda.SOURCE.read_text()
+    broken = source.replace("push = argmin(push, leave);\n    fence();\n", "push = argmin(push, leave);\n")
+    broken = broken.replace(
+        "set_near_price(p, x);\n        }\n    }\n    fence();", "set_near_price(p, x);\n        }\n    }"
+    )
+    assert broken.count("fence();") == source.count("fence();") - 2
+    (tmp_path / "kernel.cu").write_text(broken)
+    for path in (Path(__file__).with_name("lanes.cpp"), cuda.SOURCE.with_name("lanes.cuh")):
+        (tmp_path / path.name).write_text(path.read_text())
+    build = [
+        compiler,
+        "-std=c++20",
+        "-O1",
+        "-fsanitize=thread",
+        "-o",
+        tmp_path / "lanes",
+        tmp_path / "lanes.cpp",
+        "-pthread",
+    ]
+    if subprocess.run(build, capture_output=True).returncode:
+        pytest.skip("the compiler has no ThreadSanitizer")
+    first = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}  # lanes that race may also wait for each other for ever
+    run = subprocess.run([tmp_path / "lanes"], capture_output=True, text=True, timeout=300, env=first)
+    assert run.returncode != 0 and "data race" in run.stderr
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_source_compiles_for_gpus(arch, wide):
+    if find_spec("nvidia") is None or find_spec("nvidia.cuda_nvrtc") is None:
+        pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed")
+    folder = Path(find_spec("nvidia.cuda_nvrtc").submodule_search_locations[0])
+    nvrtc = ctypes.CDLL(str(next(folder.glob("lib/libnvrtc.so.*"))))
+    for size in ((9, 9), (40, 40), (441, 441)):
+        program, length = ctypes.c_void_p(), ctypes.c_size_t()
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), cuda.SOURCE.read_bytes(), b"solve", 0, None, None)
+        options = [x.encode() for x in (f"--gpu-architecture={arch}", *cuda.flags(wide, cuda.lanes(*size)))]
+        code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(length))
+        log = ctypes.create_string_buffer(length.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        assert code == 0, log.value.decode()
+
+
+def test_lanes_and_memory_of_the_sizes_in_use():
+    assert [cuda.lanes(*size) for size in ((25, 25), (32, 32), (33, 32), (441, 441))] == [32, 32, 128, 256]
+    tree, near = cuda.memory(25, 25)
+    assert tree >= 50 * (48 + 16) and near >= 4 * 625 and tree % 16 == near % 16 == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_a_sentence():
+    cls = registry.solver("network_simplex")
+    assert cls().devices == ("cpu",)
+    with pytest.raises(RecipeError, match="network_simplex on cuda: PyTorch sees no CUDA device"):
+        cls(cls.Options(device="cuda"))
+
+
+@pytest.mark.parametrize("fault", [ImportError("No module named 'cupy'"), RuntimeError("CUDA driver is too old")])
+def test_absent_or_broken_cupy_is_a_sentence_with_the_install_command(monkeypatch, fault, capsys):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name == "cupy":
+            raise fault
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pip install 'fewshot-cli[cuda]'" in cuda.missing() and str(fault) in cuda.missing()
+    assert registry.solver("network_simplex")().devices == ("cpu",)
+    assert "solves on the CPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("size", [(9, 9), (25, 25), (64, 4), (100, 100), (441, 441)])
+def test_gpu_gives_the_cpus_answer(size):
+    solver = registry.solver("network_simplex")()
+    given = generated(*size, batch=50 if max(size) < 400 else 2)
+    here, there = solver.solve(*given), solver.solve(*(x.cuda() for x in given))
+    assert there.flow.is_cuda and there.converged.all()
+    value, least = ((given[0].double() * p.flow.cpu().double()).sum((1, 2)) for p in (there, here))
+    assert ((value - least).abs() <= 1e-6 * least).all()

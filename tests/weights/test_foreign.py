@@ -1,0 +1,473 @@
+"""`fsl import`: the authors' networks, written again here, give the same features through our backbones."""
+
+import json
+import pickle
+import re
+import shlex
+
+import pytest
+import torch
+from layouts import Malicious
+from torch import nn
+
+from fewshot_cli import registry
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.errors import DataError, Exit
+from fewshot_cli.weights import checkpoint, foreign
+
+WIDTHS = (4, 6, 8, 10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The networks are tiny: on a busy machine waiting for a second thread costs more than all the arithmetic."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Block(nn.Module):
+    """A block of DeepEMD's and FEAT's ResNet-12: activation first, then the pool."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        for i in (1, 2, 3):
+            setattr(self, f"conv{i}", nn.Conv2d(inputs if i == 1 else outputs, outputs, 3, padding=1, bias=False))
+            setattr(self, f"bn{i}", nn.BatchNorm2d(outputs))
+        self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        leaky = nn.functional.leaky_relu
+        y = leaky(self.bn1(self.conv1(x)), 0.1)
+        y = leaky(self.bn2(self.conv2(y)), 0.1)
+        y = leaky(self.bn3(self.conv3(y)) + self.downsample(x), 0.1)
+        return nn.functional.max_pool2d(y, 2)
+
+
+class Residual(nn.Module):
+    def __init__(self, widths=WIDTHS) -> None:
+        super().__init__()
+        for i, (inputs, outputs) in enumerate(zip((3, *widths), widths, strict=False)):
+            setattr(self, f"layer{i + 1}", nn.Sequential(Block(inputs, outputs)))
+
+    def forward(self, x):
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class Plain(nn.Sequential):
+    """FEAT's ConvNet, whose convolutions have a bias; blocks are named `0` … or, in other versions, `layer1` …"""
+
+    def __init__(self, name: str, first: int, channels: int = 6) -> None:
+        super().__init__()
+        for i in range(4):
+            conv = nn.Conv2d(3 if i == 0 else channels, channels, 3, padding=1)
+            self.add_module(
+                name.format(i + first), nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2))
+            )
+
+
+def lively(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights, and statistics of batch norms that a wrong mapping would not survive."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+                tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
+            elif tensor.ndim == 0:
+                tensor.fill_(7)
+            else:
+                tensor.copy_(torch.randn(tensor.shape, generator=rng) * (0.5 if tensor.ndim == 1 else 0.3))
+    return network.eval()
+
+
+def state(network: nn.Module, prefix: str = "") -> dict:
+    return {prefix + key: tensor for key, tensor in network.state_dict().items()}
+
+
+def ours(path, spec: dict) -> nn.Module:
+    """Our backbone by its sidecar or report, filled from a file."""
+    cls = registry.backbone(spec["name"])
+    module = cls(cls.Options(**{k: v for k, v in spec.items() if k != "name"}))
+    checkpoint.load(path).fill(module, "backbone", "backbone")
+    return module.eval()
+
+
+def same(one: nn.Module, other: nn.Module) -> None:
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        want, got = one(images), other(images)
+    assert want.abs().max() > 0.1 and want.shape == got.shape
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def imported(fsl, tmp_path):
+    """Save a content as w.pth and import it: returns (report, stderr); the weights are in w.safetensors."""
+
+    def run(content: object, *more: str) -> tuple[dict, str]:
+        torch.save(content, tmp_path / "w.pth")
+        code, out, err = fsl("import", "w.pth", "-o", "w.safetensors", *more)
+        assert code == 0, err
+        return json.loads(out), err
+
+    return run
+
+
+@pytest.fixture
+def refused(fsl):
+    """Run an import that must fail: the code, the sentence, no traceback, nothing on stdout."""
+
+    def run(code: Exit, sentence: str, *arguments: object) -> None:
+        got, out, err = fsl("import", *arguments)
+        said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", err).split())
+        assert got == code and re.search(sentence, said), said
+        assert out == "" and "Traceback" not in err and "internal fault" not in err
+
+    return run
+
+
+# What is imported
+
+
+@pytest.mark.parametrize(
+    ("wrap", "prefix"),
+    [
+        ("params", ""),
+        ("params", "encoder."),
+        ("params", "module.encoder."),
+        ("state_dict", "module."),
+        ("model", ""),
+        ("state_dict", "backbone."),
+        ("model", "encoder.module."),
+        (None, ""),
+        (None, "module.encoder."),
+    ],
+)
+def test_resnet12_of_deepemd_gives_the_same_features(imported, tmp_path, wrap, prefix):
+    network = lively(Residual())
+    tensors = state(network, prefix)
+    report, _ = imported({wrap: tensors, "epoch": 3} if wrap else tensors)
+    assert report["backbone"] == {"name": "resnet12", "widths": list(WIDTHS)} and report["left_out"] == []
+    assert report["parameters"] == sum(p.numel() for p in network.parameters())
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+    same(network, ours(tmp_path / "w.pth", report["backbone"]))  # and without an import
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "prefix", "counted"),
+    [
+        ("{}", 0, "encoder.", True),
+        ("{}", 0, "encoder.encoder.", False),
+        ("{}", 0, "module.encoder.encoder.", True),
+        ("layer{}", 1, "", True),
+        ("layer{}", 1, "encoder.", False),
+        ("layer{}", 1, "module.encoder.", True),
+    ],
+)
+def test_convnet_of_feat_gives_the_same_features_without_its_biases(imported, tmp_path, name, first, prefix, counted):
+    network = lively(Plain(name, first))
+    tensors = {k: v for k, v in state(network, prefix).items() if counted or "num_batches" not in k}
+    report, _ = imported({"params": tensors})
+    assert report["backbone"] == {"name": "conv64", "channels": 6}
+    module = ours(tmp_path / "w.safetensors", report["backbone"])
+    same(network, module)
+    assert module.state_dict()["blocks.2.1.num_batches_tracked"] == (7 if counted else 0)
+    same(network, ours(tmp_path / "w.pth", report["backbone"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("conv64", {"channels": 6}),
+        ("resnet12", {"widths": WIDTHS}),
+        ("resnet10", {"widths": WIDTHS}),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_our_own_names_pass(imported, tmp_path, name, options, prefix):
+    cls = registry.backbone(name)
+    network = lively(cls(cls.Options(**options)))
+    report, _ = imported(state(network, prefix), "--backbone", name)
+    assert report["backbone"] == json.loads(json.dumps({"name": name, **options}))
+    written = checkpoint.load(tmp_path / "w.safetensors").tensors
+    assert written.keys() == state(network, "backbone.").keys()
+    assert all(torch.equal(written[k], v) for k, v in state(network, "backbone.").items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_precisions_become_float32(imported, tmp_path, dtype):
+    network = lively(Plain("{}", 0)).to(dtype)
+    report, _ = imported(state(network, "encoder."))
+    tensors = checkpoint.load(tmp_path / "w.safetensors").tensors
+    assert {t.dtype for t in tensors.values()} == {torch.float32, torch.int64}
+    same(network.float(), ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "extra"),
+    [
+        ("", ["fc.weight", "fc.bias"]),
+        ("module.", ["module.fc.weight", "module.classifier.bias"]),
+        ("", ["classifier2.w"]),
+        ("encoder.", ["fc.weight", "encoder.fc.bias", "slf_attn.w_qs.weight"]),
+        ("module.encoder.", ["module.fc.bias"]),
+    ],
+)
+def test_a_classifier_and_what_is_outside_the_encoder_is_left_out_and_said(imported, prefix, extra):
+    more = {key: torch.zeros(2) for key in extra}
+    report, err = imported({"params": state(lively(Residual()), prefix) | more})
+    assert report["left_out"] == extra
+    assert f"left out, not of the backbone: {', '.join(extra)}\n" in err
+
+
+def test_sidecar_report_and_next_command(imported, tmp_path):
+    report, err = imported({"params": state(lively(Residual())) | {"fc.bias": torch.zeros(3)}})
+    sidecar = json.loads((tmp_path / "w.safetensors.json").read_text())
+    source = {"name": "w.pth", "sha256": checkpoint.sha256(tmp_path / "w.pth")}
+    assert sidecar | {"format": 1, "stage": "import", "source": source, "left_out": ["fc.bias"]} == sidecar
+    assert sidecar["backbone"] == report["backbone"] and "terms of their authors" in sidecar["licence"]
+    assert report["path"] == "w.safetensors" and report["sha256"] == sidecar["sha256"]
+    line = err.splitlines()[-1]
+    assert line.startswith("next: fsl eval --recipe mini_imagenet_5w1s --weights w.safetensors --set ")
+    loaded = load_recipe("glyphs_5w1s", [shlex.split(line)[-1]])  # the line can be typed as it is
+    assert loaded.backbone.name == "resnet12" and loaded.backbone.options.widths == WIDTHS
+
+
+def test_the_next_command_says_no_more_than_it_must():
+    spec = load_recipe("mini_imagenet_5w1s").backbone
+    assert {"name": spec.name, "widths": list(spec.options.widths)} == foreign.DEFAULT
+    assert foreign.override(foreign.DEFAULT) == ""
+    assert foreign.override({"name": "conv64", "channels": 64}) == " --set 'backbone={name: conv64, channels: 64}'"
+
+
+def test_eval_takes_the_authors_file_and_the_import_of_it_alike(imported, fsl, glyph_root, tmp_path):
+    imported({"params": state(lively(Plain("{}", 0)), "module.encoder.")})
+    results = []
+    for file in ("w.pth", "w.safetensors"):
+        code, out, err = fsl(
+            "eval",
+            "--recipe",
+            "glyphs_5w1s_prototype",
+            "--weights",
+            file,
+            "--episodes",
+            "5",
+            "--set",
+            "backbone={name: conv64, channels: 6}",
+            "--format",
+            "json",
+            "--data-root",
+            glyph_root,
+        )
+        assert code == 0, err
+        results.append(json.loads(out)["accuracy"])
+    assert results[0] == results[1] > 20
+
+
+def test_a_safetensors_file_of_somebody_else_is_read_too(fsl, tmp_path):
+    from safetensors.torch import save_file
+
+    network = lively(Residual())
+    save_file(state(network), tmp_path / "hub.safetensors")
+    code, out, err = fsl("import", "hub.safetensors", "-o", "w.safetensors")
+    assert code == 0, err
+    same(network, ours(tmp_path / "w.safetensors", json.loads(out)["backbone"]))
+
+
+# What is refused
+
+
+def changed(key: str, tensor: torch.Tensor | None) -> dict:
+    """A ResNet-12 with one tensor replaced, added or, for None, taken away."""
+    tensors = state(lively(Residual())) | {key: tensor}
+    return {k: v for k, v in tensors.items() if v is not None}
+
+
+TORCHVISION = {
+    "conv1.weight": torch.ones(64, 3, 7, 7),
+    "bn1.weight": torch.ones(64),
+    "layer1.0.conv1.weight": torch.ones(64, 64, 3, 3),
+}
+WRONG = {
+    "unknown": (
+        TORCHVISION,
+        r"w\.pth: its tensors are of no known backbone \(the first are conv1\.weight, bn1\.weight, "
+        r"layer1\.0\.conv1\.weight\); understood are ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\); "
+        r".*ConvNet of FEAT \(0\.0\.weight\).*our conv64 \(blocks\.0\.0\.weight\)",
+    ),
+    "missing": (
+        changed("layer2.0.conv3.weight", None),
+        r"w\.pth: has no layer2\.0\.conv3\.weight, which resnet12 needs; ",
+    ),
+    "missing statistics": (
+        changed("layer4.0.downsample.1.running_var", None),
+        r"has no layer4\.0\.downsample\.1\.running_var, which resnet12 needs",
+    ),
+    "shape": (
+        changed("layer2.0.conv2.weight", torch.ones(6, 5, 3, 3)),
+        r"layer2\.0\.conv2\.weight is \[6, 5, 3, 3\], resnet12 of widths 4-6-8-10 needs \[6, 6, 3, 3\]; ",
+    ),
+    "scalar": (
+        changed("layer2.0.conv1.weight", torch.tensor(1.0)),
+        r"its widths are 4-0-8-10, resnet12 takes 1 to 4096",
+    ),
+    "grey": (
+        changed("layer1.0.conv1.weight", torch.ones(4, 1, 3, 3)),
+        r"layer1\.0\.conv1\.weight is \[4, 1, 3, 3\], .* needs \[4, 3, 3, 3\]",
+    ),
+    "uneven": (
+        state(Plain("{}", 0)) | {"3.0.weight": torch.ones(7, 6, 3, 3)},
+        r"3\.0\.weight is \[7, 6, 3, 3\], conv64 of widths 6-6-6-6 needs \[6, 6, 3, 3\]",
+    ),
+    "changed network": (
+        changed("layer1.0.se.fc1.weight", torch.ones(2)),
+        r"holds layer1\.0\.se\.fc1\.weight, which resnet12 does not have; ",
+    ),
+    "deeper": (changed("layer1.1.conv1.weight", torch.ones(4, 4, 3, 3)), r"holds layer1\.1\.conv1\.weight, which"),
+    "NaN": (
+        changed("layer1.0.bn1.bias", torch.tensor([0, 0, 0, float("nan")])),
+        r"w\.pth: layer1\.0\.bn1\.bias holds NaN or infinity",
+    ),
+    "too large": (
+        changed("layer1.0.bn1.bias", torch.full((4,), 1e300, dtype=torch.float64)),
+        r"backbone\.blocks\.0\.body\.1\.bias holds values beyond torch\.float32",
+    ),
+    "no tensors": ({"params": {"layer1.0.conv1.weight": 3}}, r"is not a mapping of names to tensors"),
+    "list": ([torch.ones(1)], r"is not a mapping of names to tensors"),
+    "empty": ({}, r"is not a mapping of names to tensors"),
+    "sparse": (changed("layer1.0.bn1.bias", torch.zeros(4).to_sparse()), r"is not a mapping of names to tensors"),
+    "complex": (changed("layer1.0.bn1.bias", torch.zeros(4) * 1j), r"is not a mapping of names to tensors"),
+    "8 bits": (changed("layer1.0.bn1.bias", torch.zeros(4).to(torch.float8_e4m3fn)), r"is not a mapping of names to"),
+    "no data": (changed("layer1.0.bn1.bias", torch.zeros(4, device="meta")), r"is not a mapping of names to tensors"),
+    "escape code": (changed("layer1.0.\x1b[2Jx", torch.zeros(4)), r"is not a mapping of names to tensors"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_contents_are_refused(refused, tmp_path, case):
+    content, sentence = WRONG[case]
+    torch.save(content, tmp_path / "w.pth")
+    refused(Exit.DATA, sentence, "w.pth", "-o", "out/w.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"<!DOCTYPE html><title>Google Drive</title>",
+            r"not a readable file of PyTorch tensors \(it is neither an archive",
+        ),
+        (b"", r"not a readable file of PyTorch tensors"),
+        (b"PK\x03\x04 and no more", r"not a readable file of PyTorch tensors"),
+        (None, r"w\.pth: no such weights file; give a \.pth"),
+    ],
+)
+def test_files_that_are_no_checkpoints_are_refused(refused, tmp_path, content, sentence):
+    if content is not None:
+        (tmp_path / "w.pth").write_bytes(content)
+    refused(Exit.DATA, sentence, "w.pth", "-o", "w.safetensors")
+
+
+def test_a_file_that_cannot_be_read_is_named(refused):
+    refused(Exit.DATA, r"/proc/self/mem: Input/output error", "/proc/self/mem", "-o", "w.safetensors")
+
+
+def test_a_folder_is_a_usage_error_and_a_tar_archive_is_to_be_unpacked(refused, tmp_path):
+    import tarfile
+
+    (tmp_path / "folder").mkdir()
+    refused(Exit.USAGE, r"is a directory", "folder", "-o", "w.safetensors")
+    with tarfile.open(tmp_path / "w.tar", "w") as archive:
+        archive.add(tmp_path / "folder", "folder")
+    refused(Exit.DATA, r"w\.tar: is a tar archive; unpack it", "w.tar", "-o", "w.safetensors")
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_pickle_with_code_is_refused_and_not_run(refused, tmp_path, how):
+    flag, path = tmp_path / "ran", tmp_path / "evil.pth"
+    content = {"params": state(lively(Residual())), "more": Malicious(flag)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Malicious(flag), protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    refused(
+        Exit.DATA,
+        r"evil\.pth: holds more than tensors, so loading it could run code",
+        "evil.pth",
+        "-o",
+        "w.safetensors",
+    )
+    assert not flag.exists() and not (tmp_path / "w.safetensors").exists()
+
+
+def test_the_backbone_asked_for_must_be_the_one_found(refused, imported, tmp_path):
+    torch.save(state(lively(Residual())), tmp_path / "w.pth")
+    refused(
+        Exit.DATA,
+        r"w\.pth: these are weights of resnet12, not of conv64; leave out --backbone",
+        "w.pth",
+        "-o",
+        "w.safetensors",
+        "--backbone",
+        "conv64",
+    )
+    refused(
+        Exit.USAGE,
+        r"unknown backbone 'resnet13' \(did you mean 'resnet12'",
+        "w.pth",
+        "-o",
+        "w.safetensors",
+        "--backbone",
+        "resnet13",
+    )
+    assert imported(state(lively(Residual())), "--backbone", "resnet12")[0]["backbone"]["name"] == "resnet12"
+
+
+def test_nothing_is_overwritten_without_force(refused, imported, tmp_path):
+    imported(state(lively(Residual())))
+    before = (tmp_path / "w.safetensors").read_bytes()
+    torch.save(state(lively(Residual(), seed=1)), tmp_path / "v.pth")
+    refused(Exit.USAGE, r"w\.safetensors: already exists; .*--force", "v.pth", "-o", "w.safetensors")
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+    (tmp_path / "x.safetensors.json").write_text("mine")
+    refused(Exit.USAGE, r"x\.safetensors\.json: already exists", "v.pth", "-o", "x.safetensors")
+    assert (tmp_path / "x.safetensors.json").read_text() == "mine"
+    report, _ = imported(state(lively(Residual(), seed=1)), "--force")
+    assert (tmp_path / "w.safetensors").read_bytes() != before
+    same(lively(Residual(), seed=1), ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+def test_places_that_are_no_weights_files_are_refused(refused, tmp_path):
+    torch.save(state(lively(Residual())), tmp_path / "w.pth")
+    (tmp_path / "file").write_text("kept")
+    refused(Exit.USAGE, r"out\.pth: must end in \.safetensors; write -o out\.safetensors", "w.pth", "-o", "out.pth")
+    refused(Exit.USAGE, r"[Mm]issing option .*--out", "w.pth")
+    refused(Exit.DATA, r"file/w\.safetensors: .* choose another folder", "w.pth", "-o", "file/w.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "w.pth"]
+
+
+def test_weights_of_another_network_say_what_they_are(tmp_path):
+    torch.save(state(lively(Residual()), "module."), tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"which backbone needs \(these are weights of resnet12\)"):
+        ours(tmp_path / "w.pth", {"name": "conv64", "channels": 4})
+    torch.save(changed("layer2.0.conv3.weight", None), tmp_path / "v.pth")
+    with pytest.raises(DataError, match=r"v\.pth: has no layer2\.0\.conv3\.weight, which resnet12 needs"):
+        ours(tmp_path / "v.pth", {"name": "resnet12", "widths": WIDTHS})
+
+
+# The networks themselves
+
+
+@pytest.mark.parametrize(("name", "depth", "channels"), [("resnet10", 9, 512), ("resnet12", 12, 640)])
+def test_residual_networks_have_the_depth_and_output_of_the_paper(name, depth, channels):
+    """Depth in 3×3 convolutions: ResNet-10's name counts the classifier too, ResNet-12's does not."""
+    module = registry.backbone(name)().eval()
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) == depth
+    with torch.no_grad():
+        assert module(torch.zeros(1, 3, 84, 84)).shape == (1, channels, 5, 5)
+    cls = type(module)
+    assert cls(cls.Options(last_pool=False, widths=WIDTHS))(torch.zeros(2, 3, 16, 16)).shape == (2, 10, 2, 2)
+    assert {"blocks.0.body.0.weight", "blocks.3.shortcut.1.running_var"} <= set(module.state_dict())
