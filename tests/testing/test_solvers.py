@@ -266,10 +266,10 @@ def test_qpth_is_right_after_the_number_of_threads_was_set():
         pytest.skip(reason)
     code = (
         "import torch; torch.set_num_threads(2)\n"
-        "from fewshot_cli import suite\n"
-        "from fewshot_cli.problems import family\n"
+        "from fewshot_cli.testing import solvers\n"
+        "from fewshot_cli.testing.families import family\n"
         "given = family('random', 16, 16, 3)\n"
-        "gap = suite.case('qpth').value(*given) - suite.case('network_simplex').value(*given)\n"
+        "gap = solvers.case('qpth').value(*given) - solvers.case('network_simplex').value(*given)\n"
         "assert gap.abs().max() < 1e-3, gap\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

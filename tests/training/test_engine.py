@@ -381,7 +381,7 @@ def test_an_allocation_of_several_tasks_does_not_disturb_one_process(glyph_root,
 def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path):
     (tmp_path / "probe.py").write_text(
         "import os, signal, sys, torch\n"
-        "from fewshot_cli import app\n"
+        "from fewshot_cli.cli import app\n"
         "from fewshot_cli.runtime.processes import launch\n"
         "def work(**_):\n"
         "    world = launch(torch.device('cpu'), 2, None)\n"
