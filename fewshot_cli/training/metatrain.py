@@ -13,6 +13,7 @@ from fewshot_cli.config.parts import build_backbone, build_extractor, build_head
 from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler
+from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.features.embed import pool_patches
@@ -207,7 +208,7 @@ def _phase(
     side = decoded_side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: pixels.Pixels(split, recipe, side, root, world))
+    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):

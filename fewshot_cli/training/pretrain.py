@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from fewshot_cli.config.parts import build_backbone, build_classifier, build_head
 from fewshot_cli.config.schema import PretrainSpec, Recipe
+from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation import classification
@@ -96,7 +97,7 @@ def pretrain(
     side = spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: pixels.Pixels(split, recipe, side, root, world))
+    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
