@@ -1,0 +1,46 @@
+"""`fsl compare` refuses runs that were evaluated on other images, whose episodes only look alike."""
+
+import json
+
+import pytest
+
+ACCURACIES = {"a": [60.0, 80.0, 70.0], "b": [50.0, 74.0, 72.0]}  # differences 10, 6 and −2
+
+
+@pytest.fixture
+def compare(fsl, tmp_path):
+    """Compare two runs of the same classes, of images with these hashes: returns (exit code, stdout, stderr)."""
+
+    def run(*hashes):
+        for (name, accuracies), data in zip(ACCURACIES.items(), hashes, strict=True):
+            folder = tmp_path / name
+            folder.mkdir()
+            records = [
+                {"episode": i, "classes": ["cat", "dog"], "correct": 1, "queries": 2, "accuracy": accuracy}
+                for i, accuracy in enumerate(accuracies)
+            ]
+            (folder / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+            if data is not None:
+                (folder / "config.json").write_text(json.dumps({"verb": "eval", "identity": {"data": data}}))
+        return fsl("compare", tmp_path / "a", tmp_path / "b")
+
+    return run
+
+
+def test_runs_on_other_images_are_refused(compare, tmp_path):
+    code, out, err = compare("1" * 64, "2" * 64)
+    assert code == 3 and out == ""
+    assert f"{tmp_path / 'a'} and {tmp_path / 'b'} were evaluated on different" in err
+
+
+@pytest.mark.parametrize(
+    "hashes",
+    [("1" * 64, "1" * 64), ("1" * 64, None), (None, None)],
+    ids=["the same", "one does not say", "neither says"],
+)
+def test_runs_that_may_be_on_the_same_images_are_paired(compare, hashes):
+    code, out, err = compare(*hashes)
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["episodes"] == 3
+    assert result["difference"]["accuracy"] == pytest.approx(14 / 3)
