@@ -1,0 +1,78 @@
+"""An allocator that gives up is answered by a sentence on what to lower; any other fault is not."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from fewshot_cli.cli import app
+
+BEYOND = 1 << 60  # bytes, more than any machine can address
+
+
+def on_a_gpu():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee the documentation")
+
+
+def without_a_message():
+    raise MemoryError
+
+
+GIVES_UP = {
+    "Python": lambda: bytearray(BEYOND),
+    "NumPy": lambda: np.empty(BEYOND, np.uint8),
+    "PyTorch on a CPU": lambda: torch.empty(BEYOND, dtype=torch.uint8),
+    "PyTorch on a GPU": on_a_gpu,
+    "without a message": without_a_message,
+}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Make `fsl` one command that fails in a given way."""
+
+    def make(work):
+        commands = typer.Typer(pretty_exceptions_enable=False)
+
+        @commands.command()
+        def fail(debug: bool = False):
+            work()
+
+        monkeypatch.setattr(app, "app", commands)
+
+    return make
+
+
+@pytest.mark.parametrize("work", GIVES_UP.values(), ids=GIVES_UP)
+def test_a_lack_of_memory_is_a_sentence(fsl, failing, work):
+    failing(work)
+    code, out, err = fsl()
+    assert code == 3 and out == ""
+    assert err.startswith("fsl: out of memory") and err.count("\n") == 1  # one line, whatever the allocator wrote
+    assert "lower --batch" in err and "pretrain.batch" in err
+    assert "internal fault" not in err and "Traceback" not in err
+
+
+def test_what_the_allocator_said_is_kept(fsl, failing):
+    failing(on_a_gpu)
+    assert "CUDA out of memory. Tried to allocate 20.00 GiB." in fsl()[2]
+
+
+def test_another_fault_is_still_an_internal_one(fsl, failing):
+    def work():
+        raise RuntimeError("shapes do not fit")
+
+    failing(work)
+    code, _, err = fsl()
+    assert code == 3
+    assert "internal fault" in err and "shapes do not fit" in err and "out of memory" not in err
+
+
+@pytest.mark.parametrize("work", GIVES_UP.values(), ids=GIVES_UP)
+def test_with_debug_the_fault_itself_comes_out(failing, monkeypatch, work):
+    failing(work)
+    monkeypatch.setattr(sys, "argv", ["fsl", "--debug"])
+    with pytest.raises((MemoryError, RuntimeError)):
+        app.main()
