@@ -18,13 +18,10 @@ from recorder import Recorder, bare
 from fewshot_cli.cli.options import data_root
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.data.episodes import Sampler
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.evaluation import episodes
-from fewshot_cli.evaluation.model import load_parts
-from fewshot_cli.features.cache import cached_features
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.processes import World
-from fewshot_cli.weights.find import find_weights
 
 
 def main() -> None:
@@ -37,11 +34,9 @@ def main() -> None:
     given = parser.parse_args()
     loaded = load_recipe(given.recipe, solver=given.solver)
     root, device = data_root(None), torch.device("cpu")
-    weights = find_weights(loaded, given.weights)
-    backbone, head = load_parts(loaded, weights)
-    split = open_dataset(loaded, root).split("test")
-    features, _ = cached_features(loaded, split, backbone, weights.checkpoint.sha256, root, World(device))
-    sampler = Sampler(split, 5, 1, 15, loaded.seed)
+    model = Model.open(loaded, root, World(device), given.weights)
+    head, features = model.head, model.features()
+    sampler = Sampler(model.split, 5, 1, 15, loaded.seed)
     batch = episodes.episodes_per_call(head, sampler, features)
 
     def whole() -> float:

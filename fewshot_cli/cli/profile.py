@@ -169,22 +169,16 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tup
             raise FslError("--weights needs --recipe, whose backbone they fill")
         return problems.generated, "invented features"
     from fewshot_cli.config.load import load_recipe
-    from fewshot_cli.data.prepare import open_dataset
-    from fewshot_cli.evaluation.model import load_parts
-    from fewshot_cli.features.cache import cached_features
+    from fewshot_cli.evaluation.model import Model
     from fewshot_cli.runtime.processes import World
-    from fewshot_cli.weights.find import find_weights
 
-    loaded = load_recipe(recipe)
-    split = open_dataset(loaded, root).split(loaded.eval.split)
-    found = find_weights(loaded, weights)
-    backbone, _ = load_parts(loaded, found)
-    features, _ = cached_features(loaded, split, backbone, found.checkpoint.sha256, root, World(device))
+    model = Model.open(load_recipe(recipe), root, World(device), weights)
+    features, labels = model.features(), model.split.labels
 
     def make(n: int, m: int, batch: int, seed: int) -> problems.Problems:
-        return problems.from_features(features, split.labels, n, m, batch, seed)
+        return problems.from_features(features, labels, n, m, batch, seed)
 
-    return make, f"features of {loaded.name}"
+    return make, f"features of {model.recipe.name}"
 
 
 def _rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

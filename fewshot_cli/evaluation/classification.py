@@ -3,9 +3,10 @@ trained on.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from torch import Tensor
 from fewshot_cli import transport
 from fewshot_cli.config.parts import build_backbone, build_classifier
 from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone, Classifier
 from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
-from fewshot_cli.data.store import Store
+from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.results import judge
+from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, judge
 from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
@@ -32,7 +34,7 @@ PREDICTIONS = "predictions.jsonl"
 
 
 @torch.no_grad()
-def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, world: World) -> Tensor:
+def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, processes: World) -> Tensor:
     """The five likeliest classes [N,5] of decoded pictures (fewer of fewer classes), best first, in evaluation mode.
 
     The processes share the pictures. Raises `DataError` for NaN logits.
@@ -42,9 +44,9 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
     classifier.eval()
     found = []
     with progress("classify", len(images)) as bar:
-        for start in range(BATCH * world.rank, len(images), BATCH * world.size):
+        for start in range(BATCH * processes.rank, len(images), BATCH * processes.size):
             some = images[start : start + BATCH]
-            views = normalise(some.to(world.device), recipe.image).contiguous(memory_format=torch.channels_last)
+            views = normalise(some.to(processes.device), recipe.image).contiguous(memory_format=torch.channels_last)
             logits = classifier(backbone(views).float())
             if not torch.isfinite(logits).all():
                 raise DataError(f"pictures {start}-{start + len(some) - 1}: NaN or infinite logits; check the weights")
@@ -52,11 +54,13 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
             bar.update(start + len(some))
     backbone.train(training[0])
     classifier.train(training[1])
-    return torch.cat([top for _, top in sorted((x for part in world.gather(found) for x in part), key=lambda x: x[0])])
+    return torch.cat(
+        [top for _, top in sorted((x for part in processes.gather(found) for x in part), key=lambda x: x[0])]
+    )
 
 
 def validator(
-    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, world: World
+    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, processes: World
 ) -> Callable[[], dict[str, float]] | None:
     """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such
     split.
@@ -64,120 +68,157 @@ def validator(
     if "val" not in store.index["splits"]:
         return None
     split = store.split("val")
-    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
+    pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
 
     def validate() -> dict[str, float]:
-        hits = predict(recipe, pixels.images, backbone, classifier, world)[:, 0] == split.labels
+        hits = predict(recipe, pixels.images, backbone, classifier, processes)[:, 0] == split.labels
         return dict(zip(("accuracy", "ci95"), share_ci95(int(hits.sum()), len(hits)), strict=True))
 
     return validate
 
 
-def trained(recipe: Recipe, given: Path | None) -> FoundWeights:
-    """The weights of a recipe's pre-training. Raises `DataError` for weights without the classifier."""
-    weights = find_weights(recipe, given, stages=("pretrain",))
-    if not any(name.startswith("classifier.") for name in weights.checkpoint.tensors):
-        raise DataError(
-            f"{weights.label}: holds no classifier, which protocol classification needs; give the weights of "
-            "`fsl pretrain`"
-        )
-    return weights
+class ClassModel:
+    """A recipe of protocol `classification` with its weights, its backbone and its classifier in place.
 
-
-def load_parts(
-    recipe: Recipe, weights: FoundWeights, classes: int, device: torch.device
-) -> tuple[Backbone, Classifier]:
-    """Backbone, on the CPU, and classifier, on the device, with the weights. Raises `DataError` when these do not
-    fit.
+    `classes` are those that the classifier tells apart.
     """
-    backbone, spec = build_backbone(recipe), recipe.pretrain.classifier
-    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
-    classifier = build_classifier(spec, backbone.channels, classes, recipe.classifier_solver, device)
-    weights.checkpoint.fill(classifier, "classifier", f"classifier {spec.name}")
-    return backbone, classifier
+
+    weights: FoundWeights
+    classes: list[str]
+    backbone: Backbone[Any]
+    classifier: Classifier[Any]
+
+    def __init__(self, recipe: Recipe, root: Path, processes: World) -> None:
+        self.recipe, self.root, self.processes = recipe, root, processes
+
+    @classmethod
+    def open(
+        cls,
+        recipe: Recipe,
+        root: Path,
+        processes: World,
+        weights: Path | None = None,
+        *,
+        with_dataset: bool = False,
+    ) -> Self:
+        """The model of a recipe; `weights` is a file in place of the recipe's own.
+
+        Raises `DataError` for weights without a classifier or of another shape than the recipe's parts; and
+        `with_dataset` also for a split of other classes than the weights were trained on, or that is not prepared.
+        """
+        model = cls(recipe, root, processes)
+        if with_dataset:
+            _ = model.split  # a missing dataset is told before missing weights
+        model.weights = processes.each(lambda: find_weights(recipe, weights, stages=("pretrain",)))
+        if not any(name.startswith("classifier.") for name in model.weights.checkpoint.tensors):
+            raise DataError(
+                f"{model.weights.label}: holds no classifier, which protocol classification needs; give the weights of "
+                "`fsl pretrain`"
+            )
+        trained_on = model.weights.checkpoint.sidecar.get("classes")
+        if with_dataset and trained_on is not None and trained_on != model.split.classes:
+            raise DataError(
+                f"{root / recipe.store}: the {model.split.split} split has other classes than the weights were trained "
+                f"on ({len(model.split.classes)}, {len(trained_on)}); protocol episodes is for new classes"
+            )
+        model.classes = trained_on or model.split.classes
+        model._fill()
+        return model
+
+    def _fill(self) -> None:
+        recipe, weights, spec = self.recipe, self.weights.checkpoint, self.recipe.pretrain.classifier
+        backbone = build_backbone(recipe)
+        weights.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+        classifier = build_classifier(
+            spec, backbone.channels, len(self.classes), recipe.classifier_solver, self.processes.device
+        )
+        weights.fill(classifier, "classifier", f"classifier {spec.name}")
+        self.backbone = backbone.to(self.processes.device, memory_format=torch.channels_last).eval()
+        self.classifier = classifier.eval()
+
+    @cached_property
+    def split(self) -> Split:
+        """The split of the recipe's dataset that it evaluates (`eval.split`)."""
+        return self.processes.first(lambda: open_dataset(self.recipe, self.root)).split(self.recipe.eval.split)
 
 
 def evaluate_classes(
-    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, given: Path | None, check: bool
-) -> dict[str, Any] | None:
-    """Evaluate a recipe's backbone and classifier and return the summary; None when `run_dir` is None, after all
-    checks.
-
-    Raises `DataError` for weights without the classifier and for a split of other classes than those trained on.
+    recipe: Recipe,
+    root: Path,
+    run_dir: Path | None,
+    resume: bool,
+    processes: World,
+    weights: Path | None = None,
+    check: bool = False,
+) -> ClassificationResult | None:
+    """Evaluate a recipe's backbone and classifier and return the result; None when `run_dir` is None, after all
+    checks. Raises `DataError`.
     """
     begin = perf_counter()
-    store = world.first(lambda: open_dataset(recipe, root))
-    split = store.split(recipe.eval.split)
-    weights = world.each(lambda: trained(recipe, given))
-    named = weights.checkpoint.sidecar.get("classes")
-    if named is not None and named != split.classes:
-        raise DataError(
-            f"{store.path}: the {split.split} split has other classes than the weights were trained on "
-            f"({len(split.classes)}, {len(named)}); protocol episodes is for new classes"
-        )
-    backbone, classifier = load_parts(recipe, weights, len(split.classes), world.device)
-    spec = recipe.pretrain.classifier
+    model = ClassModel.open(recipe, root, processes, weights, with_dataset=True)
     if run_dir is None:
         return None
-    drop = ("metatrain", "weights", "episode")
-    run = Run.shared(
-        world,
-        run_dir,
-        "eval",
-        recipe,
-        {
-            "device": world.device.type,
-            "data": split.sha256,
-            "weights": weights.checkpoint.sha256,
-            "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
-        },
-        resume,
-    )
+    split = model.split
+    identity = {
+        "device": processes.device.type,
+        "data": split.sha256,
+        "weights": model.weights.checkpoint.sha256,
+        "recipe": deciding(recipe, "classification"),
+    }
+    run = Run.shared(processes, run_dir, "eval", recipe, identity, resume)
     say(f"run directory: {run_dir}")
-    pixels = world.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, world))
-    backbone = backbone.to(world.device, memory_format=torch.channels_last)
-    with transport.ledger() as book:
-        top = predict(recipe, pixels.images, backbone, classifier, world)
+    pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
+    with transport.ledger() as ledger:
+        top = predict(recipe, pixels.images, model.backbone, model.classifier, processes)
     run.truncate(PREDICTIONS, 0)
-    run.append(
-        PREDICTIONS,
-        [
-            {"picture": i, "class": split.classes[t], "top": [split.classes[c] for c in row]}
-            for i, (t, row) in enumerate(zip(split.labels.tolist(), top.tolist(), strict=True))
-        ],
-    )
-    hits = top == split.labels[:, None]
-    first, ci95 = share_ci95(int(hits[:, 0].sum()), len(hits))
-    among, among_ci95 = share_ci95(int(hits.any(1).sum()), len(hits))
-    iterations = torch.cat([x.float() for x in book.iterations]) if book.iterations else None
-    summary = {
+    run.append(PREDICTIONS, _predictions(split, top))
+    seconds = {"solver": ledger.seconds, "total": perf_counter() - begin}
+    result = _result(model, top == split.labels[:, None], ledger, seconds, run_dir)
+    run.finish(judge(result, recipe) if check else result)
+    return result
+
+
+def _predictions(split: Split, top: Tensor) -> list[PredictionRecord]:
+    pairs = zip(split.labels.tolist(), top.tolist(), strict=True)
+    return [
+        {"picture": i, "class": split.classes[label], "top": [split.classes[c] for c in likeliest]}
+        for i, (label, likeliest) in enumerate(pairs)
+    ]
+
+
+def _result(
+    model: ClassModel, hits: Tensor, ledger: transport.Ledger, seconds: dict[str, float], run_dir: Path
+) -> ClassificationResult:
+    """The result of `hits` [N,5]: whether each of an image's likeliest classes is its own."""
+    recipe, processes, split = model.recipe, model.processes, model.split
+    top1, top1_ci95 = share_ci95(int(hits[:, 0].sum()), len(hits))
+    top5, top5_ci95 = share_ci95(int(hits.any(1).sum()), len(hits))
+    counted = torch.cat([x.float() for x in ledger.iterations]) if ledger.iterations else None
+    iterations = None if counted is None else {"mean": float(counted.mean()), "spread": float(counted.std())}
+    return {
         "format": 1,
         "protocol": "classification",
         "recipe": recipe.name,
         "dataset": recipe.store,
         "split": split.split,
         "backbone": recipe.backbone.name,
-        "classifier": spec.name,
-        "solver": recipe.classifier_solver.name if classifier.solver else None,
+        "classifier": recipe.pretrain.classifier.name,
+        "solver": recipe.classifier_solver.name if model.classifier.solver else None,
         "classes": len(split.classes),
         "pictures": len(split),
-        "accuracy": first,
-        "ci95": ci95,
-        "top5": among,
-        "top5_ci95": among_ci95,
+        "accuracy": top1,
+        "ci95": top1_ci95,
+        "top5": top5,
+        "top5_ci95": top5_ci95,
         "interval": INTERVAL_PICTURES,
-        "not_converged": sum(world.gather(sum(book.failures(1)))),
-        "iterations": None
-        if iterations is None
-        else {"mean": float(iterations.mean()), "spread": float(iterations.std())},
-        "seconds": {"solver": book.seconds, "total": perf_counter() - begin},
+        "not_converged": sum(processes.gather(sum(ledger.failures(1)))),
+        "iterations": iterations,
+        "seconds": seconds,
         "seed": recipe.seed,
-        "weights": weights.label,
-        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
+        "weights": model.weights.label,
+        "hashes": {"weights": model.weights.checkpoint.sha256, "data": split.sha256},
         "versions": versions(),
-        "device": str(world.device),
-        "processes": world.size,
+        "device": str(processes.device),
+        "processes": processes.size,
         "run_dir": str(run_dir),
     }
-    run.finish(judge(summary, recipe) if check else summary)
-    return summary

@@ -3,27 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.config.parts import matching_device
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler, gather
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.model import load_parts, sampler_of
-from fewshot_cli.evaluation.results import judge
+from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult, judge
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
-from fewshot_cli.features.cache import cached_features
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, versions
-from fewshot_cli.weights.find import find_weights
 
+RECORDS = "episodes.jsonl"
 BUDGET = 64 << 20  # elements of the largest tensors in one call, so that a batch of episodes fits the memory
 
 
@@ -45,7 +41,7 @@ def _logits(head: Head, support: Tensor, query: Tensor) -> Tensor:
 @torch.no_grad()
 def run_batch(
     head: Head, features: Tensor, sampler: Sampler, numbers: range, name: Callable[[int], str] = str
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[EpisodeRecord], float]:
     """Records of the episodes `numbers` and the seconds spent inside the solver; features live where the head works.
 
     A record holds the episode's number, its classes, the correct answers, the accuracy in per cent and the problems a
@@ -57,7 +53,7 @@ def run_batch(
     if not torch.isfinite(logits).all():
         raise DataError(f"episodes {numbers.start}-{numbers.stop - 1}: NaN or infinite logits; check the weights")
     guess = logits.argmax(-1).cpu()
-    records = []
+    records: list[EpisodeRecord] = []
     for episode, row, failed in zip(episodes, guess, book.failures(len(episodes)), strict=True):
         labels = episode.labels()
         correct = int((row == labels).sum())
@@ -80,20 +76,20 @@ def run_episodes(
     sampler: Sampler,
     numbers: range,
     batch: int,
-    done: Callable[[list[dict[str, Any]]], None],
+    done: Callable[[list[EpisodeRecord]], None],
     name: Callable[[int], str] = str,
-    world: World | None = None,
+    processes: World | None = None,
 ) -> dict[str, float]:
     """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on
     every process. Returns seconds, those in the solver summed over the processes.
     """
     begin, inside = perf_counter(), 0.0
-    world = world or World(features.device)
+    processes = processes or World(features.device)
     batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
-    for i in range(0, len(batches), world.size):
-        own = batches[i + world.rank : i + world.rank + 1]
-        found = world.each(lambda own=own: run_batch(head, features, sampler, own[0], name) if own else ([], 0.0))
-        for records, spent in world.gather(found):
+    for i in range(0, len(batches), processes.size):
+        own = batches[i + processes.rank : i + processes.rank + 1]
+        found = processes.each(lambda own=own: run_batch(head, features, sampler, own[0], name) if own else ([], 0.0))
+        for records, spent in processes.gather(found):
             inside += spent
             if records:
                 done(records)
@@ -105,77 +101,68 @@ def evaluate_episodes(
     root: Path,
     run_dir: Path | None,
     resume: bool,
-    world: World,
-    given: Path | None,
-    batch: int,
-    check: bool,
-) -> dict[str, Any] | None:
-    """Evaluate a recipe and return its summary; None when `run_dir` is None, after everything was checked.
+    processes: World,
+    weights: Path | None = None,
+    batch: int = 0,
+    check: bool = False,
+) -> EpisodesResult | None:
+    """Evaluate a recipe and return its result; None when `run_dir` is None, after everything was checked.
 
-    `batch` is the number of episodes in one solver call (0 chooses); it changes no result. Raises `DataError`.
+    `batch` is the number of episodes in one solver call (0 chooses); it changes no result. `check` judges the result by
+    what the recipe expects. Raises `DataError`.
     """
-    begin, device = perf_counter(), world.device
-    store = world.first(lambda: open_dataset(recipe, root))
-    split = store.split(recipe.eval.split)
-    sampler = sampler_of(recipe, split, root)
-    weights = world.each(lambda: find_weights(recipe, given))
-    backbone, head = load_parts(recipe, weights)
+    begin = perf_counter()
+    model = Model.open(recipe, root, processes, weights, with_dataset=True)
     if run_dir is None:
         return None
-    home = matching_device(head, device)
-    identity = {
-        "device": device.type,
-        "data": split.sha256,
-        "classes": sampler.classes,
-        "weights": weights.checkpoint.sha256,
-        "recipe": {k: v for k, v in recipe.identity().items() if k not in ("pretrain", "metatrain", "weights")},
-    }
-    run = Run.shared(world, run_dir, "eval", recipe, identity, resume)
-    done = world.first(lambda: run.lines("episodes.jsonl"))
-    say(f"run directory: {run_dir}" + (f", resuming after {len(done)} episodes" if done else ""))
-    features, embedding = cached_features(recipe, split, backbone, weights.checkpoint.sha256, root, world)
-    features = features.to(home)
-    head = head.to(home).eval()
-    batch = batch or episodes_per_call(head, sampler, features)
-    total = recipe.eval.episodes
+    split, sampler = model.split, model.sampler
+    identity = model.identity("episodes", data=split.sha256, classes=sampler.classes)
+    run = Run.shared(processes, run_dir, "eval", recipe, identity, resume)
+    records: list[EpisodeRecord] = processes.first(lambda: run.lines(RECORDS))
+    say(f"run directory: {run_dir}" + (f", resuming after {len(records)} episodes" if records else ""))
+    features = model.features()
+    batch = batch or episodes_per_call(model.head, sampler, features)
+    with progress(recipe.name, recipe.eval.episodes) as bar:
 
-    with progress(recipe.name, total) as bar:
+        def keep(new: list[EpisodeRecord]) -> None:
+            run.append(RECORDS, new)
+            records.extend(new)
+            bar.update(len(records), "{:.2f} ± {:.2f} %".format(*mean_ci95([r["accuracy"] for r in records])))
 
-        def keep(records: list[dict[str, Any]]) -> None:
-            run.append("episodes.jsonl", records)
-            done.extend(records)
-            mean, ci95 = mean_ci95([r["accuracy"] for r in done])
-            bar.update(len(done), f"{mean:.2f} ± {ci95:.2f} %")
+        left = range(len(records), recipe.eval.episodes)
+        spent = run_episodes(model.head, features, sampler, left, batch, keep, split.classes.__getitem__, processes)
+    seconds = {"embedding": model.embedding_seconds, **spent, "total": perf_counter() - begin}
+    result = _result(model, records, seconds, run_dir)
+    run.finish(judge(result, recipe) if check else result)
+    return result
 
-        left = range(len(done), total)
-        spent = run_episodes(head, features, sampler, left, batch, keep, lambda c: split.classes[c], world)
-    mean, ci95 = mean_ci95([r["accuracy"] for r in done])
-    summary = {
+
+def _result(model: Model, records: list[EpisodeRecord], seconds: dict[str, float], run_dir: Path) -> EpisodesResult:
+    recipe, mean_interval = model.recipe, mean_ci95([r["accuracy"] for r in records])
+    return {
         "format": 1,
         "recipe": recipe.name,
         "dataset": recipe.store,
-        "split": split.split,
+        "split": model.split.split,
         "backbone": recipe.backbone.name,
         "extractor": recipe.extractor.name,
         "head": recipe.head.name,
-        "solver": recipe.solver.name if head.solver is not None else None,
-        "classes": len(sampler.classes),
+        "solver": recipe.solver.name if model.head.solver is not None else None,
+        "classes": len(model.sampler.classes),
         "way": recipe.episode.way,
         "shot": recipe.episode.shot,
         "query": recipe.episode.query,
-        "episodes": len(done),
-        "accuracy": mean,
-        "ci95": ci95,
+        "episodes": len(records),
+        "accuracy": mean_interval[0],
+        "ci95": mean_interval[1],
         "interval": INTERVAL,
-        "not_converged": sum(r["not_converged"] for r in done),
-        "seconds": {"embedding": embedding, **spent, "total": perf_counter() - begin},
+        "not_converged": sum(r["not_converged"] for r in records),
+        "seconds": seconds,
         "seed": recipe.seed,
-        "weights": weights.label,
-        "hashes": {"weights": weights.checkpoint.sha256, "data": split.sha256},
+        "weights": model.weights.label,
+        "hashes": {"weights": model.weights.checkpoint.sha256, "data": model.split.sha256},
         "versions": versions(),
-        "device": str(device),
-        "processes": world.size,
+        "device": str(model.device),
+        "processes": model.processes.size,
         "run_dir": str(run_dir),
     }
-    run.finish(judge(summary, recipe) if check else summary)
-    return summary

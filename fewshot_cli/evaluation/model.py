@@ -1,50 +1,113 @@
-"""A recipe's weights, backbone and head at work on a user's own pictures."""
+"""The spine of every command that looks at images: a recipe opened once, with all that it names in place."""
 
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from fewshot_cli.config.parts import build_backbone, build_head, matching_device
 from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.stages import Stage, deciding
 from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.episodes import Sampler
+from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import Pictured, Split, open_store
-from fewshot_cli.features.cache import cached_features
+from fewshot_cli.features.cache import cached_features, feature_key
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.weights.find import FoundWeights, find_weights
 
 
-class Parts:
-    """Weights, backbone and head of a recipe, and the features of pictures where the head works.
+class Model:
+    """A recipe with its weights, its backbone and its head, and the features of images where the head works.
 
-    `made_for` is what a classifier learned on these features depends on.
+    `weights` says where the weights come from, `split` is the split of the recipe's dataset that it evaluates.
+    `embedding_seconds` are those that the last call of `features` took.
     """
 
-    def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
-        self.recipe, self.root, self.device = recipe, root, device
-        self.weights = find_weights(recipe, given)
-        self.backbone, self.head = load_parts(recipe, self.weights)
-        self.home = matching_device(self.head, device)
-        self.head.to(self.home).eval()
-        self.made_for = {
-            "weights": self.weights.checkpoint.sha256,
-            **{k: recipe.resolved()[k] for k in ("backbone", "image", "extractor")},
-        }
-        self.embedding = 0.0
+    weights: FoundWeights
+    backbone: Backbone[Any]
+    head: Head[Any]
 
-    def maps(self, pictures: Pictured) -> Tensor:
-        """Maps [N,d,h,w]; `embedding` then holds the seconds they took."""
-        maps, self.embedding = cached_features(
-            self.recipe, pictures, self.backbone, self.made_for["weights"], self.root, World(self.device)
+    def __init__(self, recipe: Recipe, root: Path, processes: World) -> None:
+        self.recipe, self.root, self.processes = recipe, root, processes
+        self.embedding_seconds = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        recipe: Recipe,
+        root: Path,
+        processes: World,
+        weights: Path | None = None,
+        *,
+        with_dataset: bool = False,
+    ) -> Self:
+        """The model of a recipe; `weights` is a file in place of the recipe's own.
+
+        Raises `DataError` when there are no weights, or when they are of another shape than the recipe's parts; and
+        `with_dataset` also when the dataset is not prepared or cannot fill an episode, before it looks for weights.
+        """
+        model = cls(recipe, root, processes)
+        if with_dataset:
+            _ = model.sampler
+        model.weights = processes.each(lambda: find_weights(recipe, weights))
+        backbone = build_backbone(recipe)
+        model.weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+        head = build_head(recipe.head, backbone.channels, recipe.solver)
+        if head.state_dict():
+            model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
+        model.backbone = backbone.to(memory_format=torch.channels_last)
+        model.head = head.to(matching_device(head, processes.device)).eval()
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone works."""
+        return self.processes.device
+
+    @property
+    def matching_device(self) -> torch.device:
+        """Where the head works: its solver may take CPU tensors only."""
+        return matching_device(self.head, self.device)
+
+    @cached_property
+    def split(self) -> Split:
+        """The split of the recipe's dataset that it evaluates (`eval.split`)."""
+        return self.processes.first(lambda: open_dataset(self.recipe, self.root)).split(self.recipe.eval.split)
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The recipe's evaluation episodes, without classes of a species that the dataset `eval.without` has too."""
+        return episodes_of(self.recipe, self.split, self.root)
+
+    def features(self, images: Pictured | None = None) -> Tensor:
+        """Maps [N,d,h,w] of images, the split's if none are given, cached and on the head's device."""
+        maps, self.embedding_seconds = cached_features(
+            self.recipe,
+            self.split if images is None else images,
+            self.backbone,
+            self.weights.checkpoint.sha256,
+            self.root,
+            self.processes,
         )
-        return maps.to(self.home)
+        return maps.to(self.matching_device)
+
+    def feature_key(self) -> str:
+        """The name of the split's features in the cache: equal names mean equal features."""
+        return feature_key(self.recipe, self.split, self.weights.checkpoint.sha256)
+
+    def identity(self, stage: Stage, **inputs: Any) -> dict[str, Any]:
+        """What decides the result of a stage: the device, the weights, the recipe's sections and further `inputs`."""
+        weights = self.weights.checkpoint.sha256
+        return {"device": self.device.type, "weights": weights, "recipe": deciding(self.recipe, stage), **inputs}
 
 
-def sampler_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
-    """A recipe's evaluation episodes; classes whose species the set `eval.without` has too are left out."""
+def episodes_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
+    """A recipe's evaluation episodes on a split. Raises `DataError` when the split cannot fill one."""
     spec = recipe.episode
     if recipe.eval.without is None:
         return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
@@ -53,13 +116,3 @@ def sampler_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
     say(f"left out {len(gone)} of {len(split.classes)} classes, whose species {recipe.eval.without} has too")
     kept = [c for c, name in enumerate(split.classes) if name not in gone]
     return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed, kept)
-
-
-def load_parts(recipe: Recipe, weights: FoundWeights) -> tuple[Backbone, Head]:
-    """Backbone and head of a recipe with their weights. Raises `DataError` when these are of another shape."""
-    backbone = build_backbone(recipe)
-    weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
-    head = build_head(recipe.head, backbone.channels, recipe.solver)
-    if head.state_dict():
-        weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
-    return backbone.to(memory_format=torch.channels_last), head

@@ -1,13 +1,155 @@
-"""Results of evaluations, and the gate that judges them."""
+"""What commands return and write: the types of all results and records, and the gate that judges an evaluation.
 
-from typing import Any
+These are the JSON of `--format json`, of `summary.json` and of the JSONL files in a run directory, key by key. Keys are
+public: one that is renamed stays readable by its old name. Accuracies and intervals are in per cent, times in seconds.
+"""
+
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from fewshot_cli.config.schema import Recipe
 
 
-def judge(summary: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Add `expect` and `passed` to a summary: within the tolerance of what the recipe expects, or above it."""
+class EpisodeRecord(TypedDict):
+    """A line of `episodes.jsonl`."""
+
+    episode: int  # number of the episode
+    classes: list[str]  # its classes, in the order of their labels
+    correct: int  # queries given the right class
+    queries: int  # all queries
+    accuracy: float  # 100 · correct / queries
+    not_converged: int  # transport problems that the solver gave up on
+
+
+# a line of `predictions.jsonl`, under protocol `classification`: the image's place in the split, its class, and the
+# likeliest classes, best first
+PredictionRecord = TypedDict("PredictionRecord", {"picture": int, "class": str, "top": list[str]})
+
+
+class Hashes(TypedDict):
+    """SHA-256 of what a result was made from."""
+
+    weights: str  # of the weights file
+    data: str  # of the split of the store
+
+
+class Judged(TypedDict):
+    """What every result that `--check` can judge has."""
+
+    accuracy: float  # mean
+    ci95: float  # half-width of its 95 % interval, of the kind that `interval` names
+    expect: NotRequired[dict[str, Any]]  # with --check: the recipe's expect block
+    passed: NotRequired[bool]  # with --check: whether the accuracy lies within or above the tolerance
+
+
+class Evaluation(Judged):
+    """What all evaluations say of themselves."""
+
+    format: int  # version of this layout
+    recipe: str  # name of the recipe
+    dataset: str  # name of the store, or the folder of queries
+    solver: str | None  # name of the solver, None where no transport problem is posed
+    interval: str  # kind of the interval
+    not_converged: int  # transport problems that the solver gave up on
+    seconds: dict[str, float]  # embedding, matching, solver, total, as far as they apply
+    seed: int  # of the episodes
+    weights: str  # where the weights come from
+    versions: dict[str, str]  # of what decides a result
+    device: str  # where the backbone worked
+    run_dir: str  # folder of the run
+
+
+class EpisodesResult(Evaluation):
+    """`fsl eval` of a recipe on few-shot episodes."""
+
+    split: str  # of the store
+    backbone: str
+    extractor: str
+    head: str
+    classes: int  # that episodes are drawn from
+    way: int
+    shot: int
+    query: int  # queries a class
+    episodes: int
+    hashes: Hashes
+    processes: int  # that shared the work
+
+
+class ClassificationResult(Evaluation):
+    """`fsl eval` of a recipe of protocol `classification`."""
+
+    protocol: str  # "classification"
+    split: str  # of the store
+    backbone: str
+    classifier: str
+    classes: int
+    pictures: int  # images
+    top5: float  # share of images whose class is among the five likeliest
+    top5_ci95: float
+    iterations: dict[str, float] | None  # of the classifier's solver: mean and spread over problems
+    hashes: Hashes
+    processes: int  # that shared the work
+
+
+class ClassifierResult(Evaluation):
+    """`fsl eval --classifier` on a folder of queries."""
+
+    head: str
+    way: int  # classes of the classifier
+    shot: int  # support images a class, rounded
+    episodes: int  # 1
+    pictures: int  # images
+
+
+class FinetuneResult(TypedDict):
+    """`fsl finetune-sfc`."""
+
+    classes: list[str]
+    pictures: int  # support images
+    solver: str
+    support_accuracy: float  # on the support images themselves
+    not_converged: int
+    classifier: str  # the file that was written
+    sha256: str  # its hash
+
+
+class Validation(TypedDict):
+    """The result of a validation during training."""
+
+    accuracy: float
+    ci95: float
+    epoch: NotRequired[int]  # of the best validation: the epoch after which it was made
+
+
+class TrainingRecord(TypedDict):
+    """A line of `log.jsonl`."""
+
+    epoch: int  # counted from 1
+    lr: float  # learning rate
+    loss: float  # mean over the epoch's steps
+    train_accuracy: float  # on training batches
+    validation: NotRequired[Validation]  # where the epoch was validated
+    iterations: NotRequired[dict[str, float]]  # of the solver: mean and spread over problems
+    not_converged: NotRequired[int]  # transport problems that the solver gave up on
+
+
+class TrainingResult(TypedDict):
+    """`fsl pretrain` and `fsl metatrain`."""
+
+    epochs: int  # that were run
+    best: Validation | dict[str, Any]  # the validation whose weights were kept
+    weights: str  # the file
+    sha256: str  # its hash
+    phases: NotRequired[dict[str, Any]]  # the phases' own results, by name
+
+
+JudgedT = TypeVar("JudgedT", bound=Judged)
+
+
+def judge(result: JudgedT, recipe: Recipe) -> JudgedT:
+    """Add `expect` and `passed` to a result: within the tolerance of what the recipe expects, or above it."""
     expect = recipe.expect
-    summary["expect"] = expect.model_dump()
-    summary["passed"] = summary["accuracy"] >= expect.accuracy - expect.tolerance
-    return summary
+    if expect is None:
+        raise ValueError(f"recipe {recipe.name} has no expect block")
+    result["expect"] = expect.model_dump()
+    result["passed"] = result["accuracy"] >= expect.accuracy - expect.tolerance
+    return result

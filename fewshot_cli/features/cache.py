@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewshot_cli.config.parts import build_extractor, decoded_side
 from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import Pictured
 from fewshot_cli.errors import DataError
@@ -22,7 +23,6 @@ from fewshot_cli.runtime.runs import fingerprint
 
 def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
-    resolved = recipe.resolved()
     drawn = recipe.seed if build_extractor(recipe).random else None
     return fingerprint(
         {
@@ -31,7 +31,7 @@ def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
             "weights": weights,
             "crop": recipe.dataset.crop,
             "seed": drawn,
-            **{k: resolved[k] for k in ("image", "backbone", "extractor")},
+            **deciding(recipe, "features"),
         }
     )
 

@@ -14,9 +14,8 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Alignment, Aligns
 from fewshot_cli.data.own import Pictures
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split
-from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.figures.matching import against, parts_with, shown, two
 
@@ -56,8 +55,8 @@ def map_pictures(
     recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
     """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
-    parts, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
-    sheet, failed = _sheet(parts, pictures, parts.maps(pictures), 0, 1, "")
+    model, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
+    sheet, failed = _sheet(model, pictures, model.features(pictures), 0, 1, "")
     alignments(out, [sheet])
     return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]
 
@@ -66,12 +65,12 @@ def map_episode(
     recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
     """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
-    parts = parts_with(recipe, given, root, device, Aligns, NO_MAP)
-    split = open_dataset(recipe, root).split(recipe.eval.split)
-    left, others = against(recipe, split, root, episode, query)
-    maps, records, sheets = parts.maps(split), [], []
+    model = parts_with(recipe, given, root, device, Aligns, NO_MAP)
+    split = model.split
+    left, others = against(model, episode, query)
+    maps, records, sheets = model.features(split), [], []
     for cls, support, own in others:
-        sheet, failed = _sheet(parts, split, maps, left, support, split.classes[cls] + (" (its class)" if own else ""))
+        sheet, failed = _sheet(model, split, maps, left, support, split.classes[cls] + (" (its class)" if own else ""))
         records.append(
             {"class": split.classes[cls], "true": own, "distance": sheet.distances(), "not_converged": failed}
         )
@@ -82,11 +81,11 @@ def map_episode(
 
 @torch.no_grad()
 def _sheet(
-    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, title: str
+    model: Model, pictures: Pictures | Split, maps: Tensor, left: int, right: int, title: str
 ) -> tuple[Sheet, int]:
-    seen, _ = shown(parts.recipe, pictures, [left, right])
+    seen, _ = shown(model.recipe, pictures, [left, right])
     with transport.ledger() as book:
-        found = parts.head.align(maps[left], maps[right])
+        found = model.head.align(maps[left], maps[right])
     return Sheet(seen[0], seen[1], found, title), sum(book.failures(1))
 
 

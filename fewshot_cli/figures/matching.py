@@ -11,13 +11,13 @@ from fewshot_cli.config.parts import build_extractor
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.data.own import Pictures
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluation.model import Parts, sampler_of
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.crops import cut
 from fewshot_cli.features.embed import patches_of
 from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.runtime.processes import World
 
 SHOWN = 240  # least side of a drawn picture
 NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head emd, or --set head=emd"
@@ -68,8 +68,8 @@ def match_pictures(
     device: torch.device,
 ) -> list[dict]:
     """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
-    parts, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
-    panel, failed = _panel(parts, pictures, parts.maps(pictures), 0, 1, "similarity ")
+    model, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
+    panel, failed = _panel(model, pictures, model.features(pictures), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
@@ -85,13 +85,13 @@ def match_episode(
     device: torch.device,
 ) -> list[dict]:
     """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
-    parts = parts_with(recipe, given, root, device, Matches, NO_FLOW)
-    split = open_dataset(recipe, root).split(recipe.eval.split)
-    left, others = against(recipe, split, root, episode, query)
-    maps, records, panels = parts.maps(split), [], []
+    model = parts_with(recipe, given, root, device, Matches, NO_FLOW)
+    split = model.split
+    left, others = against(model, episode, query)
+    maps, records, panels = model.features(split), [], []
     for cls, support, own in others:
         name = split.classes[cls] + (" (its class)" if own else "")
-        panel, failed = _panel(parts, split, maps, left, support, f"{name}: ")
+        panel, failed = _panel(model, split, maps, left, support, f"{name}: ")
         records.append(
             {"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity, "not_converged": failed}
         )
@@ -108,17 +108,15 @@ def two(left: Path, right: Path) -> Pictures:
     return pictures
 
 
-def against(
-    recipe: Recipe, split: Split, root: Path, episode: int, query: int
-) -> tuple[int, list[tuple[int, int, bool]]]:
+def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int, int, bool]]]:
     """A query of an episode, and for each class its index, its first support picture and whether it is the query's.
 
     Raises `DataError` for a query that the episode does not have.
     """
-    chosen = sampler_of(recipe, split, root)(episode)
+    chosen = model.sampler(episode)
     if query >= chosen.query.numel():
         raise DataError(
-            f"--query {query}: an episode of recipe {recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
+            f"--query {query}: an episode of recipe {model.recipe.name} has the queries 0 to {chosen.query.numel() - 1}"
         )
     truth = int(chosen.labels()[query])
     first = enumerate(zip(chosen.classes, chosen.support[:, 0].tolist(), strict=True))
@@ -136,33 +134,33 @@ def shown(recipe: Recipe, pictures: Pictures | Split, picks: list[int], whole: b
 
 def parts_with(
     recipe: Recipe, given: Path | None, root: Path, device: torch.device, contract: type, lacks: str
-) -> Parts:
+) -> Model:
     """The recipe's parts with a head of a contract. Raises `RecipeError` for another, saying what it `lacks`."""
-    parts = Parts(recipe, given, root, device)
-    if not isinstance(parts.head, contract):
+    model = Model.open(recipe, root, World(device), given)
+    if not isinstance(model.head, contract):
         raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which {lacks}")
-    return parts
+    return model
 
 
 def _panel(
-    parts: Parts, pictures: Pictures | Split, maps: Tensor, left: int, right: int, label: str
+    model: Model, pictures: Pictures | Split, maps: Tensor, left: int, right: int, label: str
 ) -> tuple[Panel, int]:
     """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.
     """
     pair, names = [left, right], pictures.identities()
-    patched = build_extractor(parts.recipe).patches > 0
-    seen, sizes = shown(parts.recipe, pictures, pair, whole=patched)
-    patches = patches_of(parts.recipe, [names[i] for i in pair], sizes)
+    patched = build_extractor(model.recipe).patches > 0
+    seen, sizes = shown(model.recipe, pictures, pair, whole=patched)
+    patches = patches_of(model.recipe, [names[i] for i in pair], sizes)
     if patches is None:
-        pyramid = getattr(parts.head.options, "pyramid", ())
+        pyramid = getattr(model.head.options, "pyramid", ())
         places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
         boxes = places[None].expand(2, -1, -1)
     else:
         boxes = patches[0]
-        places = build_extractor(parts.recipe).tiles(boxes[0])
+        places = build_extractor(model.recipe).tiles(boxes[0])
     with transport.ledger() as book:
-        found = parts.head.match(maps[left], maps[right])
+        found = model.head.match(maps[left], maps[right])
     title = f"{label}{found.similarity:.3f}"
     return Panel(seen[0], seen[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
 

@@ -13,12 +13,12 @@ from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Proxied
 from fewshot_cli.data.own import Pictures
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluation.classification import load_parts, trained
+from fewshot_cli.evaluation.classification import ClassModel
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.figures.matching import shown
+from fewshot_cli.runtime.processes import World
 
 LIKELIEST = 3
 
@@ -63,22 +63,20 @@ def correspond(
     pictures = Pictures([picture])
     if len(pictures) != 1:
         raise DataError(f"{picture}: holds {len(pictures)} pictures; give one picture file")
-    weights = trained(recipe, given)
-    names = weights.checkpoint.sidecar.get("classes") or open_dataset(recipe, root).split(recipe.eval.split).classes
+    model = ClassModel.open(recipe, root, World(device), given)
+    names = model.classes
     for name in chosen:
         if name not in names:
             raise DataError(
-                f"--class {name}: is none of the {len(names)} classes of {weights.label}"
+                f"--class {name}: is none of the {len(names)} classes of {model.weights.label}"
                 f"{registry.did_you_mean(name, names)}"
             )
-    backbone, classifier = load_parts(recipe, weights, len(names), device)
-    backbone, classifier = backbone.to(device, memory_format=torch.channels_last).eval(), classifier.eval()
     decoded = pictures.decode(recipe.image.decoded, recipe.dataset.crop)[0]
     views = normalise(decoded.to(device), recipe.image)
-    maps = backbone(views.contiguous(memory_format=torch.channels_last)).float()
+    maps = model.backbone(views.contiguous(memory_format=torch.channels_last)).float()
     with transport.ledger() as book:
-        flow, weighed = (x[0].cpu() for x in classifier.matched(maps))  # [classes,HW,M]
-    parts = classifier.options.scale * (flow * weighed).sum(1)
+        flow, weighed = (x[0].cpu() for x in model.classifier.matched(maps))  # [classes,HW,M]
+    parts = model.classifier.options.scale * (flow * weighed).sum(1)
     logits = parts.sum(1)
     if not torch.isfinite(logits).all():
         raise DataError(f"{picture}: NaN or infinite logits; check the weights")

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.config.load import installed_recipes, load_recipe
-from fewshot_cli.config.parts import build_backbone, matching_device
+from fewshot_cli.config.parts import build_backbone
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
-from fewshot_cli.evaluation.model import load_parts, sampler_of
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
-from fewshot_cli.features.cache import cached_features, feature_key
 from fewshot_cli.papers.catalog import chosen
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.processes import World
@@ -194,19 +193,10 @@ class Runner:
         return self.ask.weights
 
     def _accuracies(self, one: Recipe, given: Path | None) -> list[float]:
-        store = open_dataset(one, self.ask.root)
-        split = store.split(one.eval.split)
-        sampler = sampler_of(one, split, self.ask.root)
-        weights = find_weights(one, given)
-        backbone, head = load_parts(one, weights)
-        features = self._have(
-            feature_key(one, split, weights.checkpoint.sha256),
-            lambda: cached_features(
-                one, split, backbone, weights.checkpoint.sha256, self.ask.root, World(self.ask.device)
-            )[0],
-        )
-        home = matching_device(head, self.ask.device)
-        features, head, out = features.to(home), head.to(home).eval(), []
+        model = Model.open(one, self.ask.root, World(self.ask.device), given, with_dataset=True)
+        features = self._have(model.feature_key(), model.features)
+        head, sampler, out = model.head, model.sampler, []
+        features = features.to(model.matching_device)
         batch = episodes_per_call(head, sampler, features)
         with progress(one.head.name, self.ask.episodes) as bar:
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.papers import evaluated
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import fingerprint, stage
@@ -107,14 +108,14 @@ class Runner(evaluated.Runner):
         start = ask.weights
         if start is None and one.metatrain.start != "none":
             start = self._pretrained(ask.pretrained(row))
-        kept = {k: v for k, v in one.identity().items() if k not in ("pretrain", "eval", "weights")}
+        kept = deciding(one, "metatrain")
         named = fingerprint(
             {"recipe": kept, "start": start and checkpoint.load(start).sha256, "device": ask.device.type}
         )
         return one, self.stages / f"{one.head.name}_{column['shot']}shot_{named[:8]}", start
 
     def _pretrained(self, first: Recipe) -> Path:
-        kept = {k: v for k, v in first.identity().items() if k not in ("metatrain", "eval", "weights")}
+        kept = deciding(first, "pretrain")
         place = self.stages / f"pretrain_{first.start}_{fingerprint([self.ask.device.type, kept])[:8]}"
         made = stage(self.world, place, lambda path, again: pretrain(first, self.ask.root, path, again, self.world))
         return Path(made["weights"])

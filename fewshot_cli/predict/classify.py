@@ -10,7 +10,8 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Learns
 from fewshot_cli.data.own import Folder, Pictures
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.model import Model
+from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import versions
 
 CALL = 64  # pictures scored in one call
@@ -26,25 +27,29 @@ def classify(
     example each, both are DeepEMD's 1-shot matching. A score is the softmax of the logits. Raises `DataError` for fewer
     than two classes, pictures that do not decode, and unequal numbers where the head needs equal ones.
     """
-    parts, folder, pictures = Parts(recipe, given, root, device), Folder(support, "--support"), Pictures(paths)
+    model, folder, pictures = (
+        Model.open(recipe, root, World(device), given),
+        Folder(support, "--support"),
+        Pictures(paths),
+    )
     if len(folder.classes) < 2:
         raise DataError(f"{support}: holds one class ({folder.classes[0]}); to tell classes apart takes two or more")
     counts = torch.bincount(folder.labels).tolist()
-    learns = isinstance(parts.head, Learns) and max(counts) > 1
+    learns = isinstance(model.head, Learns) and max(counts) > 1
     if not learns and min(counts) < max(counts):
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
         raise DataError(
             f"{support}: class {few} has {min(counts)} pictures, {many} has {max(counts)}; head {recipe.head.name} "
             "needs the same number of each, --set head=sfc takes any"
         )
-    examples, queries = parts.maps(folder), parts.maps(pictures)
+    examples, queries = model.features(folder), model.features(pictures)
     with transport.ledger() as book:
         if learns:
-            layer = parts.head.learn(examples[None], folder.labels)
-            logits = [parts.head.score(layer, part[None])[0] for part in queries.split(CALL)]
+            layer = model.head.learn(examples[None], folder.labels)
+            logits = [model.head.score(layer, part[None])[0] for part in queries.split(CALL)]
         else:
             shots = examples.unflatten(0, (len(counts), -1))[None]
-            logits = [parts.head(shots, part[None])[0] for part in queries.split(CALL)]
+            logits = [model.head(shots, part[None])[0] for part in queries.split(CALL)]
     scores = torch.cat(logits).softmax(1).cpu().tolist()
     rows = []
     for name, own in zip(pictures.names, scores, strict=True):
@@ -61,7 +66,7 @@ def classify(
         "format": 1,
         "recipe": recipe.name,
         "head": recipe.head.name,
-        "weights": parts.weights.label,
+        "weights": model.weights.label,
         "support": dict(zip(folder.classes, counts, strict=True)),
         "pictures": rows,
         "not_converged": sum(book.failures(1)),

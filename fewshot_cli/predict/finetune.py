@@ -2,18 +2,20 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Learns
 from fewshot_cli.data.own import Folder
 from fewshot_cli.errors import DataError, RecipeError
-from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
+from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights import checkpoint
 
@@ -21,25 +23,35 @@ LAYER, FILE = "sfc.layer", "classifier.safetensors"
 QUERIES = 256  # pictures scored in one solver call
 
 
-class _Parts(Parts):
-    """A recipe's parts with a head that has a layer to learn."""
+class _Learner(Model):
+    """A recipe's model with a head that has a layer to learn."""
 
-    def __init__(self, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> None:
-        super().__init__(recipe, given, root, device)
-        if not isinstance(self.head, Learns):
+    @classmethod
+    def of(cls, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Self:
+        """The model. Raises `RecipeError` for a head without a layer."""
+        model = cls.open(recipe, root, World(device), given)
+        if not isinstance(model.head, Learns):
             raise RecipeError(
                 f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "
                 "with head sfc, such as glyphs_5w5s, or --set head=sfc"
             )
+        return model
+
+    @property
+    def made_for(self) -> dict[str, Any]:
+        """What a classifier that is learned on its features depends on."""
+        return {"weights": self.weights.checkpoint.sha256, **deciding(self.recipe, "features")}
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
-        made = self.made_for | {
+        """The run directory of a classifier that is learned, or scored, on `inputs`."""
+        identity = {
+            **self.made_for,
             "head": self.recipe.resolved()["head"],
             "solver": self.recipe.identity()["solver"],
             "device": self.device.type,
             **inputs,
         }
-        return Run(path, verb, self.recipe, made, resume)
+        return Run(path, verb, self.recipe, identity, resume)
 
 
 def finetune(
@@ -56,20 +68,20 @@ def finetune(
     Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
     Raises `DataError` for fewer than two classes or undecodable pictures, `RecipeError` for a head without a layer.
     """
-    parts, folder = _Parts(recipe, given, root, device), Folder(support, "--support")
+    model, folder = _Learner.of(recipe, given, root, device), Folder(support, "--support")
     if len(folder.classes) < 2:
         raise DataError(
             f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders"
         )
     if run_dir is None:
         return None
-    run = parts.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
+    run = model.run(run_dir, "finetune-sfc", {"support": folder.sha256}, resume)
     if run.summary is not None:
         return run.summary
-    maps = parts.maps(folder)
+    maps = model.features(folder)
     with transport.ledger() as book:
-        layer = parts.head.learn(maps[None], folder.labels)[0]
-        fitted = _guess(parts.head, layer, maps)
+        layer = model.head.learn(maps[None], folder.labels)[0]
+        fitted = _guess(model.head, layer, maps)
     summary = {
         "classes": folder.classes,
         "pictures": len(folder),
@@ -82,7 +94,7 @@ def finetune(
         "stage": "finetune-sfc",
         "classes": folder.classes,
         "pictures": len(folder),
-        **parts.made_for,
+        **model.made_for,
         "head": recipe.resolved()["head"],
         "versions": versions(),
     }
@@ -112,8 +124,8 @@ def score(
         raise DataError(
             f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
         )
-    parts, folder = _Parts(recipe, given, root, device), Folder(query, "--query")
-    for what, ours in parts.made_for.items():
+    model, folder = _Learner.of(recipe, given, root, device), Folder(query, "--query")
+    for what, ours in model.made_for.items():
         if made.sidecar.get(what) != ours:
             raise DataError(
                 f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
@@ -121,7 +133,7 @@ def score(
             )
     learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
     options = learned.get("options", {})
-    other = [k for k, v in _scoring(parts.head, ours["options"]).items() if options.get(k) != v]
+    other = [k for k, v in _scoring(model.head, ours["options"]).items() if options.get(k) != v]
     if learned.get("name") != ours["name"] or other:
         what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
         raise DataError(
@@ -135,10 +147,10 @@ def score(
         raise DataError(f"{query}: class {unknown[0]} is none of the classifier's ({', '.join(names[:5])}…)")
     if run_dir is None:
         return None
-    run = parts.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
-    maps = parts.maps(folder)
+    run = model.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
+    maps = model.features(folder)
     with transport.ledger() as book:
-        guess = _guess(parts.head, made.tensors[LAYER].to(maps.device), maps)
+        guess = _guess(model.head, made.tensors[LAYER].to(maps.device), maps)
     truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
     correct = int((guess == truth).sum())
     mean, ci95 = share_ci95(correct, len(truth))
@@ -156,10 +168,10 @@ def score(
         "ci95": ci95,
         "interval": INTERVAL_PICTURES,
         "not_converged": sum(book.failures(1)),
-        "seconds": {"embedding": parts.embedding, "matching": book.seconds, "total": perf_counter() - begin},
+        "seconds": {"embedding": model.embedding_seconds, "matching": book.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
-        "weights": parts.weights.label,
-        "hashes": {"weights": parts.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
+        "weights": model.weights.label,
+        "hashes": {"weights": model.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
         "versions": versions(),
         "device": str(device),
         "run_dir": str(run_dir),

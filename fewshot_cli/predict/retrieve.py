@@ -14,13 +14,13 @@ from torch import Tensor
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.own import Folder
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.episodes import BUDGET
-from fewshot_cli.evaluation.model import Parts
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
 from fewshot_cli.runtime.console import progress
+from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import versions
 
 
@@ -44,8 +44,8 @@ def retrieve(
     ranking is by the cosine of pooled features. Raises `DataError` for a gallery too small for a k.
     """
     begin = perf_counter()
-    parts = Parts(recipe, given, root, device)
-    pictures = Folder(gallery, "--gallery") if gallery else open_dataset(recipe, root).split(recipe.eval.split)
+    model = Model.open(recipe, root, World(device), given)
+    pictures = Folder(gallery, "--gallery") if gallery else model.split
     asked = Folder(query, "--query") if query else pictures
     names, same = pictures.classes, _copies(asked, pictures)
     size = len(pictures) - max(map(len, same))
@@ -70,16 +70,16 @@ def retrieve(
             "two pictures or more"
         )
     picks = can[_picks(len(can), count, recipe.seed)]
-    found = parts.maps(pictures)
-    searched = found if asked is pictures else parts.maps(asked)
+    found = model.features(pictures)
+    searched = found if asked is pictures else model.features(asked)
     stored = _pooled(found)
     shortlist = min(max(shortlist, max(ks)), size)
     hits, ranking = {"global": [], "reranked": []}, []
     with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
-        for part in picks.split(_queries_a_call(parts, shortlist, found)):
+        for part in picks.split(_queries_a_call(model, shortlist, found)):
             queries = part.tolist()
             order, again, scores = _ranks(
-                parts, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
+                model, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
             )
             for kind, places in zip(hits, (order, again), strict=True):
                 hits[kind].append(pictures.labels[places] == truth[part, None])
@@ -99,7 +99,7 @@ def retrieve(
         "format": 1,
         "recipe": recipe.name,
         "head": recipe.head.name,
-        "weights": parts.weights.label,
+        "weights": model.weights.label,
         "gallery": str(gallery or f"{pictures.store}/{pictures.split}"),
         "pictures": len(pictures),
         "queries": len(picks),
@@ -109,7 +109,7 @@ def retrieve(
         "interval": INTERVAL_QUERIES,
         "interval_difference": INTERVAL_PAIRED_QUERIES,
         "not_converged": sum(book.failures(1)),
-        "seconds": {"embedding": parts.embedding, "solver": book.seconds, "total": perf_counter() - begin},
+        "seconds": {"embedding": model.embedding_seconds, "solver": book.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
         "versions": versions(),
         "device": str(device),
@@ -136,7 +136,7 @@ def _named(pictures: Folder | Split, i: int) -> dict[str, str]:
     return {"picture": pictures.names[i], "class": pictures.classes[pictures.labels[i]]}
 
 
-def _queries_a_call(parts: Parts, shortlist: int, maps: Tensor) -> int:
+def _queries_a_call(model: Model, shortlist: int, maps: Tensor) -> int:
     one = shortlist * max(maps[0].numel(), (maps.shape[2] * maps.shape[3]) ** 2)
     return max(1, min(256, BUDGET // 4 // one))
 
@@ -148,7 +148,7 @@ def _pooled(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _ranks(
-    parts: Parts, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int, same: list[list[int]]
+    model: Model, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int, same: list[list[int]]
 ) -> tuple[Tensor, ...]:
     """The shortlist [Q,shortlist] of each query by global cosine, the same re-ranked, and the scores of that.
 
@@ -158,7 +158,7 @@ def _ranks(
     for row, own in zip(near, same, strict=True):
         row[own] = -torch.inf
     order = near.topk(shortlist, 1).indices
-    scores = parts.head(gallery[order][:, :, None], query[:, None])[:, 0]
+    scores = model.head(gallery[order][:, :, None], query[:, None])[:, 0]
     scores, at = scores.sort(dim=1, descending=True, stable=True)
     return order.cpu(), order.gather(1, at).cpu(), scores.cpu()
 

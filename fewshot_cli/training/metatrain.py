@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from fewshot_cli.config.load import head_in
 from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, decoded_side, matching_device
 from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.pixels import Pixels
@@ -19,10 +20,10 @@ from fewshot_cli.errors import RecipeError
 from fewshot_cli.features.embed import pool_patches
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, stage
-from fewshot_cli.training import validation
 from fewshot_cli.training.augment import apply, draw
 from fewshot_cli.training.optimise import WEIGHTS, Job, check_board, fit
 from fewshot_cli.training.sidecar import sidecar
+from fewshot_cli.training.validation import validation_model, validator
 from fewshot_cli.weights import checkpoint
 from fewshot_cli.weights.find import find_weights
 
@@ -136,12 +137,11 @@ def _start(recipe: Recipe, given: Path | None, world: World) -> checkpoint.Check
 def _identity(
     recipe: Recipe, data_sha: str, start: checkpoint.Checkpoint | None, device: torch.device
 ) -> dict[str, Any]:
-    drop = ("pretrain", "eval", "weights")
     return {
         "device": device.type,
         "data": data_sha,
         "start": start and start.sha256,
-        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
+        "recipe": deciding(recipe, "metatrain"),
     }
 
 
@@ -196,7 +196,7 @@ def _phase(
             f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none"
         )
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
-    validation.validation_episodes(recipe, spec.validation, store)
+    validated = validation_model(recipe, spec.validation, root, world, backbone, head)
     check_board(board)
     objective = EpisodeObjective(backbone, head, spec, extractor.patches, home)
     _only(objective, spec.train)
@@ -224,7 +224,7 @@ def _phase(
         objective,
         lambda *of: pixels.ahead(batches(*of)),
         spec.steps,
-        validation.validator(recipe, spec.validation, store, backbone, head, root, world),
+        validator(validated, whole_images=False),
         {"backbone": backbone, "head": head},
         {**sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
     )

@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from fewshot_cli.config.parts import build_backbone, build_classifier, build_head
+from fewshot_cli.config.parts import build_backbone, build_classifier
 from fewshot_cli.config.schema import PretrainSpec, Recipe
+from fewshot_cli.config.stages import deciding
 from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation import classification
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run
-from fewshot_cli.training import validation
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
 from fewshot_cli.training.optimise import Job, check_board, fit
 from fewshot_cli.training.sidecar import sidecar
+from fewshot_cli.training.validation import validation_model, validator
 
 Batch = tuple[Tensor, Tensor, Mixing | None]
 
@@ -88,8 +89,7 @@ def pretrain(
     )
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
-        validation.validation_episodes(recipe, spec.validation, store)
-        build_head(spec.validation.head or recipe.head, backbone.channels, recipe.solver)
+        validated = validation_model(recipe, spec.validation, root, world, backbone)
     check_board(board)
     if run_dir is None:
         return None
@@ -110,7 +110,7 @@ def pretrain(
             yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
 
     if episodes:
-        validate = validation.validator(recipe, spec.validation, store, backbone, None, root, world)
+        validate = validator(validated, whole_images=True)
     else:
         validate = classification.validator(recipe, store, backbone, classifier, root, world)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
@@ -127,9 +127,8 @@ def pretrain(
 
 def identity(recipe: Recipe, data_sha: str, device: torch.device) -> dict[str, Any]:
     """What decides the result of pre-training."""
-    drop = ("metatrain", "eval", "weights")
     return {
         "device": device.type,
         "data": data_sha,
-        "recipe": {k: v for k, v in recipe.identity().items() if k not in drop},
+        "recipe": deciding(recipe, "pretrain"),
     }

@@ -1,56 +1,66 @@
-"""What both training verbs need: decoded pictures, validation by episodes, and the sidecar."""
+"""Few-shot validation during training: fixed episodes of the split `val` with the modules as they are."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from fewshot_cli.config.parts import build_head, decoded_side, matching_device
-from fewshot_cli.config.schema import PartSpec, Recipe, ValidateSpec
+from fewshot_cli.config.parts import build_head, decoded_side
+from fewshot_cli.config.schema import Recipe, ValidateSpec
 from fewshot_cli.contracts import Backbone, Head
-from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.pixels import Pixels
-from fewshot_cli.data.store import Store
-from fewshot_cli.evaluation import episodes
+from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
+from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.results import EpisodeRecord, Validation
 from fewshot_cli.evaluation.stats import mean_ci95
 from fewshot_cli.features.embed import embed, patches_of
 from fewshot_cli.runtime.processes import World
 
 
-def validation_episodes(recipe: Recipe, spec: ValidateSpec, store: Store) -> Sampler:
-    """The episodes of validation. Raises `DataError` when the split cannot fill one."""
-    return Sampler(store.split("val"), recipe.episode.way, spec.shot, recipe.episode.query, recipe.seed)
+def validation_model(
+    recipe: Recipe,
+    spec: ValidateSpec,
+    root: Path,
+    processes: World,
+    backbone: Backbone[Any],
+    head: Head[Any] | None = None,
+) -> Model:
+    """The recipe as it is validated: on the split `val`, with the shots and the head of `spec`.
 
-
-def validator(
-    recipe: Recipe, spec: ValidateSpec, store: Store, backbone: Backbone, own: Head | None, root: Path, world: World
-) -> Callable[[], dict[str, float]]:
-    """Accuracy and interval of fixed validation episodes with the backbone as it is, shared out over the processes.
-
-    `own` is the head being trained; without one (pre-training) features are the maps of whole pictures, as DeepEMD's
-    first stage knows no patches.
+    `head` is the one in training; it is used if `spec` names no other. Raises `DataError` when the split cannot fill an
+    episode.
     """
-    split, sampler = store.split("val"), validation_episodes(recipe, spec, store)
-    named: PartSpec = spec.head or recipe.head
-    head = own if own is not None and named == recipe.head else build_head(named, backbone.channels, recipe.solver)
-    home = matching_device(head, world.device)
-    side = recipe.image.decoded if own is None else decoded_side(recipe)
-    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
-    patches = patches_of(recipe, split.identities(), pixels.sizes) if own is not None else None
+    changes = {
+        "eval": recipe.eval.model_copy(update={"split": "val", "episodes": spec.episodes, "without": None}),
+        "episode": recipe.episode.model_copy(update={"shot": spec.shot}),
+        "head": spec.head or recipe.head,
+    }
+    model = Model(recipe.model_copy(update=changes), root, processes)
+    _ = model.sampler
+    model.backbone = backbone
+    named_otherwise = head is None or model.recipe.head != recipe.head
+    model.head = build_head(model.recipe.head, backbone.channels, recipe.solver) if named_otherwise else head
+    model.head.to(model.matching_device)
+    return model
 
-    def validate() -> dict[str, float]:
+
+def validator(model: Model, whole_images: bool) -> Callable[[], Validation]:
+    """Accuracy and interval of the model's episodes with its modules as they are, shared out over the processes.
+
+    `whole_images`: features are the maps of whole images whatever the recipe's extractor, as in pre-training, which
+    knows no patches (DeepEMD, section 4.1).
+    """
+    recipe, processes, head = model.recipe, model.processes, model.head
+    side = recipe.image.decoded if whole_images else decoded_side(recipe)
+    pixels = processes.each(lambda: Pixels(model.split, recipe, side, model.root, processes))
+    patches = None if whole_images else patches_of(recipe, model.split.identities(), pixels.sizes)
+
+    def validate() -> Validation:
         head.eval()
-        maps = embed(backbone, pixels.images, recipe.image, world, patches=patches)
-        accuracies: list[float] = []
-        batch = episodes.episodes_per_call(head, sampler, maps)
-        episodes.run_episodes(
-            head,
-            maps.to(home),
-            sampler,
-            range(spec.episodes),
-            batch,
-            lambda records: accuracies.extend(r["accuracy"] for r in records),
-            world=world,
-        )
-        mean, ci95 = mean_ci95(accuracies)
+        maps = embed(model.backbone, pixels.images, recipe.image, processes, patches=patches).to(model.matching_device)
+        records: list[EpisodeRecord] = []
+        numbers, batch = range(recipe.eval.episodes), episodes_per_call(head, model.sampler, maps)
+        run_episodes(head, maps, model.sampler, numbers, batch, records.extend, processes=processes)
+        mean, ci95 = mean_ci95([record["accuracy"] for record in records])
         return {"accuracy": mean, "ci95": ci95}
 
     return validate

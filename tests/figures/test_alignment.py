@@ -12,7 +12,6 @@ from PIL import Image
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone, build_head
 from fewshot_cli.contracts import Alignment
-from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.figures.alignment import Sheet
 from fewshot_cli.weights import checkpoint
 
@@ -61,14 +60,15 @@ def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
     assert image.width > 1500 and len(np.unique(np.asarray(image))) > 100
     # the last distance, over the scale of one, is the logit
     one = load_recipe("mine.yaml")
-    from fewshot_cli.evaluation.model import Parts
+    from fewshot_cli.evaluation.model import Model
     from fewshot_cli.figures.matching import against
+    from fewshot_cli.runtime.processes import World
 
-    parts, split = Parts(one, weights, glyph_root, torch.device("cpu")), open_dataset(one, glyph_root).split("test")
-    left, others = against(one, split, glyph_root, 3, 7)
-    maps = parts.maps(split)
+    model = Model.open(one, glyph_root, World(torch.device("cpu")), weights)
+    left, others = against(model, 3, 7)
+    maps = model.features()
     with torch.no_grad():
-        logits = parts.head(maps[[s for _, s, _ in others]][None, :, None], maps[left][None, None])[0, 0]
+        logits = model.head(maps[[s for _, s, _ in others]][None, :, None], maps[left][None, None])[0, 0]
     assert torch.allclose(-logits, torch.tensor([r["distance"]["after_ssm"] for r in records]), rtol=1e-4)
 
 

@@ -13,12 +13,11 @@ from fewshot_cli.config.load import load_recipe
 from fewshot_cli.contracts import Matching
 from fewshot_cli.data.own import Folder
 from fewshot_cli.data.store import open_store
-from fewshot_cli.evaluation.model import load_parts
+from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.embed import embed
 from fewshot_cli.figures import matching
 from fewshot_cli.figures.matching import Panel
 from fewshot_cli.runtime.processes import World
-from fewshot_cli.weights.find import find_weights
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,8 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     ]
     loaded = load_recipe("glyphs_5w1s")
     split = open_store(glyph_root, "glyphs").split("test")
-    backbone, head = load_parts(loaded, find_weights(loaded, None))
+    model = Model.open(loaded, glyph_root, World(torch.device("cpu")))
+    backbone, head = model.backbone, model.head
     images, _ = split.decode(32)
     members = split.members()[:4]
     with torch.no_grad():
@@ -176,14 +176,9 @@ def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
     result = json.loads(out)
     loaded = load_recipe("glyphs_5w1s", ["head=prototype"])
     split = open_store(glyph_root, "glyphs").split("test")
-    from fewshot_cli.features.cache import cached_features
     from fewshot_cli.predict.retrieve import _picks
 
-    weights = find_weights(loaded, None)
-    backbone, _ = load_parts(loaded, weights)
-    maps, _ = cached_features(
-        loaded, split, backbone, weights.checkpoint.sha256, glyph_root, World(torch.device("cpu"))
-    )
+    maps = Model.open(loaded, glyph_root, World(torch.device("cpu"))).features(split)
     pooled = maps.flatten(2).mean(-1).double().numpy()
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     picks, hits = _picks(len(split), 25, loaded.seed).tolist(), {"global": [], "reranked": []}
@@ -242,7 +237,8 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     )
     assert code == 0, err
     result, loaded = json.loads(out), load_recipe("glyphs_5w1s")
-    backbone, head = load_parts(loaded, find_weights(loaded, None))
+    model = Model.open(loaded, tmp_path, World(torch.device("cpu")))
+    backbone, head = model.backbone, model.head
     gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
     maps, queries = (
         embed(backbone, x.decode(32)[0], loaded.image, World(torch.device("cpu"))) for x in (gallery, asked)
