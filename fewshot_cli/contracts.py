@@ -293,18 +293,3 @@ class DatasetBuilder(Part[OptionsT], ABC):
     @abstractmethod
     def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write every picture with `writer.add`. Raises `DataError` when a source is not what it should be."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One few-shot task: indices into a split. `classes` [way], `support` [way,shot], `query` [way,queries]."""
-
-    number: int
-    classes: tuple[int, ...]
-    support: Tensor
-    query: Tensor
-
-    def labels(self) -> Tensor:
-        """Label of each query, class by class: [way*queries] int64."""
-        way, queries = self.query.shape
-        return torch.arange(way).repeat_interleave(queries)

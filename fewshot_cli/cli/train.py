@@ -37,7 +37,7 @@ def pretrain(
     where, root = resolve(device), o.data_root(data_root)
     if dry_run:
         work(loaded, root, None, False, World(where))
-        return _ready(open_dataset(loaded, root))
+        return _ready(open_dataset(loaded.dataset.name, loaded.store, root))
     world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
     summary = work(loaded, root, path, resume, world, board)
@@ -78,7 +78,7 @@ def metatrain(
     where, root = resolve(device), o.data_root(data_root)
     if dry_run:
         work(loaded, root, None, False, World(where), weights)
-        return _ready(open_dataset(loaded, root))
+        return _ready(open_dataset(loaded.dataset.name, loaded.store, root))
     world = launch(where, devices, nodes)
     path = world.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
     summary = work(loaded, root, path, resume, world, weights, board)

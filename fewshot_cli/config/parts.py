@@ -6,7 +6,6 @@ from fewshot_cli import registry
 from fewshot_cli.config.schema import PartSpec, Recipe
 from fewshot_cli.contracts import Backbone, Classifier, Extractor, Head, Solver
 from fewshot_cli.errors import RecipeError
-from fewshot_cli.runtime.device import home_of
 
 
 def build_solver(spec: PartSpec) -> Solver:
@@ -57,8 +56,3 @@ def build_classifier(
             "--solver sinkhorn does"
         )
     return cls(spec.options, channels=channels, classes=classes, solver=own).to(device)
-
-
-def matching_device(head_: Head, device: torch.device) -> torch.device:
-    """Where a head's inputs must be: its solver may take CPU tensors only."""
-    return home_of(head_.solver, device)

@@ -6,14 +6,29 @@ are paired.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli.contracts import Episode
 from fewshot_cli.data.store import Split
 from fewshot_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One few-shot task: indices into a split. `classes` [way], `support` [way,shot], `query` [way,queries]."""
+
+    number: int
+    classes: tuple[int, ...]
+    support: Tensor
+    query: Tensor
+
+    def labels(self) -> Tensor:
+        """Label of each query, class by class: [way*queries] int64."""
+        way, queries = self.query.shape
+        return torch.arange(way).repeat_interleave(queries)
 
 
 class Sampler:

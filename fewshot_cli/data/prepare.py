@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_cli import registry
-from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import DatasetBuilder
 from fewshot_cli.data.download import fetch
 from fewshot_cli.data.store import Store, StoreWriter, open_store
@@ -12,15 +11,15 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 
 
-def open_dataset(recipe: Recipe, root: Path) -> Store:
-    """The recipe's packed store; an embedded dataset is made on first use. Raises `DataError` when it is not
-    prepared.
+def open_dataset(name: str, store: str, root: Path) -> Store:
+    """The packed store of dataset `name`; an embedded dataset is generated on first use.
+
+    Raises `DataError` when it is not prepared.
     """
-    builder = registry.dataset(recipe.dataset.name)
-    if builder.embedded and not (root / recipe.store).exists():
-        say(f"making the embedded dataset {recipe.store} in {root} …")
-        build_store(recipe.store, builder(), [], root)
-    return open_store(root, recipe.store)
+    if not (root / store).exists() and (builder := registry.dataset(name)).embedded:
+        say(f"generating the embedded dataset {store} in {root} …")
+        build_store(store, builder(), [], root)
+    return open_store(root, store)
 
 
 def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:

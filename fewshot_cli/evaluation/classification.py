@@ -139,7 +139,8 @@ class ClassModel:
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        return self.processes.first(lambda: open_dataset(self.recipe, self.root)).split(self.recipe.eval.split)
+        name, store, split = self.recipe.dataset.name, self.recipe.store, self.recipe.eval.split
+        return self.processes.first(lambda: open_dataset(name, store, self.root)).split(split)
 
 
 def evaluate_classes(
@@ -165,7 +166,7 @@ def evaluate_classes(
         "weights": model.weights.checkpoint.sha256,
         "recipe": deciding(recipe, "classification"),
     }
-    run = Run.shared(processes, run_dir, "eval", recipe, identity, resume)
+    run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
     say(f"run directory: {run_dir}")
     pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
     with transport.ledger() as ledger:

@@ -117,7 +117,7 @@ def evaluate_episodes(
         return None
     split, sampler = model.split, model.sampler
     identity = model.identity("episodes", data=split.sha256, classes=sampler.classes)
-    run = Run.shared(processes, run_dir, "eval", recipe, identity, resume)
+    run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
     records: list[EpisodeRecord] = processes.first(lambda: run.lines(RECORDS))
     say(f"run directory: {run_dir}" + (f", resuming after {len(records)} episodes" if records else ""))
     features = model.features()

@@ -7,17 +7,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewshot_cli.config.parts import build_backbone, build_head, matching_device
+from fewshot_cli.config.parts import build_backbone, build_extractor, build_head
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import Stage, deciding
-from fewshot_cli.contracts import Backbone, Head
+from fewshot_cli.contracts import Backbone, Extractor, Head
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import Pictured, Split, open_store
-from fewshot_cli.features.cache import cached_features, feature_key
+from fewshot_cli.features.cache import cached_features
 from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.device import matching_device
 from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.runs import fingerprint
 from fewshot_cli.weights.find import FoundWeights, find_weights
 
 
@@ -61,7 +63,7 @@ class Model:
         if head.state_dict():
             model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
         model.backbone = backbone.to(memory_format=torch.channels_last)
-        model.head = head.to(matching_device(head, processes.device)).eval()
+        model.head = head.to(matching_device(head.solver, processes.device)).eval()
         return model
 
     @property
@@ -72,33 +74,36 @@ class Model:
     @property
     def matching_device(self) -> torch.device:
         """Where the head works: its solver may take CPU tensors only."""
-        return matching_device(self.head, self.device)
+        return matching_device(self.head.solver, self.device)
 
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        return self.processes.first(lambda: open_dataset(self.recipe, self.root)).split(self.recipe.eval.split)
+        name, store, split = self.recipe.dataset.name, self.recipe.store, self.recipe.eval.split
+        return self.processes.first(lambda: open_dataset(name, store, self.root)).split(split)
 
     @cached_property
     def sampler(self) -> Sampler:
         """The recipe's evaluation episodes, without classes of a species that the dataset `eval.without` has too."""
         return episodes_of(self.recipe, self.split, self.root)
 
+    @cached_property
+    def extractor(self) -> Extractor[Any]:
+        """How its images become local features."""
+        return build_extractor(self.recipe)
+
     def features(self, images: Pictured | None = None) -> Tensor:
         """Maps [N,d,h,w] of images, the split's if none are given, cached and on the head's device."""
+        images = self.split if images is None else images
+        key = self.feature_key(images)
         maps, self.embedding_seconds = cached_features(
-            self.recipe,
-            self.split if images is None else images,
-            self.backbone,
-            self.weights.checkpoint.sha256,
-            self.root,
-            self.processes,
+            self.recipe, images, self.backbone, key, self.root, self.processes
         )
         return maps.to(self.matching_device)
 
-    def feature_key(self) -> str:
-        """The name of the split's features in the cache: equal names mean equal features."""
-        return feature_key(self.recipe, self.split, self.weights.checkpoint.sha256)
+    def feature_key(self, images: Pictured) -> str:
+        """The name of the images' features in the cache: equal names mean equal features."""
+        return feature_key(self.recipe, images, self.weights.checkpoint.sha256)
 
     def identity(self, stage: Stage, **inputs: Any) -> dict[str, Any]:
         """What decides the result of a stage: the device, the weights, the recipe's sections and further `inputs`."""
@@ -116,3 +121,18 @@ def episodes_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
     say(f"left out {len(gone)} of {len(split.classes)} classes, whose species {recipe.eval.without} has too")
     kept = [c for c, name in enumerate(split.classes) if name not in gone]
     return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed, kept)
+
+
+def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
+    """Name of a feature set: everything it depends on, hashed."""
+    drawn = recipe.seed if build_extractor(recipe).random else None
+    return fingerprint(
+        {
+            "format": 4,
+            "data": split.sha256,
+            "weights": weights,
+            "crop": recipe.dataset.crop,
+            "seed": drawn,
+            **deciding(recipe, "features"),
+        }
+    )

@@ -8,9 +8,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewshot_cli.config.parts import build_extractor, decoded_side
+from fewshot_cli.config.parts import decoded_side
 from fewshot_cli.config.schema import Recipe
-from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import Pictured
 from fewshot_cli.errors import DataError
@@ -18,33 +17,17 @@ from fewshot_cli.features.embed import embed, patches_of
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.files import atomic
 from fewshot_cli.runtime.processes import World
-from fewshot_cli.runtime.runs import fingerprint
-
-
-def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
-    """Name of a feature set: everything it depends on, hashed."""
-    drawn = recipe.seed if build_extractor(recipe).random else None
-    return fingerprint(
-        {
-            "format": 4,
-            "data": split.sha256,
-            "weights": weights,
-            "crop": recipe.dataset.crop,
-            "seed": drawn,
-            **deciding(recipe, "features"),
-        }
-    )
 
 
 def cached_features(
-    recipe: Recipe, split: Pictured, backbone: Backbone, weights: str, root: Path, world: World
+    recipe: Recipe, split: Pictured, backbone: Backbone, key: str, root: Path, world: World
 ) -> tuple[Tensor, float]:
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 
     A cache that cannot be written is said on stderr and done without.
     """
     start, device = perf_counter(), world.device
-    path = root / "features" / f"{feature_key(recipe, split, weights)}-{device.type}.safetensors"
+    path = root / "features" / f"{key}-{device.type}.safetensors"
     if all(world.gather(path.is_file())):
         try:
             maps = load_file(path)["maps"]

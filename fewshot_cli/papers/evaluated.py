@@ -113,7 +113,7 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
         "device": ask.device.type,
         "sets": list(ask.sets),
     }
-    job, hashes = Run(run_dir, "table", plain, identity, resume), _hashes(plain, ask)
+    job, hashes = Run(run_dir, "table", plain.resolved(), identity, resume), _hashes(plain, ask)
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
         raise DataError(
@@ -164,7 +164,7 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
 def _hashes(plain: Recipe, ask: Request) -> dict[str, str | None]:
     """Hashes of data and weights, empty where one is not at hand: a resumed table must not mix others in."""
     try:
-        data = open_dataset(plain, ask.root).index["sha256"]
+        data = open_dataset(plain.dataset.name, plain.store, ask.root).index["sha256"]
         return {"data": data, "weights": find_weights(plain, ask.weights).checkpoint.sha256}
     except FslError:
         return {}
@@ -194,7 +194,7 @@ class Runner:
 
     def _accuracies(self, one: Recipe, given: Path | None) -> list[float]:
         model = Model.open(one, self.ask.root, World(self.ask.device), given, with_dataset=True)
-        features = self._have(model.feature_key(), model.features)
+        features = self._have(model.feature_key(model.split), model.features)
         head, sampler, out = model.head, model.sampler, []
         features = features.to(model.matching_device)
         batch = episodes_per_call(head, sampler, features)

@@ -118,7 +118,7 @@ def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int,
     words, place = ask.words(table, row), _place(row, seed, run_dir)
     one = load_recipe(row["recipe"], words, seed=seed)
     if all(column["measure"].endswith("_seconds") for column in table["columns"]):
-        store = open_dataset(one, ask.root)
+        store = open_dataset(one.dataset.name, one.store, ask.root)
         found = _times(table, row, ask, run_dir)[row is not _baseline(table, row)]
         counts = {
             "training": len(store.split("train")) // one.pretrain.batch,
@@ -192,7 +192,10 @@ def _baseline(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 def _costs(one: Recipe, ask: Request) -> dict[str, float]:
     """Parameters and multiply-adds in millions, as the paper counts them."""
-    backbone, classes = build_backbone(one), len(open_dataset(one, ask.root).split("train").classes)
+    backbone, classes = (
+        build_backbone(one),
+        len(open_dataset(one.dataset.name, one.store, ask.root).split("train").classes),
+    )
     classifier = build_classifier(
         one.pretrain.classifier, backbone.channels, classes, one.classifier_solver, ask.world.device
     )
@@ -218,7 +221,7 @@ def _times(table: dict[str, Any], row: dict[str, Any], ask: Request, run_dir: Pa
     known = read(path) if path.exists() else {}
     if name not in known:
         say(f"timing {row['name']}")
-        classes = len(open_dataset(pair[0], ask.root).split("train").classes)
+        classes = len(open_dataset(pair[0].dataset.name, pair[0].store, ask.root).split("train").classes)
         known[name] = beside(pair, classes, ask.world, ROUNDS)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, known)

@@ -51,7 +51,7 @@ class _Learner(Model):
             "device": self.device.type,
             **inputs,
         }
-        return Run(path, verb, self.recipe, identity, resume)
+        return Run(path, verb, self.recipe.resolved(), identity, resume)
 
 
 def finetune(

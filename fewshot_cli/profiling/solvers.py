@@ -16,7 +16,7 @@ from torch import Tensor
 from fewshot_cli import registry, transport
 from fewshot_cli.contracts import Solver
 from fewshot_cli.profiling.problems import Problems
-from fewshot_cli.runtime.device import home_of
+from fewshot_cli.runtime.device import matching_device
 
 INPUTS = 3  # different batches that take turns, so that none is answered from a cache
 ORACLE_CELLS = 12_000  # HiGHS is the oracle up to this size, the network simplex above
@@ -91,7 +91,7 @@ def measure(
         entrants = []
         for name, solver in solvers.items():
             record = {"solver": name, "n": n, "m": m}
-            home = home_of(solver, device)
+            home = matching_device(solver, device)
             try:
                 entrant = _enter(name, solver, home, given, settings, last.get(name))
             except Exception as fault:  # one solver's refusal, or memory, must not end the others' measurement

@@ -15,10 +15,10 @@ from fewshot_cli.config.parts import (
     build_extractor,
     build_head,
     decoded_side,
-    matching_device,
 )
 from fewshot_cli.config.schema import MetatrainSpec, PretrainSpec, Recipe
 from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.runtime.device import matching_device
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.training.augment import apply, draw, draw_mixing
 from fewshot_cli.training.metatrain import EpisodeObjective
@@ -126,7 +126,7 @@ def _measure(
         objective, extractor = ClassObjective(backbone, classifier, spec).to(device), None
     else:
         head = build_head(recipe.head, backbone.channels, recipe.solver)
-        home = matching_device(head, device)
+        home = matching_device(head.solver, device)
         if head.solver is not None:
             head.solver = _Timed(head.solver, clock)
         objective = EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home)

@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ def resolve(name: str) -> torch.device:
     return device
 
 
-def home_of(solver: Solver | None, device: torch.device) -> torch.device:
+def matching_device(solver: Solver[Any] | None, device: torch.device) -> torch.device:
     """Where matching happens: the device itself, or the CPU when the solver takes only CPU tensors."""
     return device if solver is None or device.type in solver.devices else torch.device("cpu")
 

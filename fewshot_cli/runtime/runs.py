@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import fewshot_cli
 from fewshot_cli.errors import DataError
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from fewshot_cli.runtime.processes import World
 
 CONFIG, SUMMARY = "config.json", "summary.json"
-
-
-class Resolvable(Protocol):
-    """A recipe, as far as a run directory is concerned."""
-
-    def resolved(self) -> dict[str, Any]:
-        """Plain data with every default filled in."""
 
 
 def versions() -> dict[str, str]:
@@ -55,7 +48,7 @@ class Run:
         run.writes = world.rank == 0
         return run
 
-    def __init__(self, path: Path, verb: str, recipe: Resolvable, identity: dict[str, Any], resume: bool) -> None:
+    def __init__(self, path: Path, verb: str, recipe: dict[str, Any], identity: dict[str, Any], resume: bool) -> None:
         self.path = path
         self.key = fingerprint({"verb": verb, **identity})
         config = path / CONFIG
@@ -79,7 +72,7 @@ class Run:
                     "verb": verb,
                     "key": self.key,
                     "identity": identity,
-                    "recipe": recipe.resolved(),
+                    "recipe": recipe,
                     "versions": versions(),
                 },
             )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from fewshot_cli.config.load import head_in
-from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, decoded_side, matching_device
+from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, decoded_side
 from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head
@@ -18,6 +18,7 @@ from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.features.embed import pool_patches
+from fewshot_cli.runtime.device import matching_device
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, stage
 from fewshot_cli.training.augment import apply, draw
@@ -74,10 +75,15 @@ def metatrain(
         for one in phases.values():
             _phase(one, root, None, resume, world, given, board)
         return None
-    store = world.first(lambda: open_dataset(recipe, root))
+    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
     start = _start(recipe, given, world)
     run = Run.shared(
-        world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, world.device), resume
+        world,
+        run_dir,
+        "metatrain",
+        recipe.resolved(),
+        _identity(recipe, store.index["sha256"], start, world.device),
+        resume,
     )
     if (done := world.first(lambda: run.summary)) is not None:
         return done
@@ -177,7 +183,7 @@ def _phase(
     head.
     """
     spec, device = recipe.metatrain, world.device
-    store = world.first(lambda: open_dataset(recipe, root))
+    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
     own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = _start(recipe, given, world)
     backbone = build_backbone(recipe)
@@ -187,7 +193,7 @@ def _phase(
     head = build_head(recipe.head, backbone.channels, recipe.solver)
     if before:
         start.fill_known(head, "head")
-    home = matching_device(head, device)
+    home = matching_device(head.solver, device)
     head.to(home)
     split, extractor = store.split("train"), build_extractor(recipe)
     if extractor.patches and spec.augment.crop != "none":
@@ -203,7 +209,7 @@ def _phase(
     if run_dir is None:
         return None
     run = Run.shared(
-        world, run_dir, "metatrain", recipe, _identity(recipe, store.index["sha256"], start, device), resume
+        world, run_dir, "metatrain", recipe.resolved(), _identity(recipe, store.index["sha256"], start, device), resume
     )
     side = decoded_side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:

@@ -75,7 +75,7 @@ def pretrain(
     Without a run directory everything is checked and nothing trained.
     """
     spec, device = recipe.pretrain, world.device
-    store = world.first(lambda: open_dataset(recipe, root))
+    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
     split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(
@@ -93,7 +93,9 @@ def pretrain(
     check_board(board)
     if run_dir is None:
         return None
-    run = Run.shared(world, run_dir, "pretrain", recipe, identity(recipe, store.index["sha256"], device), resume)
+    run = Run.shared(
+        world, run_dir, "pretrain", recipe.resolved(), identity(recipe, store.index["sha256"], device), resume
+    )
     side = spec.augment.side or recipe.image.decoded
     if (done := world.first(lambda: run.summary)) is not None:
         return done

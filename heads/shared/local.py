@@ -57,7 +57,8 @@ class LocalHead(Head[LocalT]):
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's matrices over pairs of nodes."""
-        return super().elements(way, shot, query, positions + sum(s * s for s in self.options.pyramid))
+        count = positions + sum(size * size for size in self.options.pyramid)
+        return way * way * query * count * count
 
 
 def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:

@@ -99,7 +99,7 @@ def test_of_every_part_the_options_without_the_mark_decide(place):
 def test_a_run_is_resumed_with_other_options_of_speed_only(tmp_path):
     def run(resume, *sets):
         loaded = load(*sets)
-        return Run(tmp_path / "run", "eval", loaded, {"recipe": loaded.identity()}, resume)
+        return Run(tmp_path / "run", "eval", loaded.resolved(), {"recipe": loaded.identity()}, resume)
 
     assert not run(False).resumed
     assert run(True, *FASTER).resumed

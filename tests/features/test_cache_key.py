@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.features.cache import cached_features, feature_key
+from fewshot_cli.evaluation.model import feature_key
+from fewshot_cli.features.cache import cached_features
 from fewshot_cli.runtime.processes import World
 
 MAPS, PATCHES = "mini_imagenet_5w1s", "mini_imagenet_5w1s_sampling"  # the second one draws its patches
@@ -100,7 +101,9 @@ def test_boxes_and_whole_images_do_not_share_features(tmp_path):
 
     def features(crop):
         loaded = load_recipe(MAPS, [f"dataset.crop={crop}", "image.size=8", "image.resize=8"])
-        return cached_features(loaded, split, torch.nn.AvgPool2d(4), WEIGHTS, tmp_path, world)[0]
+        return cached_features(
+            loaded, split, torch.nn.AvgPool2d(4), feature_key(loaded, split, WEIGHTS), tmp_path, world
+        )[0]
 
     box, raw = features("box"), features("raw")
     assert box.max() < raw.min()

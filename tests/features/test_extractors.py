@@ -11,7 +11,7 @@ from fewshot_cli.config.parts import decoded_side
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import open_store
-from fewshot_cli.features.cache import feature_key
+from fewshot_cli.evaluation.model import feature_key
 from fewshot_cli.features.crops import cut, cut_patches
 from fewshot_cli.features.embed import embed, patches_of
 from fewshot_cli.features.extractors import Grid, GridOptions, Sampling, SamplingOptions
