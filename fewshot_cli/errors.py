@@ -18,6 +18,7 @@ class FslError(Exception):
     """A fault the user can act on; the command line prints its sentence and exits with `code`."""
 
     code = Exit.USAGE
+    shared = False  # raised by every process of a run, so that the first alone reports it
 
 
 class RecipeError(FslError):

@@ -20,12 +20,13 @@ from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, judge
+from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation, judge
 from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.runtime.console import progress, say
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.device import place
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights.find import FoundWeights, find_weights
 
@@ -34,7 +35,7 @@ PREDICTIONS = "predictions.jsonl"
 
 
 @torch.no_grad()
-def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, processes: World) -> Tensor:
+def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, processes: Processes) -> Tensor:
     """The five likeliest classes [N,5] of decoded pictures (fewer of fewer classes), best first, in evaluation mode.
 
     The processes share the pictures. Raises `DataError` for NaN logits.
@@ -60,8 +61,8 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
 
 
 def validator(
-    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, processes: World
-) -> Callable[[], dict[str, float]] | None:
+    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, processes: Processes
+) -> Callable[[], Validation] | None:
     """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such
     split.
     """
@@ -70,9 +71,10 @@ def validator(
     split = store.split("val")
     pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
 
-    def validate() -> dict[str, float]:
+    def validate() -> Validation:
         hits = predict(recipe, pixels.images, backbone, classifier, processes)[:, 0] == split.labels
-        return dict(zip(("accuracy", "ci95"), share_ci95(int(hits.sum()), len(hits)), strict=True))
+        accuracy, ci95 = share_ci95(int(hits.sum()), len(hits))
+        return {"accuracy": accuracy, "ci95": ci95}
 
     return validate
 
@@ -88,7 +90,7 @@ class ClassModel:
     backbone: Backbone[Any]
     classifier: Classifier[Any]
 
-    def __init__(self, recipe: Recipe, root: Path, processes: World) -> None:
+    def __init__(self, recipe: Recipe, root: Path, processes: Processes) -> None:
         self.recipe, self.root, self.processes = recipe, root, processes
 
     @classmethod
@@ -96,7 +98,7 @@ class ClassModel:
         cls,
         recipe: Recipe,
         root: Path,
-        processes: World,
+        processes: Processes,
         weights: Path | None = None,
         *,
         with_dataset: bool = False,
@@ -133,7 +135,7 @@ class ClassModel:
             spec, backbone.channels, len(self.classes), recipe.classifier_solver, self.processes.device
         )
         weights.fill(classifier, "classifier", f"classifier {spec.name}")
-        self.backbone = backbone.to(self.processes.device, memory_format=torch.channels_last).eval()
+        self.backbone = place(backbone, self.processes.device).eval()
         self.classifier = classifier.eval()
 
     @cached_property
@@ -148,7 +150,7 @@ def evaluate_classes(
     root: Path,
     run_dir: Path | None,
     resume: bool,
-    processes: World,
+    processes: Processes,
     weights: Path | None = None,
     check: bool = False,
 ) -> ClassificationResult | None:

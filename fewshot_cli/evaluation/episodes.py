@@ -1,6 +1,7 @@
 """Episodes → one record each → a summary."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult, judge
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
 from fewshot_cli.runtime.console import progress, say
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 
 RECORDS = "episodes.jsonl"
@@ -70,6 +71,10 @@ def run_batch(
     return records, book.seconds
 
 
+def _nothing() -> tuple[list[EpisodeRecord], float]:
+    return [], 0.0
+
+
 def run_episodes(
     head: Head,
     features: Tensor,
@@ -78,18 +83,18 @@ def run_episodes(
     batch: int,
     done: Callable[[list[EpisodeRecord]], None],
     name: Callable[[int], str] = str,
-    processes: World | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on
     every process. Returns seconds, those in the solver summed over the processes.
     """
     begin, inside = perf_counter(), 0.0
-    processes = processes or World(features.device)
+    processes = processes or Processes(features.device)
     batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
     for i in range(0, len(batches), processes.size):
-        own = batches[i + processes.rank : i + processes.rank + 1]
-        found = processes.each(lambda own=own: run_batch(head, features, sampler, own[0], name) if own else ([], 0.0))
-        for records, spent in processes.gather(found):
+        mine = batches[i + processes.rank : i + processes.rank + 1]
+        run = partial(run_batch, head, features, sampler, mine[0], name) if mine else _nothing
+        for records, spent in processes.gather(processes.each(run)):
             inside += spent
             if records:
                 done(records)
@@ -101,7 +106,7 @@ def evaluate_episodes(
     root: Path,
     run_dir: Path | None,
     resume: bool,
-    processes: World,
+    processes: Processes,
     weights: Path | None = None,
     batch: int = 0,
     check: bool = False,

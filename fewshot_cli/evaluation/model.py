@@ -17,8 +17,8 @@ from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import Pictured, Split, open_store
 from fewshot_cli.features.cache import cached_features
 from fewshot_cli.runtime.console import say
-from fewshot_cli.runtime.device import matching_device
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.device import matching_device, place
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import fingerprint
 from fewshot_cli.weights.find import FoundWeights, find_weights
 
@@ -34,7 +34,7 @@ class Model:
     backbone: Backbone[Any]
     head: Head[Any]
 
-    def __init__(self, recipe: Recipe, root: Path, processes: World) -> None:
+    def __init__(self, recipe: Recipe, root: Path, processes: Processes) -> None:
         self.recipe, self.root, self.processes = recipe, root, processes
         self.embedding_seconds = 0.0
 
@@ -43,7 +43,7 @@ class Model:
         cls,
         recipe: Recipe,
         root: Path,
-        processes: World,
+        processes: Processes,
         weights: Path | None = None,
         *,
         with_dataset: bool = False,
@@ -62,7 +62,7 @@ class Model:
         head = build_head(recipe.head, backbone.channels, recipe.solver)
         if head.state_dict():
             model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
-        model.backbone = backbone.to(memory_format=torch.channels_last)
+        model.backbone = place(backbone, torch.device("cpu"))
         model.head = head.to(matching_device(head.solver, processes.device)).eval()
         return model
 

@@ -12,7 +12,7 @@ from fewshot_cli.contracts import Backbone
 from fewshot_cli.errors import DataError
 from fewshot_cli.features.crops import cut_patches
 from fewshot_cli.features.preprocess import normalise, standardise
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 BATCH = 250  # pictures, or patches; fixed, so that features do not depend on how many are wanted
 
@@ -22,7 +22,7 @@ def embed(
     backbone: Backbone,
     images: Tensor,
     spec: ImageSpec,
-    world: World,
+    processes: Processes,
     tick: Callable[[int], None] | None = None,
     patches: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -33,9 +33,9 @@ def embed(
     """
     training = backbone.training
     backbone.eval()
-    out, device = [], world.device
+    out, device = [], processes.device
     step = BATCH if patches is None else max(1, BATCH // patches[0].shape[1])
-    for start in range(step * world.rank, len(images), step * world.size):
+    for start in range(step * processes.rank, len(images), step * processes.size):
         batch = images[start : start + step].to(device)
         if patches is None:
             views = normalise(batch, spec)
@@ -49,11 +49,10 @@ def embed(
         if tick:
             tick(start + len(batch))
     backbone.train(training)
-    if world.size > 1:
-        shape = world.gather(out[0].shape[1:] if out else None)[0]
-        parts = [
-            part.split(step) for part in world.rows(torch.cat(out) if out else torch.empty(0, *shape, device=device))
-        ]
+    if processes.size > 1:
+        shape = processes.gather(tuple(out[0].shape[1:]) if out else ())[0]
+        mine = torch.cat(out) if out else torch.empty(0, *shape, device=device)
+        parts = [part.split(step) for part in processes.rows(mine)]
         out = [part[i] for i in range(len(parts[0])) for part in parts if i < len(part)]
     maps = torch.cat(out)
     if not torch.isfinite(maps.sum()):

@@ -16,8 +16,9 @@ from fewshot_cli.runtime.files import write_json, write_text
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.render import markdown
 from fewshot_cli.runtime.runs import SUMMARY, Run, read, stage, versions
+from fewshot_cli.training.log import LOG, TIMES
 from fewshot_cli.training.metatrain import metatrain
-from fewshot_cli.training.optimise import CURVES, LOG, TIMES
+from fewshot_cli.training.optimise import CURVES
 from fewshot_cli.training.pretrain import pretrain
 
 # method, the row of DeepEMD's Table 3 that it is, and its part of the recipe at 1 and at 5 shots

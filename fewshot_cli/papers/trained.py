@@ -24,7 +24,7 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import write_json
 from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, fingerprint, read, stage, versions
-from fewshot_cli.training.optimise import LOG
+from fewshot_cli.training.log import LOG
 from fewshot_cli.training.pretrain import pretrain
 
 INTERVAL = "Student's t over seeds, paired"

@@ -11,7 +11,7 @@ from fewshot_cli.contracts import Learns
 from fewshot_cli.data.own import Folder, Pictures
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
 
 CALL = 64  # pictures scored in one call
@@ -28,7 +28,7 @@ def classify(
     than two classes, pictures that do not decode, and unequal numbers where the head needs equal ones.
     """
     model, folder, pictures = (
-        Model.open(recipe, root, World(device), given),
+        Model.open(recipe, root, Processes(device), given),
         Folder(support, "--support"),
         Pictures(paths),
     )

@@ -15,7 +15,7 @@ from fewshot_cli.data.own import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights import checkpoint
 
@@ -29,7 +29,7 @@ class _Learner(Model):
     @classmethod
     def of(cls, recipe: Recipe, given: Path | None, root: Path, device: torch.device) -> Self:
         """The model. Raises `RecipeError` for a head without a layer."""
-        model = cls.open(recipe, root, World(device), given)
+        model = cls.open(recipe, root, Processes(device), given)
         if not isinstance(model.head, Learns):
             raise RecipeError(
                 f"recipe {recipe.name} has head {recipe.head.name}, which has no layer to learn; use a recipe "

@@ -20,7 +20,7 @@ from fewshot_cli.evaluation.episodes import BUDGET
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
 from fewshot_cli.runtime.console import progress
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
 
 
@@ -44,7 +44,7 @@ def retrieve(
     ranking is by the cosine of pooled features. Raises `DataError` for a gallery too small for a k.
     """
     begin = perf_counter()
-    model = Model.open(recipe, root, World(device), given)
+    model = Model.open(recipe, root, Processes(device), given)
     pictures = Folder(gallery, "--gallery") if gallery else model.split
     asked = Folder(query, "--query") if query else pictures
     names, same = pictures.classes, _copies(asked, pictures)
@@ -74,15 +74,16 @@ def retrieve(
     searched = found if asked is pictures else model.features(asked)
     stored = _pooled(found)
     shortlist = min(max(shortlist, max(ks)), size)
-    hits, ranking = {"global": [], "reranked": []}, []
+    found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
+    ranking: list[dict[str, Any]] = []
     with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
         for part in picks.split(_queries_a_call(model, shortlist, found)):
             queries = part.tolist()
             order, again, scores = _ranks(
                 model, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
             )
-            for kind, places in zip(hits, (order, again), strict=True):
-                hits[kind].append(pictures.labels[places] == truth[part, None])
+            for kind, places in zip(found_at, (order, again), strict=True):
+                found_at[kind].append(pictures.labels[places] == truth[part, None])
             for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
                 ranking.append(
                     {
@@ -93,8 +94,8 @@ def retrieve(
                         ],
                     }
                 )
-            bar.update(sum(len(h) for h in hits["global"]))
-    hits = {kind: torch.cat(rows) for kind, rows in hits.items()}
+            bar.update(sum(len(rows) for rows in found_at["global"]))
+    hits = {kind: torch.cat(rows) for kind, rows in found_at.items()}
     return {
         "format": 1,
         "recipe": recipe.name,

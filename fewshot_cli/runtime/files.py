@@ -12,8 +12,8 @@ from typing import Any
 from fewshot_cli.errors import DataError
 
 
-def explain(fault: OSError, path: Path | str) -> str:
-    """One sentence for an operating-system fault while writing at `path`."""
+def explain(error: OSError, path: Path | str) -> str:
+    """One sentence for an operating-system error while writing at `path`."""
     import errno
 
     reasons = {
@@ -25,7 +25,7 @@ def explain(fault: OSError, path: Path | str) -> str:
         errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     }
-    return f"{path}: {reasons.get(fault.errno, fault.strerror or str(fault))}"
+    return f"{path}: {reasons.get(error.errno or 0, error.strerror or str(error))}"
 
 
 @contextmanager
@@ -33,8 +33,8 @@ def guarded(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` in the block into a `DataError` that names `path`."""
     try:
         yield
-    except OSError as fault:
-        raise DataError(explain(fault, path)) from fault
+    except OSError as error:
+        raise DataError(explain(error, path)) from error
 
 
 @contextmanager

@@ -4,11 +4,11 @@ import glob
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import fewshot_cli
 from fewshot_cli.errors import DataError
@@ -16,7 +16,9 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import explain, guarded, write_json, write_text
 
 if TYPE_CHECKING:
-    from fewshot_cli.runtime.processes import World
+    from fewshot_cli.runtime.processes import Processes
+
+T = TypeVar("T")
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 
@@ -42,10 +44,10 @@ class Run:
     writes = True
 
     @classmethod
-    def shared(cls, world: "World", *arguments: Any) -> Self:
+    def shared(cls, processes: "Processes", *arguments: Any) -> Self:
         """A run that the first process makes and alone writes to."""
-        run = world.first(lambda: cls(*arguments))
-        run.writes = world.rank == 0
+        run = processes.first(lambda: cls(*arguments))
+        run.writes = processes.rank == 0
         return run
 
     def __init__(self, path: Path, verb: str, recipe: dict[str, Any], identity: dict[str, Any], resume: bool) -> None:
@@ -78,12 +80,12 @@ class Run:
             )
 
     @staticmethod
-    def records(path: Path) -> list[dict[str, Any]]:
+    def records(path: Path) -> list[Any]:
         """Records of a finished run's JSONL file."""
         with guarded(path):
             return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str) -> list[Any]:
         """Whole records of a JSONL file; a torn last line is cut off the file."""
         path = self.path / name
         if not path.exists():
@@ -104,7 +106,7 @@ class Run:
                 file.truncate(whole)
         return records
 
-    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+    def append(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Append records to a JSONL file. Raises `DataError` when the disk refuses."""
         if not self.writes:
             return
@@ -117,7 +119,7 @@ class Run:
         if self.writes and (self.path / name).exists():
             write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary; a run is complete when it is there."""
         if self.writes:
             write_json(self.path / SUMMARY, summary)
@@ -132,12 +134,12 @@ class Run:
             self.path.rmdir()
 
     @property
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Any:
         """The summary of a complete run."""
         return read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
 
 
-def _line(record: dict[str, Any]) -> str:
+def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 
@@ -158,11 +160,13 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     return base / (name if number == 1 else f"{name}-{number}")
 
 
-def stage(world: "World", path: Path, work: Callable[[Path, bool], dict[str, Any]]) -> dict[str, Any]:
+def stage(processes: "Processes", path: Path, work: Callable[[Path, bool], T | None]) -> T:
     """The summary of one step of a longer work, which continues what is there of the same configuration."""
-    if not world.first((path / SUMMARY).exists):
+    if not processes.first((path / SUMMARY).exists):
         say(f"== {path}")
-    return work(path, world.first((path / CONFIG).exists))
+    result = work(path, processes.first((path / CONFIG).exists))
+    assert result is not None  # it has a run directory
+    return result
 
 
 def _ordinal(path: Path) -> int:
@@ -177,10 +181,10 @@ def read(path: Path) -> dict[str, Any]:
         if not isinstance(data, dict):
             raise ValueError("not a mapping")
         return data
-    except OSError as fault:
-        raise DataError(explain(fault, path)) from fault
-    except ValueError as fault:
-        raise DataError(f"{path}: is damaged ({fault}); choose another --run-dir") from fault
+    except OSError as error:
+        raise DataError(explain(error, path)) from error
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); choose another --run-dir") from error
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     pass
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 
 class _Sum(torch.autograd.Function):
@@ -37,19 +37,21 @@ class _SharedNorm(nn.BatchNorm2d):
         mean = _Sum.apply(own.sum((0, 2, 3))) / count
         apart = own - mean[:, None, None]  # one pass over the squares would cancel digits
         variance = _Sum.apply(apart.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        if self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None:
+            momentum = 0.1 if self.momentum is None else self.momentum
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * count / (count - 1), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (apart * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def share_batch_norm(module: nn.Module, world: World) -> nn.Module:
+def share_batch_norm(module: nn.Module, processes: Processes) -> nn.Module:
     """Make batch norm see the global batch, in place."""
-    if world.size > 1 and world.device.type == "cuda":
+    if processes.size > 1 and processes.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    if world.size > 1:
+    if processes.size > 1:
         for child in module.modules():
             if type(child) is nn.BatchNorm2d:
                 child.__class__ = _SharedNorm

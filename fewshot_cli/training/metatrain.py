@@ -1,6 +1,7 @@
 """Meta-training: episodes, end to end through the head and its transport problems (DeepEMD, section 4.1)."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import RecipeError
+from fewshot_cli.evaluation.results import TrainingResult
 from fewshot_cli.features.embed import pool_patches
-from fewshot_cli.runtime.device import matching_device
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.device import matching_device, place
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, stage
 from fewshot_cli.training.augment import apply, draw
-from fewshot_cli.training.optimise import WEIGHTS, Job, check_board, fit
+from fewshot_cli.training.log import check_tensorboard
+from fewshot_cli.training.optimise import WEIGHTS, Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
 from fewshot_cli.weights import checkpoint
@@ -58,10 +61,10 @@ def metatrain(
     root: Path,
     run_dir: Path | None,
     resume: bool,
-    world: World,
+    processes: Processes,
     given: Path | None,
-    board: bool = False,
-) -> dict[str, Any] | None:
+    tensorboard: bool = False,
+) -> TrainingResult | None:
     """Train backbone and head on episodes of the train split, from pre-trained weights or random ones; returns the
     summary.
 
@@ -69,75 +72,72 @@ def metatrain(
     weights of the one before. Without a run directory everything is checked and nothing trained.
     """
     if not recipe.phases:
-        return _phase(recipe, root, run_dir, resume, world, given, board)
+        return _phase(recipe, root, run_dir, resume, processes, given, tensorboard)
     phases = {name: _recipe_of(recipe, phase) for name, phase in recipe.phases.items()}
     if run_dir is None:
         for one in phases.values():
-            _phase(one, root, None, resume, world, given, board)
+            _phase(one, root, None, resume, processes, given, tensorboard)
         return None
-    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
-    start = _start(recipe, given, world)
-    run = Run.shared(
-        world,
-        run_dir,
-        "metatrain",
-        recipe.resolved(),
-        _identity(recipe, store.index["sha256"], start, world.device),
-        resume,
-    )
-    if (done := world.first(lambda: run.summary)) is not None:
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    start = _start(recipe, given, processes)
+    decided_by = _identity(recipe, store.index["sha256"], start, processes.device)
+    run = Run.shared(processes, run_dir, "metatrain", recipe.resolved(), decided_by, resume)
+    if (done := processes.first(lambda: run.summary)) is not None:
         return done
-    best, made, before = given, {}, 0
+    start_from, results, steps = given, dict[str, TrainingResult](), 0
     for name, one in phases.items():
-        made[name] = stage(
-            world,
-            run_dir / name,
-            lambda path, again, one=one, best=best, before=before: _phase(
-                one, root, path, again, world, best, board, before
-            ),
+        train = partial(
+            _phase,
+            one,
+            root,
+            processes=processes,
+            given=start_from,
+            tensorboard=tensorboard,
+            before=steps,
         )
-        before += one.metatrain.epochs * one.metatrain.steps
-        best = Path(made[name]["weights"])
-    return world.first(lambda: _gathered(run, made))
+        results[name] = stage(processes, run_dir / name, train)
+        steps += one.metatrain.epochs * one.metatrain.steps
+        start_from = Path(results[name]["weights"])
+    return processes.first(lambda: _gathered(run, results))
 
 
 def _recipe_of(recipe: Recipe, phase: PhaseSpec) -> Recipe:
     """The recipe as it is in one phase."""
-    own, given = recipe.metatrain, {}
+    common, changes = recipe.metatrain, dict[str, Any]()
     for key in ("epochs", "steps", "optimizer", "schedule", "train"):
         value = getattr(phase, key)
         if key in ("optimizer", "schedule") and value is not None:  # what it does not say stays as it is
-            value = getattr(own, key).model_copy(update={k: getattr(value, k) for k in value.model_fields_set})
-        given |= {key: value} if value is not None else {}
-    spec = own.model_copy(update={**given, "phases": None})
+            value = getattr(common, key).model_copy(update={k: getattr(value, k) for k in value.model_fields_set})
+        changes |= {key: value} if value is not None else {}
+    spec = common.model_copy(update={**changes, "phases": None})
     return recipe.model_copy(update={"metatrain": spec, "head": head_in(recipe, phase.options)})
 
 
-def _gathered(run: Run, made: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The last phase's weights beside the phases' folders, and the summary of all."""
-    last = list(made.values())[-1]
-    found = checkpoint.load(Path(last["weights"]))
+def _gathered(run: Run, results: dict[str, TrainingResult]) -> TrainingResult:
+    """The last phase's weights beside the phases' folders, and the result of all."""
+    last = list(results.values())[-1]
+    loaded = checkpoint.load(Path(last["weights"]))
     sidecar = {
-        **{k: v for k, v in found.sidecar.items() if k != "sha256"},
-        "phases": {k: v["best"] for k, v in made.items()},
+        **{k: v for k, v in loaded.sidecar.items() if k != "sha256"},
+        "phases": {name: result["best"] for name, result in results.items()},
     }
-    sha256 = checkpoint.save_tensors(run.path / WEIGHTS, found.tensors, sidecar)
-    summary = {
-        "epochs": sum(m["epochs"] for m in made.values()),
+    weights = run.path / WEIGHTS
+    result: TrainingResult = {
+        "epochs": sum(phase["epochs"] for phase in results.values()),
         "best": last["best"],
-        "weights": str(run.path / WEIGHTS),
-        "sha256": sha256,
-        "phases": made,
+        "weights": str(weights),
+        "sha256": checkpoint.save_tensors(weights, loaded.tensors, sidecar),
+        "phases": results,
     }
-    run.finish(summary)
-    return summary
+    run.finish(result)
+    return result
 
 
-def _start(recipe: Recipe, given: Path | None, world: World) -> checkpoint.Checkpoint | None:
+def _start(recipe: Recipe, given: Path | None, processes: Processes) -> checkpoint.Checkpoint | None:
     """The weights to start from, None for random ones."""
     if recipe.metatrain.start == "none" and given is None:
         return None
-    return world.each(lambda: find_weights(recipe, given, stages=("pretrain",))).checkpoint
+    return processes.each(lambda: find_weights(recipe, given, stages=("pretrain",))).checkpoint
 
 
 def _identity(
@@ -174,24 +174,24 @@ def _phase(
     root: Path,
     run_dir: Path | None,
     resume: bool,
-    world: World,
+    processes: Processes,
     given: Path | None,
-    board: bool,
+    tensorboard: bool,
     before: int = 0,
-) -> dict[str, Any] | None:
+) -> TrainingResult | None:
     """One phase; one that has steps `before` it draws other episodes, and starts with what the weights hold of its
     head.
     """
-    spec, device = recipe.metatrain, world.device
-    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
-    own = world.share(spec.episodes_per_step, "metatrain.episodes_per_step")
-    start = _start(recipe, given, world)
+    spec, device = recipe.metatrain, processes.device
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    own = processes.share(spec.episodes_per_step, "metatrain.episodes_per_step")
+    start = _start(recipe, given, processes)
     backbone = build_backbone(recipe)
     if start is not None:
         start.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
-    backbone = backbone.to(device, memory_format=torch.channels_last)
+    backbone = place(backbone, device)
     head = build_head(recipe.head, backbone.channels, recipe.solver)
-    if before:
+    if before and start is not None:
         start.fill_known(head, "head")
     home = matching_device(head.solver, device)
     head.to(home)
@@ -202,19 +202,24 @@ def _phase(
             f"{recipe.extractor.name} are the crops; write metatrain.augment.crop: none"
         )
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
-    validated = validation_model(recipe, spec.validation, root, world, backbone, head)
-    check_board(board)
+    validated = validation_model(recipe, spec.validation, root, processes, backbone, head)
+    check_tensorboard(tensorboard)
     objective = EpisodeObjective(backbone, head, spec, extractor.patches, home)
     _only(objective, spec.train)
     if run_dir is None:
         return None
     run = Run.shared(
-        world, run_dir, "metatrain", recipe.resolved(), _identity(recipe, store.index["sha256"], start, device), resume
+        processes,
+        run_dir,
+        "metatrain",
+        recipe.resolved(),
+        _identity(recipe, store.index["sha256"], start, device),
+        resume,
     )
     side = decoded_side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
-    if (done := world.first(lambda: run.summary)) is not None:
+    if (done := processes.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
+    pixels = processes.each(lambda: Pixels(split, recipe, side, root, processes))
 
     def batches(epoch: int, rng: Generator) -> Iterator[Tensor]:
         for step in range(spec.steps):
@@ -234,4 +239,4 @@ def _phase(
         {"backbone": backbone, "head": head},
         {**sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
     )
-    return fit(run, spec, job, world, recipe.seed + before, board)
+    return fit(run, spec, job, processes, recipe.seed + before, tensorboard)

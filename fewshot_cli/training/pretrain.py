@@ -1,6 +1,6 @@
 """Pre-training: cross-entropy over all base classes, validated by few-shot episodes (DeepEMD, section 3.4 and 4.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch import Generator, Tensor, nn
 from fewshot_cli.config.parts import build_backbone, build_classifier
 from fewshot_cli.config.schema import PretrainSpec, Recipe
 from fewshot_cli.config.stages import deciding
+from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation import classification
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.evaluation.results import TrainingResult, Validation
+from fewshot_cli.runtime.device import place
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
-from fewshot_cli.training.optimise import Job, check_board, fit
+from fewshot_cli.training.log import check_tensorboard
+from fewshot_cli.training.optimise import Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
 
@@ -29,35 +33,38 @@ class ClassObjective(nn.Module):
     """(images, labels, how they are mixed) → cross-entropy of the classifier on the backbone's maps, and the share
     correct.
 
-    With `rotation` every picture is seen in its four rotations, which a second classifier tells apart (Gidaris et al.
+    With `rotation` every image is seen in its four rotations, which a second classifier tells apart (Gidaris et al.
     2018; added to few-shot pre-training by Mangla et al. 2020).
     """
 
-    def __init__(self, backbone: nn.Module, classifier: nn.Module, spec: PretrainSpec) -> None:
+    def __init__(self, backbone: Backbone[Any], classifier: nn.Module, spec: PretrainSpec) -> None:
         super().__init__()
         self.backbone, self.classifier, self.spec = backbone, classifier, spec
-        self.turned = nn.Linear(backbone.channels, 4) if spec.rotation else None
+        self.rotation_head = nn.Linear(backbone.channels, 4) if spec.rotation else None
+        self.register_load_state_dict_pre_hook(_rename_rotation_head)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels, mixing = batch
         if mixing is not None:
             images = mix(images, mixing)
-        if self.turned is not None:
+        if self.rotation_head is not None:
             images = torch.cat([images.rot90(k, (2, 3)) for k in range(4)]).contiguous(
                 memory_format=torch.channels_last
             )
         maps = self.backbone(images)
         logits = self.classifier(maps).float()
         times = len(images) // len(labels)
-        own = self._loss(logits, labels.repeat(times))
+        losses = self._loss(logits, labels.repeat(times))
         if mixing is not None:
-            keep = mixing.keep.to(own).repeat(times)
+            keep = mixing.keep.to(losses).repeat(times)
             other = self._loss(logits, labels[neighbours(len(labels)).to(labels.device)].repeat(times))
-            own = keep * own + (1 - keep) * other
-        loss = own.mean()
-        if self.turned is not None:
+            losses = keep * losses + (1 - keep) * other
+        loss = losses.mean()
+        if self.rotation_head is not None:
             turns = torch.arange(4, device=labels.device).repeat_interleave(len(labels))
-            loss = loss + self.spec.rotation * F.cross_entropy(self.turned(maps.flatten(2).mean(-1)).float(), turns)
+            loss = loss + self.spec.rotation * F.cross_entropy(
+                self.rotation_head(maps.flatten(2).mean(-1)).float(), turns
+            )
         return loss, (logits.detach().argmax(1) == labels.repeat(times)).float().mean()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -65,8 +72,8 @@ class ClassObjective(nn.Module):
 
 
 def pretrain(
-    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, world: World, board: bool = False
-) -> dict[str, Any] | None:
+    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, processes: Processes, tensorboard: bool = False
+) -> TrainingResult | None:
     """Train backbone and classifier on the train split; returns the summary of the run.
 
     Under protocol `classification` the validation is top-1 on the `val` split; without one the last epoch's weights are
@@ -74,32 +81,31 @@ def pretrain(
 
     Without a run directory everything is checked and nothing trained.
     """
-    spec, device = recipe.pretrain, world.device
-    store = world.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
-    split, own = store.split("train"), world.share(spec.batch, "pretrain.batch")
+    spec, device = recipe.pretrain, processes.device
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    split, own = store.split("train"), processes.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(
             f"{store.path}: the train split has {len(split)} pictures, a batch needs {spec.batch}; lower pretrain.batch"
         )
     if spec.mix != type(spec.mix)():
-        world.share(spec.batch // 2, "pretrain.batch in pairs")
-    backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
+        processes.share(spec.batch // 2, "pretrain.batch in pairs")
+    backbone = place(build_backbone(recipe), device)
     classifier = build_classifier(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
-        validated = validation_model(recipe, spec.validation, root, world, backbone)
-    check_board(board)
+        validated = validation_model(recipe, spec.validation, root, processes, backbone)
+    check_tensorboard(tensorboard)
     if run_dir is None:
         return None
-    run = Run.shared(
-        world, run_dir, "pretrain", recipe.resolved(), identity(recipe, store.index["sha256"], device), resume
-    )
+    decided_by = {"device": device.type, "data": store.index["sha256"], "recipe": deciding(recipe, "pretrain")}
+    run = Run.shared(processes, run_dir, "pretrain", recipe.resolved(), decided_by, resume)
     side = spec.augment.side or recipe.image.decoded
-    if (done := world.first(lambda: run.summary)) is not None:
+    if (done := processes.first(lambda: run.summary)) is not None:
         return done
-    pixels = world.each(lambda: Pixels(split, recipe, side, root, world))
+    pixels = processes.each(lambda: Pixels(split, recipe, side, root, processes))
     labels, steps = split.labels.to(device), len(split) // spec.batch
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
@@ -112,9 +118,9 @@ def pretrain(
             yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
 
     if episodes:
-        validate = validator(validated, whole_images=True)
+        validate: Callable[[], Validation] | None = validator(validated, whole_images=True)
     else:
-        validate = classification.validator(recipe, store, backbone, classifier, root, world)
+        validate = classification.validator(recipe, store, backbone, classifier, root, processes)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
     job = Job(
         ClassObjective(backbone, classifier, spec).to(device),
@@ -124,13 +130,10 @@ def pretrain(
         {"backbone": backbone, "classifier": classifier},
         {**sidecar("pretrain", recipe, store, parts), "classes": split.classes},
     )
-    return fit(run, spec, job, world, recipe.seed, board)
+    return fit(run, spec, job, processes, recipe.seed, tensorboard)
 
 
-def identity(recipe: Recipe, data_sha: str, device: torch.device) -> dict[str, Any]:
-    """What decides the result of pre-training."""
-    return {
-        "device": device.type,
-        "data": data_sha,
-        "recipe": deciding(recipe, "pretrain"),
-    }
+def _rename_rotation_head(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The states of runs of earlier versions have another name for it."""
+    for key in [key for key in state if key.startswith(f"{prefix}turned.")]:
+        state[f"{prefix}rotation_head.{key.removeprefix(f'{prefix}turned.')}"] = state.pop(key)

@@ -13,14 +13,14 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.results import EpisodeRecord, Validation
 from fewshot_cli.evaluation.stats import mean_ci95
 from fewshot_cli.features.embed import embed, patches_of
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 
 def validation_model(
     recipe: Recipe,
     spec: ValidateSpec,
     root: Path,
-    processes: World,
+    processes: Processes,
     backbone: Backbone[Any],
     head: Head[Any] | None = None,
 ) -> Model:
@@ -37,8 +37,9 @@ def validation_model(
     model = Model(recipe.model_copy(update=changes), root, processes)
     _ = model.sampler
     model.backbone = backbone
-    named_otherwise = head is None or model.recipe.head != recipe.head
-    model.head = build_head(model.recipe.head, backbone.channels, recipe.solver) if named_otherwise else head
+    if head is None or model.recipe.head != recipe.head:
+        head = build_head(model.recipe.head, backbone.channels, recipe.solver)
+    model.head = head
     model.head.to(model.matching_device)
     return model
 

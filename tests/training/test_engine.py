@@ -20,7 +20,8 @@ from fewshot_cli.heads.classifiers.linear import Linear
 from fewshot_cli.runtime import processes
 from fewshot_cli.training import validation
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
-from fewshot_cli.training.optimise import Average, generator
+from fewshot_cli.training.average import Average
+from fewshot_cli.training.optimise import generator
 from fewshot_cli.training.pretrain import ClassObjective
 from fewshot_cli.weights import checkpoint
 
