@@ -150,6 +150,7 @@ def _read(path: Path) -> Checkpoint:
         if tarfile.is_tarfile(path):
             raise DataError(f"{path}: is a tar archive; unpack it and give the .pth inside")
     try:
+        content: Any
         if path.suffix == ".safetensors":
             content = load_bytes(path.read_bytes())
         elif not start.startswith((b"PK", b"\x80")):  # often the web page of a failed download
