@@ -1,4 +1,4 @@
-"""The protocol `classification`: top-1 and top-5 of a backbone and its classifier on pictures of the classes they were
+"""The protocol `classification`: top-1 and top-5 of a backbone and its classifier on images of the classes they were
 trained on.
 """
 
@@ -21,7 +21,7 @@ from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation, judge
-from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
+from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.runtime.console import progress, say
@@ -36,9 +36,9 @@ PREDICTIONS = "predictions.jsonl"
 
 @torch.no_grad()
 def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Classifier, processes: Processes) -> Tensor:
-    """The five likeliest classes [N,5] of decoded pictures (fewer of fewer classes), best first, in evaluation mode.
+    """The five likeliest classes [N,5] of decoded images (fewer of fewer classes), best first, in evaluation mode.
 
-    The processes share the pictures. Raises `DataError` for NaN logits.
+    The processes share the images. Raises `DataError` for NaN logits.
     """
     training = backbone.training, classifier.training
     backbone.eval()
@@ -50,7 +50,7 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
             views = normalise(some.to(processes.device), recipe.image).contiguous(memory_format=torch.channels_last)
             logits = classifier(backbone(views).float())
             if not torch.isfinite(logits).all():
-                raise DataError(f"pictures {start}-{start + len(some) - 1}: NaN or infinite logits; check the weights")
+                raise DataError(f"images {start}-{start + len(some) - 1}: NaN or infinite logits; check the weights")
             found.append((start, logits.topk(min(TOP, logits.shape[1]), 1).indices.cpu()))
             bar.update(start + len(some))
     backbone.train(training[0])
@@ -63,7 +63,7 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
 def validator(
     recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, processes: Processes
 ) -> Callable[[], Validation] | None:
-    """Top-1 and its interval on the validation pictures of the classes trained on; None when the store has no such
+    """Top-1 and its interval on the validation images of the classes trained on; None when the store has no such
     split.
     """
     if "val" not in store.index["splits"]:
@@ -213,7 +213,7 @@ def _result(
         "ci95": top1_ci95,
         "top5": top5,
         "top5_ci95": top5_ci95,
-        "interval": INTERVAL_PICTURES,
+        "interval": INTERVAL_IMAGES,
         "not_converged": sum(processes.gather(sum(ledger.failures(1)))),
         "iterations": iterations,
         "seconds": seconds,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 INTERVAL = "normal approximation over episodes, 1.96·s/√n"
 INTERVAL_QUERIES = "Wilson's score interval over queries, the distance to its farther end"
 INTERVAL_PAIRED_QUERIES = "normal approximation over queries, paired"
-INTERVAL_PICTURES = "Wilson's score interval over pictures, the distance to its farther end"
+INTERVAL_IMAGES = "Wilson's score interval over images, the distance to its farther end"
 
 
 def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
@@ -27,7 +27,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
 def share_ci95(correct: int, count: int) -> tuple[float, float]:
     """Per cent correct and the distance to the farther end of Wilson's 95 % interval, which is not centred on it.
 
-    It holds for few pictures and near 100 %.
+    It holds for few images and near 100 %.
     """
     share, z2 = correct / count, 1.96**2
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))

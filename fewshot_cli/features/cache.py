@@ -51,6 +51,6 @@ def cached_features(
         if processes.rank == 0:
             with atomic(path) as part:
                 save_file({"maps": maps.cpu()}, part)
-    except DataError as fault:
-        say(f"note: features are not cached: {fault}")
+    except DataError as error:
+        say(f"note: features are not cached: {error}")
     return maps, perf_counter() - start

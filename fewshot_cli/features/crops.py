@@ -1,4 +1,4 @@
-"""Boxes of pictures, drawn at random or given, and cutting them out: batched, on the device the pictures are on."""
+"""Boxes of images, drawn at random or given, and cutting them out: batched, on the device the images are on."""
 
 import math
 
@@ -10,9 +10,9 @@ _TRIES = 10
 
 
 def random_resized(sizes: Tensor, scale: tuple[float, float], rng: Generator) -> Tensor:
-    """Boxes [N,4] (left, top, width, height) as shares of pictures with original sizes [N,2] (h, w).
+    """Boxes [N,4] (left, top, width, height) as shares of images with original sizes [N,2] (h, w).
 
-    Area and aspect ratio (3/4 to 4/3) are drawn in the original picture's pixels, up to ten times until the box fits,
+    Area and aspect ratio (3/4 to 4/3) are drawn in the original image's pixels, up to ten times until the box fits,
     then it is the largest centred box of an allowed ratio.
     """
     count, (h, w) = len(sizes), sizes.unbind(1)
@@ -35,12 +35,12 @@ def _between(rng: Generator, rows: int, count: int, low: float, high: float) -> 
 
 
 def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "border") -> Tensor:
-    """Resample boxes of pictures [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors.
+    """Resample boxes of images [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors.
 
-    Outside the picture is its nearest pixel (`border`), which boxes within it do not see as a dark rim, or black
+    Outside the image is its nearest pixel (`border`), which boxes within it do not see as a dark rim, or black
     (`zeros`).
 
-    boxes [N,4] are shares of the picture. Bilinear; of pictures much larger than the result it takes several samples a
+    boxes [N,4] are shares of the image. Bilinear; of images much larger than the result it takes several samples a
     pixel and averages, so that small structure does not alias.
     """
     left, top, wide, high = boxes.unbind(1)
@@ -56,7 +56,7 @@ def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "borde
 
 
 def cut_patches(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [N,P,4], mirrored where flip [N,P], of pictures [N,3,S,S] → [N·P,3,size,size], a picture's patches
+    """Boxes [N,P,4], mirrored where flip [N,P], of images [N,3,S,S] → [N·P,3,size,size], an image's patches
     together.
     """
     return torch.stack([cut(x, boxes[:, p], flip[:, p], size) for p in range(boxes.shape[1])], 1).flatten(0, 1)

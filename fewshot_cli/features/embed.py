@@ -14,7 +14,7 @@ from fewshot_cli.features.crops import cut_patches
 from fewshot_cli.features.preprocess import normalise, standardise
 from fewshot_cli.runtime.processes import Processes
 
-BATCH = 250  # pictures, or patches; fixed, so that features do not depend on how many are wanted
+BATCH = 250  # images, or patches; fixed, so that features do not depend on how many are wanted
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def embed(
     tick: Callable[[int], None] | None = None,
     patches: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Maps [N,d,h,w] float32 of decoded pictures, in evaluation mode, on the device; the processes share the batches.
+    """Maps [N,d,h,w] float32 of decoded images, in evaluation mode, on the device; the processes share the batches.
 
     With `patches`, boxes [N,P,4] and mirrorings [N,P], each patch is pooled to one position: [N,d,1,P]. Raises
     `DataError` when features are not finite.
@@ -61,14 +61,14 @@ def embed(
 
 
 def pool_patches(maps: Tensor, patches: int) -> Tensor:
-    """Maps [N·patches,d,h,w] of pictures' patches, each pooled to one position: [N,d,1,patches]."""
+    """Maps [N·patches,d,h,w] of images' patches, each pooled to one position: [N,d,1,patches]."""
     return maps.mean((2, 3)).unflatten(0, (-1, patches)).mT[:, :, None]
 
 
 def patches_of(recipe: Recipe, identities: list[str], sizes: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Boxes [N,P,4] and mirrorings [N,P] of the patches of pictures with original sizes [N,2]; None for maps.
+    """Boxes [N,P,4] and mirrorings [N,P] of the patches of images with original sizes [N,2]; None for maps.
 
-    Random ones are drawn for each picture from the recipe's seed and its identity, whatever others there are.
+    Random ones are drawn for each image from the recipe's seed and its identity, whatever others there are.
     """
     extractor, rng = build_extractor(recipe), torch.Generator()
     if not extractor.patches:

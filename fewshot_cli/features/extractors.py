@@ -19,7 +19,7 @@ class PatchOptions(Options):
     """What patches are cut from."""
 
     side: int | None = Field(
-        None, ge=8, le=1024, description="side of the pictures that patches are cut from (default: twice the input's)"
+        None, ge=8, le=1024, description="side of the images that patches are cut from (default: twice the input's)"
     )
 
 
@@ -27,7 +27,7 @@ PatchT = TypeVar("PatchT", bound=PatchOptions)
 
 
 class _Patches(Extractor[PatchT]):
-    """Patches are cut from the whole picture, kept large enough that a small one is not blurred."""
+    """Patches are cut from the whole image, kept large enough that a small one is not blurred."""
 
     def side(self, size: int, decoded: int) -> int:
         """As `Extractor.side`."""
@@ -46,7 +46,7 @@ class GridOptions(PatchOptions):
 class Grid(_Patches[GridOptions]):
     """Cells of an image pyramid, each enlarged about its centre for context, are embedded and pooled (DeepEMD-Grid).
 
-    In training the ratio is drawn from 1 to 3 for each picture and level, and each patch is mirrored half the time.
+    In training the ratio is drawn from 1 to 3 for each image and level, and each patch is mirrored half the time.
     """
 
     def __init__(self, options: GridOptions | None = None) -> None:
@@ -76,7 +76,7 @@ class Grid(_Patches[GridOptions]):
 class SamplingOptions(PatchOptions):
     """The random patches."""
 
-    patches: int = Field(9, ge=1, le=400, description="patches of a picture")
+    patches: int = Field(9, ge=1, le=400, description="patches of an image")
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
         (0.08, 1.0), description="area share of a patch"
     )
@@ -85,7 +85,7 @@ class SamplingOptions(PatchOptions):
 class Sampling(_Patches[SamplingOptions]):
     """Random resized crops, mirrored half the time, are embedded and pooled (DeepEMD-Sampling).
 
-    They are random in evaluation too, drawn for each picture from the recipe's seed.
+    They are random in evaluation too, drawn for each image from the recipe's seed.
     """
 
     random = True

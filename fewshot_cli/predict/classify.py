@@ -1,4 +1,4 @@
-"""Labels for a user's own pictures from a folder of a few examples a class."""
+"""Labels for a user's own images from a folder of a few examples a class."""
 
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
 
-CALL = 64  # pictures scored in one call
+CALL = 64  # images scored in one call
 
 
 @torch.no_grad()
 def classify(
     recipe: Recipe, paths: list[Path], support: Path, given: Path | None, root: Path, device: torch.device
 ) -> dict[str, Any]:
-    """Label every picture of `paths` with a class of `support/<class>/<picture>`.
+    """Label every image of `paths` with a class of `support/<class>/<image>`.
 
     A head with a layer to learn (sfc) takes any number of examples a class, others the same number for all; with one
     example each, both are DeepEMD's 1-shot matching. A score is the softmax of the logits. Raises `DataError` for fewer
-    than two classes, pictures that do not decode, and unequal numbers where the head needs equal ones.
+    than two classes, images that do not decode, and unequal numbers where the head needs equal ones.
     """
-    model, folder, pictures = (
+    model, folder, images = (
         Model.open(recipe, root, Processes(device), given),
         Folder(support, "--support"),
         Pictures(paths),
@@ -39,10 +39,10 @@ def classify(
     if not learns and min(counts) < max(counts):
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
         raise DataError(
-            f"{support}: class {few} has {min(counts)} pictures, {many} has {max(counts)}; head {recipe.head.name} "
+            f"{support}: class {few} has {min(counts)} images, {many} has {max(counts)}; head {recipe.head.name} "
             "needs the same number of each, --set head=sfc takes any"
         )
-    examples, queries = model.features(folder), model.features(pictures)
+    examples, queries = model.features(folder), model.features(images)
     with transport.ledger() as book:
         if learns:
             layer = model.head.learn(examples[None], folder.labels)
@@ -52,7 +52,7 @@ def classify(
             logits = [model.head(shots, part[None])[0] for part in queries.split(CALL)]
     scores = torch.cat(logits).softmax(1).cpu().tolist()
     rows = []
-    for name, own in zip(pictures.names, scores, strict=True):
+    for name, own in zip(images.names, scores, strict=True):
         best = max(range(len(own)), key=own.__getitem__)
         rows.append(
             {

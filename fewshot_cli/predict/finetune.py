@@ -1,4 +1,4 @@
-"""A user's own classifier: a structured fully connected layer learned on a folder of support pictures."""
+"""A user's own classifier: a structured fully connected layer learned on a folder of support images."""
 
 from pathlib import Path
 from time import perf_counter
@@ -14,13 +14,13 @@ from fewshot_cli.contracts import Learns
 from fewshot_cli.data.own import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.evaluation.stats import INTERVAL_PICTURES, share_ci95
+from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights import checkpoint
 
 LAYER, FILE = "sfc.layer", "classifier.safetensors"
-QUERIES = 256  # pictures scored in one solver call
+QUERIES = 256  # images scored in one solver call
 
 
 class _Learner(Model):
@@ -63,10 +63,10 @@ def finetune(
     root: Path,
     device: torch.device,
 ) -> dict[str, Any] | None:
-    """Learn the layer on `support/<class>/<picture>` and write it into the run directory; returns the summary.
+    """Learn the layer on `support/<class>/<image>` and write it into the run directory; returns the summary.
 
-    Without a run directory everything is checked and nothing learned. Classes may have different numbers of pictures.
-    Raises `DataError` for fewer than two classes or undecodable pictures, `RecipeError` for a head without a layer.
+    Without a run directory everything is checked and nothing learned. Classes may have different numbers of images.
+    Raises `DataError` for fewer than two classes or undecodable images, `RecipeError` for a head without a layer.
     """
     model, folder = _Learner.of(recipe, given, root, device), Folder(support, "--support")
     if len(folder.classes) < 2:
@@ -113,7 +113,7 @@ def score(
     root: Path,
     device: torch.device,
 ) -> dict[str, Any] | None:
-    """Accuracy of a fine-tuned classifier on `query/<class>/<picture>`, in the fields of an evaluation's summary.
+    """Accuracy of a fine-tuned classifier on `query/<class>/<image>`, in the fields of an evaluation's summary.
 
     Without a run directory everything is checked and nothing scored. Raises `DataError` when the classifier was learned
     on other weights, or a folder names a class it does not know.
@@ -166,7 +166,7 @@ def score(
         "pictures": len(truth),
         "accuracy": mean,
         "ci95": ci95,
-        "interval": INTERVAL_PICTURES,
+        "interval": INTERVAL_IMAGES,
         "not_converged": sum(book.failures(1)),
         "seconds": {"embedding": model.embedding_seconds, "matching": book.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
@@ -188,5 +188,5 @@ def _scoring(head: Learns, options: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _guess(head: Learns, layer: Tensor, maps: Tensor) -> Tensor:
-    """Class of each picture [N] under a layer [way,n,d]."""
+    """Class of each image [N] under a layer [way,n,d]."""
     return torch.cat([head.score(layer[None], part[None])[0].argmax(1).cpu() for part in maps.split(QUERIES)])

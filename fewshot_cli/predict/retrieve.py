@@ -35,43 +35,43 @@ def retrieve(
     root: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Each query's ranking, by pooled features and with its first `shortlist` pictures re-ranked by the recipe's head,
+    """Each query's ranking, by pooled features and with its first `shortlist` images re-ranked by the recipe's head,
     and the Recall@k of both.
 
-    Folders are `<path>/<class>/<picture>`. Without `query` every picture of the gallery (of `count` drawn from the
-    recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. A picture is
-    never found by itself or by a copy of its file, and a query whose class has no other picture is left out. The global
+    Folders are `<path>/<class>/<image>`. Without `query` every image of the gallery (of `count` drawn from the
+    recipe's seed) is searched for among the others; without `gallery` it is the recipe's evaluation split. An image is
+    never found by itself or by a copy of its file, and a query whose class has no other image is left out. The global
     ranking is by the cosine of pooled features. Raises `DataError` for a gallery too small for a k.
     """
     begin = perf_counter()
     model = Model.open(recipe, root, Processes(device), given)
-    pictures = Folder(gallery, "--gallery") if gallery else model.split
-    asked = Folder(query, "--query") if query else pictures
-    names, same = pictures.classes, _copies(asked, pictures)
-    size = len(pictures) - max(map(len, same))
+    images = Folder(gallery, "--gallery") if gallery else model.split
+    asked = Folder(query, "--query") if query else images
+    names, same = images.classes, _copies(asked, images)
+    size = len(images) - max(map(len, same))
     if max(ks) > size:
         raise DataError(
-            f"{gallery or pictures.store}: {max(ks)} neighbours were asked for, the gallery has {size} pictures for "
+            f"{gallery or images.store}: {max(ks)} neighbours were asked for, the gallery has {size} images for "
             "each query; lower --k or give a larger gallery"
         )
     if unknown := [c for c in asked.classes if c not in names]:
         raise DataError(
-            f"{query}: class {unknown[0]} has no picture in the gallery ({', '.join(names[:5])}…), so it can never "
+            f"{query}: class {unknown[0]} has no image in the gallery ({', '.join(names[:5])}…), so it can never "
             "be found; name the class folders alike"
         )
     label_of = torch.tensor([names.index(c) for c in asked.classes])
     truth = label_of[asked.labels]
-    others = torch.bincount(pictures.labels, minlength=len(names))[truth]
-    others -= torch.tensor([int((pictures.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
+    others = torch.bincount(images.labels, minlength=len(names))[truth]
+    others -= torch.tensor([int((images.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
     can = torch.nonzero(others > 0).flatten()
     if not len(can):
         raise DataError(
-            f"{gallery or pictures.store}: no query has another picture of its class to be found; give classes of "
-            "two pictures or more"
+            f"{gallery or images.store}: no query has another image of its class to be found; give classes of "
+            "two images or more"
         )
     picks = can[_picks(len(can), count, recipe.seed)]
-    found = model.features(pictures)
-    searched = found if asked is pictures else model.features(asked)
+    found = model.features(images)
+    searched = found if asked is images else model.features(asked)
     stored = _pooled(found)
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
@@ -83,14 +83,13 @@ def retrieve(
                 model, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
             )
             for kind, places in zip(found_at, (order, again), strict=True):
-                found_at[kind].append(pictures.labels[places] == truth[part, None])
+                found_at[kind].append(images.labels[places] == truth[part, None])
             for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
                 ranking.append(
                     {
                         **_named(asked, q),
                         "found": [
-                            {**_named(pictures, i), "score": s}
-                            for i, s in list(zip(places, own, strict=True))[: max(ks)]
+                            {**_named(images, i), "score": s} for i, s in list(zip(places, own, strict=True))[: max(ks)]
                         ],
                     }
                 )
@@ -101,8 +100,8 @@ def retrieve(
         "recipe": recipe.name,
         "head": recipe.head.name,
         "weights": model.weights.label,
-        "gallery": str(gallery or f"{pictures.store}/{pictures.split}"),
-        "pictures": len(pictures),
+        "gallery": str(gallery or f"{images.store}/{images.split}"),
+        "pictures": len(images),
         "queries": len(picks),
         "left_out": len(asked) - len(can),
         "shortlist": shortlist,
@@ -133,8 +132,8 @@ def _copies(asked: Folder | Split, gallery: Folder | Split) -> list[list[int]]:
     return [places.get(identity, []) for identity in asked.identities()]
 
 
-def _named(pictures: Folder | Split, i: int) -> dict[str, str]:
-    return {"picture": pictures.names[i], "class": pictures.classes[pictures.labels[i]]}
+def _named(images: Folder | Split, i: int) -> dict[str, str]:
+    return {"picture": images.names[i], "class": images.classes[images.labels[i]]}
 
 
 def _queries_a_call(model: Model, shortlist: int, maps: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Random crops, flips, colour jitter and mixing for a whole batch at once, on the device the pictures are on.
+"""Random crops, flips, colour jitter and mixing for a whole batch at once, on the device the images are on.
 
 What is random is drawn first, on the CPU and for the whole batch, so that the same seed augments alike on every device
 and for every number of processes that share the batch.
@@ -19,7 +19,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about N pictures: boxes [N,4] and mirrorings [N], of patches [N,P,4] and [N,P]; `factors`
+    """What is random about N images: boxes [N,4] and mirrorings [N], of patches [N,P,4] and [N,P]; `factors`
     [3,N,1,1,1] of brightness, contrast and saturation, for P patches [3,N·P,1,1,1], or None.
     """
 
@@ -28,7 +28,7 @@ class Draws:
     factors: Tensor | None
 
     def part(self, own: slice) -> "Draws":
-        """Those of some of the pictures."""
+        """Those of some of the images."""
         if self.factors is None:
             return Draws(self.boxes[own], self.flip[own], None)
         factors = self.factors.unflatten(1, (len(self.boxes), -1))[:, own].flatten(1, 2)
@@ -38,7 +38,7 @@ class Draws:
 def draw(
     sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generator, extractor: Extractor | None = None
 ) -> Draws:
-    """Draw for pictures with original sizes [N,2] (h, w); an extractor's patches take the place of the crop."""
+    """Draw for images with original sizes [N,2] (h, w); an extractor's patches take the place of the crop."""
     if extractor is not None and extractor.patches:
         boxes, flip = extractor.boxes(sizes, rng, training=True)
         flip &= spec.flip
@@ -63,7 +63,7 @@ def apply(images: Tensor, draws: Draws, spec: AugmentSpec, image: ImageSpec) -> 
 
 
 def crop_boxes(sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generator) -> Tensor:
-    """Boxes [N,4] (left, top, width, height) as shares of the picture; they may reach beyond it with `pad`."""
+    """Boxes [N,4] (left, top, width, height) as shares of the image; they may reach beyond it with `pad`."""
     count, share = len(sizes), image.size / image.decoded
     if spec.crop == "random_resized":
         return random_resized(sizes, spec.scale, rng)
@@ -76,7 +76,7 @@ def crop_boxes(sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generato
 
 
 def jitter(x: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of pictures in [0,1] by factors [3,N,1,1,1], in that order."""
+    """Brightness, contrast and saturation of images in [0,1] by factors [3,N,1,1,1], in that order."""
     luma = torch.tensor(_LUMA, device=x.device).view(3, 1, 1)
     x = (x * factors[0]).clamp_(0, 1)
     grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
@@ -87,20 +87,20 @@ def jitter(x: Tensor, factors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How N pictures are mixed with their neighbours: each keeps the share `keep` [N] of its label; `box` [N,4] (left,
-    top, right, bottom) in pixels is taken from the neighbour, empty where all of the picture is blended instead.
+    """How N images are mixed with their neighbours: each keeps the share `keep` [N] of its label; `box` [N,4] (left,
+    top, right, bottom) in pixels is taken from the neighbour, empty where all of the image is blended instead.
     """
 
     keep: Tensor
     box: Tensor
 
     def part(self, own: slice) -> "Mixing":
-        """That of some of the pictures; an even number of them begin and end a part."""
+        """That of some of the images; an even number of them begin and end a part."""
         return Mixing(self.keep[own], self.box[own])
 
 
 def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing | None:
-    """Draw for `count` pictures of side `size`; None when nothing is mixed."""
+    """Draw for `count` images of side `size`; None when nothing is mixed."""
     kinds = [alpha for alpha in (spec.mixup, spec.cutmix) if alpha]
     if not kinds:
         return None
@@ -118,14 +118,14 @@ def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing 
 
 
 def neighbours(count: int) -> Tensor:
-    """Each picture's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is
+    """Each image's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is
     random.
     """
     return (torch.arange(count) ^ 1).clamp(max=count - 1)
 
 
 def mix(x: Tensor, mixing: Mixing) -> Tensor:
-    """Standardised pictures [N,3,H,W] mixed with their neighbours."""
+    """Standardised images [N,3,H,W] mixed with their neighbours."""
     other = x[neighbours(len(x)).to(x.device)]
     box, keep = mixing.box.to(x.device), mixing.keep.to(x.device)
     at = torch.arange(x.shape[-1], device=x.device)

@@ -25,7 +25,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _SharedNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all processes' pictures, where PyTorch's own knows GPUs
+    """Batch norm whose statistics in training are those of all processes' images, where PyTorch's own knows GPUs
     only.
     """
 

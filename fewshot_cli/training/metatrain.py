@@ -36,7 +36,7 @@ class EpisodeObjective(nn.Module):
     """Images [E·way·(shot+query)·patches,3,H,W], episode by episode, class by class, support first → cross-entropy,
     share.
 
-    `patches` is 0 where features are the maps of whole pictures.
+    `patches` is 0 where features are the maps of whole images.
     """
 
     def __init__(self, backbone: nn.Module, head: Head, spec: MetatrainSpec, patches: int, home: torch.device) -> None:

@@ -86,7 +86,7 @@ def pretrain(
     split, own = store.split("train"), processes.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(
-            f"{store.path}: the train split has {len(split)} pictures, a batch needs {spec.batch}; lower pretrain.batch"
+            f"{store.path}: the train split has {len(split)} images, a batch needs {spec.batch}; lower pretrain.batch"
         )
     if spec.mix != type(spec.mix)():
         processes.share(spec.batch // 2, "pretrain.batch in pairs")

@@ -15,5 +15,5 @@ def sidecar(stage: str, recipe: Recipe, store: Store, parts: dict[str, Any]) -> 
         "dataset": {"name": recipe.dataset.name, "sha256": store.index["sha256"], "licence": store.index["licence"]},
         "recipe": {k: v for k, v in recipe.resolved().items() if k != "expect"},
         "versions": versions(),
-        "licence": "MIT for the weights; the training pictures keep their own terms (see dataset)",
+        "licence": "MIT for the weights; the training images keep their own terms (see dataset)",
     }

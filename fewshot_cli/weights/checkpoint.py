@@ -114,11 +114,11 @@ def load(path: Path) -> Checkpoint:
     try:
         sidecar = json.loads(sidecar_of(path).read_text("utf-8"))
         expected = sidecar["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({fault}); "
+            f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({error}); "
             "copy both files from where they were trained"
-        ) from fault
+        ) from error
     if digest != expected:
         raise DataError(
             f"{path}: SHA-256 is {digest[:16]}…, its sidecar says {str(expected)[:16]}…: truncated or changed; "
@@ -126,8 +126,8 @@ def load(path: Path) -> Checkpoint:
         )
     try:
         tensors = load_bytes(blob)
-    except (SafetensorError, ValueError) as fault:
-        raise DataError(f"{path}: is not a safetensors file ({fault}); copy it again") from fault
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path}: is not a safetensors file ({error}); copy it again") from error
     return _finite(Checkpoint(tensors, sidecar, digest, path))
 
 
@@ -157,14 +157,14 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError("it is neither an archive nor a pickle")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as fault:
+    except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: holds more than tensors, so loading it could run code; it was refused. "
             "Use the .safetensors of a training run, or a file of the state_dict alone"
-        ) from fault
-    except Exception as fault:  # a damaged archive raises whatever its reader trips over
-        said = str(fault).partition("\n")[0]
-        raise DataError(f"{path}: is not a readable file of PyTorch tensors ({said}); copy it again") from fault
+        ) from error
+    except Exception as error:  # a damaged archive raises whatever its reader trips over
+        said = str(error).partition("\n")[0]
+        raise DataError(f"{path}: is not a readable file of PyTorch tensors ({said}); copy it again") from error
     for key in ("params", "state_dict", "model"):
         content = content.get(key, content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not content or not all(_plain(k, v) for k, v in content.items()):

@@ -525,7 +525,7 @@ def test_a_damaged_store_is_refused_by_eval_and_leaves_no_features(refused, worl
 def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, world):
     refused(
         Exit.DATA,
-        r"the train split has 24 pictures, a batch needs 128; lower pretrain\.batch",
+        r"the train split has 24 images, a batch needs 128; lower pretrain\.batch",
         "pretrain",
         "--recipe",
         world / "good.yaml",

@@ -139,7 +139,7 @@ def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     for i in range(2):
         (one / "dog" / f"{i}.png").write_bytes((folders / "support" / "class1" / f"{i}.png").read_bytes())
     code, _, err = fsl(*base, one, "--set", "head=emd")
-    assert code == 3 and "class cat has 1 pictures, dog has 2; head emd needs the same number" in err
+    assert code == 3 and "class cat has 1 images, dog has 2; head emd needs the same number" in err
     assert fsl(*base, one)[0] == 0  # the layer takes any number
     (one / "dog" / "0.png").write_bytes(b"no picture")
     code, _, err = fsl(*base, one)
@@ -276,7 +276,7 @@ def test_retrieve_finds_no_picture_by_itself(fsl, folders, tmp_path):
     assert "left out: 2 queries whose class has no other picture" in out
     (tmp_path / "few" / "class0" / "1.png").unlink()
     code, _, err = fsl(*base, tmp_path / "few")
-    assert code == 3 and "no query has another picture of its class" in err
+    assert code == 3 and "no query has another image of its class" in err
 
 
 def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
@@ -292,7 +292,7 @@ def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     other.mkdir(parents=True)
     (other / "a.png").write_bytes((loose / "a.png").read_bytes())
     code, _, err = fsl(*base, "--gallery", folders / "support", "--query", tmp_path / "other")
-    assert code == 3 and "class unheard has no picture in the gallery" in err
+    assert code == 3 and "class unheard has no image in the gallery" in err
     code, _, err = fsl(*base, "--k", "1,x")
     assert code == 2 and "positive whole numbers" in err
     code, _, err = fsl(*base, "--query", folders / "query")
