@@ -9,6 +9,7 @@ from fewshot_cli.data.download import fetch
 from fewshot_cli.data.store import Store, StoreWriter, open_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.files import exclusive, guarded, sha256
 
 
 def open_dataset(name: str, store: str, root: Path) -> Store:
@@ -17,8 +18,10 @@ def open_dataset(name: str, store: str, root: Path) -> Store:
     Raises `DataError` when it is not prepared.
     """
     if not (root / store).exists() and (builder := registry.dataset(name)).embedded:
-        say(f"generating the embedded dataset {store} in {root} …")
-        build_store(store, builder(), [], root)
+        with exclusive(root / store):
+            if not (root / store).exists():  # another process may have generated it in the meantime
+                say(f"generating the embedded dataset {store} in {root} …")
+                build_store(store, builder(), [], root)
     return open_store(root, store)
 
 
@@ -48,7 +51,5 @@ def build_store(name: str, builder: DatasetBuilder, sources: list[Path], root: P
 
 
 def _digest(path: Path) -> str | None:
-    from fewshot_cli.runtime.files import guarded, sha256
-
     with guarded(path):
         return sha256(path) if path.is_file() else None

@@ -58,6 +58,30 @@ def atomic(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Only one process of this user at a time is in the block for `path`; others wait.
+
+    The lock lies in the user's cache folder, so that nothing is left beside `path`. Where none can be made the block
+    runs without: what is written there is still renamed into place whole.
+    """
+    from filelock import FileLock
+    from platformdirs import user_cache_path
+
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:24]
+    lock = FileLock(user_cache_path("fsl", appauthor=False) / "locks" / f"{name}.lock")
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic(path) as part:
