@@ -1,140 +1,200 @@
-"""The Typer app, the one error boundary, and the exit codes. Importing it must stay cheap: no torch, no pydantic."""
+"""The Typer app, the one place that turns errors into messages and exit codes, and `--debug` of every verb.
 
+Importing it must stay cheap: no torch, no pydantic.
+"""
+
+import inspect
 import os
 import signal
 import sys
 import threading
-from typing import Annotated
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from fewshot_cli.cli import (
-    catalog,
-    classify,
-    compare,
-    doctor,
-    eval,
-    finetune_sfc,
-    import_weights,
-    match,
-    prepare,
-    profile,
-    recipe,
-    reproduce,
-    retrieve,
-    table,
-    train,
-)
+from fewshot_cli.cli import recipe
+from fewshot_cli.cli.classify import classify
+from fewshot_cli.cli.compare import compare
+from fewshot_cli.cli.doctor import doctor
+from fewshot_cli.cli.eval import evaluate
+from fewshot_cli.cli.finetune_sfc import finetune_sfc
+from fewshot_cli.cli.import_weights import import_weights
+from fewshot_cli.cli.list import list_parts
+from fewshot_cli.cli.match import match
+from fewshot_cli.cli.metatrain import metatrain
+from fewshot_cli.cli.prepare import prepare
+from fewshot_cli.cli.pretrain import pretrain
+from fewshot_cli.cli.profile import profile
+from fewshot_cli.cli.reproduce import reproduce
+from fewshot_cli.cli.retrieve import retrieve
+from fewshot_cli.cli.show import show
+from fewshot_cli.cli.table import table
 from fewshot_cli.errors import Exit, FslError
-from fewshot_cli.runtime.console import complain, say
+from fewshot_cli.runtime.console import complain, emit, say
 from fewshot_cli.version import __version__
+
+VERBS = {
+    "prepare": prepare,
+    "import": import_weights,
+    "pretrain": pretrain,
+    "metatrain": metatrain,
+    "finetune-sfc": finetune_sfc,
+    "eval": evaluate,
+    "profile": profile,
+    "compare": compare,
+    "classify": classify,
+    "retrieve": retrieve,
+    "match": match,
+    "reproduce": reproduce,
+    "table": table,
+    "list": list_parts,
+    "show": show,
+    "doctor": doctor,
+}
+
+
+class Verbs(TyperGroup):
+    """The verbs of `fsl`: `--debug`, which the group itself declares, is an option of every one of them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        debug = next(option for option in self.params if option.name == "debug")
+        pending = list(self.commands.values())
+        while pending:
+            command = pending.pop()
+            command.params.append(debug)
+            pending += getattr(command, "commands", {}).values()
+
 
 app = typer.Typer(
     name="fsl",
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out.",
-    epilog="Exit codes: 0 fine, 1 a gate missed (accuracy, or a solver's contract), 2 usage or "
-    "recipe, 3 data or checkpoint, "
-    "4 a solver did not converge under --strict, 130 interrupted.",
+    epilog="Results go to stdout, messages and progress to stderr. Exit codes: 0 success, 1 a gate was missed (an "
+    "accuracy, or the contract of a solver), 2 usage or recipe, 3 data or checkpoint, 4 a solver did not converge "
+    "under --strict, 130 interrupted.",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"fsl {__version__}")
+def _print_version(given: bool) -> None:
+    if given:
+        emit(f"fsl {__version__}")
         raise typer.Exit
+
+
+def _remember_debug(ctx: typer.Context, given: bool) -> None:
+    if given and ctx.obj is not None:
+        ctx.obj["debug"] = True
 
 
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", callback=_remember_debug, expose_value=False, is_eager=True, help="Show tracebacks of errors."
+        ),
     ] = False,
 ) -> None:
     """Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out."""
 
 
-app.command("prepare")(prepare.prepare)
-app.command("import")(import_weights.import_weights)
-app.command("pretrain")(train.pretrain)
-app.command("metatrain")(train.metatrain)
-app.command("finetune-sfc")(finetune_sfc.finetune_sfc)
-app.command("eval")(eval.evaluate)
-app.command("profile")(profile.profile)
-app.command("compare")(compare.compare)
-app.command("classify")(classify.classify)
-app.command("retrieve")(retrieve.retrieve)
-app.command("match")(match.match)
-app.command("reproduce")(reproduce.reproduce)
-app.command("table")(table.table)
-app.command("list")(catalog.list_parts)
-app.command("show")(catalog.show)
-app.command("doctor")(doctor.doctor)
+def _help(verb: Callable[..., None]) -> str:
+    """The docstring of a verb with one line per paragraph, since Typer keeps line breaks."""
+    return "\n\n".join(part.replace("\n", " ") for part in (inspect.getdoc(verb) or "").split("\n\n"))
+
+
+for _name, _verb in VERBS.items():
+    app.command(_name, help=_help(_verb))(_verb)
 app.add_typer(recipe.app, name="recipe")
 
 
-def main() -> None:
-    """Run the command line; every fault becomes one sentence and an exit code, a traceback only with --debug."""
-    debug = "--debug" in sys.argv
+def main() -> NoReturn:
+    """Run the command line; every error becomes one sentence and an exit code, with --debug after its traceback."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits it ignored
+    _fill_closed_streams()
+    shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
-        try:
-            code = app(standalone_mode=False)
-        except SystemExit as stop:  # Typer's own answer to a closed pipe is 1, which here means a missed gate
-            code = Exit.DATA if stop.code == 1 else stop.code
-        if code == Exit.INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
-            raise KeyboardInterrupt
-        _leave(int(code) if isinstance(code, int) else Exit.OK)
-    except FslError as fault:
-        if debug:
-            raise
-        complain(str(fault), getattr(fault, "shared", False))
-        _leave(fault.code)
+        code = _run(shared)
     except KeyboardInterrupt:
-        say("fsl: interrupted; the same command, with --resume where it has that option, continues a run")
-        _leave(Exit.INTERRUPTED)
+        say("fsl: interrupted; to continue a run, give the same command again, with --resume where it has that option")
+        code = Exit.INTERRUPTED
     except (typer.Abort, typer.Exit) as stop:
-        _leave(getattr(stop, "exit_code", Exit.INTERRUPTED))
-    except Exception as fault:
-        if not debug and _out_of_memory(fault):
-            said = str(fault).partition("\n")[0]
-            complain(
-                f"out of memory ({said}); lower --batch, image.size or the size of the split, or in training "
-                "pretrain.batch or metatrain.episodes_per_step"
-            )
-            _leave(Exit.DATA)
-        if not debug and _lost(fault):
-            complain("another process of this run failed or was killed; its own message says why")
-            _leave(Exit.DATA)
-        show = getattr(fault, "show", None)  # a usage error of the command-line parser prints itself
-        if debug or show is None:
-            if debug:
-                raise
-            complain(f"internal fault, please report it with the output of the same command and --debug: {fault!r}")
-            _leave(Exit.DATA)
+        code = getattr(stop, "exit_code", Exit.INTERRUPTED)
+    except Exception as error:
+        if shared["debug"]:
+            say("".join(traceback.format_exception(error)).rstrip())
+        code = _report(error)
+    _leave(code)
+
+
+def _run(shared: dict[str, bool]) -> int:
+    """Run the verb and return its exit code."""
+    try:
+        code = app(standalone_mode=False, obj=shared)
+    except SystemExit as stop:  # Typer's own answer to a closed pipe is 1, which here means a missed gate
+        code = Exit.DATA if stop.code == 1 else stop.code
+    if code == Exit.INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else Exit.OK
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong and return the exit code."""
+    if isinstance(error, FslError):
+        complain(str(error), getattr(error, "shared", False))
+        return error.code
+    if (show := getattr(error, "show", None)) is not None:  # a usage error of Typer's parser prints itself
         show()
-        _leave(Exit.USAGE)
+        return Exit.USAGE
+    if _is_out_of_memory(error):
+        reason = str(error).partition("\n")[0]
+        complain(
+            f"out of memory ({reason}); lower --batch or image.size, take a smaller split, or in training lower "
+            "pretrain.batch or metatrain.episodes_per_step"
+        )
+    elif _is_lost_process(error):
+        complain("another process of this run failed or was killed; its own message says why")
+    else:
+        complain(f"internal fault, please report it with the output of the same command and --debug: {error!r}")
+    return Exit.DATA
 
 
-def _out_of_memory(fault: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether Python's or PyTorch's allocator gave up; PyTorch is not imported for it."""
     return (
-        isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError" or "allocate memory" in str(fault)
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     )
 
 
-def _lost(fault: Exception) -> bool:
+def _is_lost_process(error: Exception) -> bool:
     """Whether this is a collective operation that another process has left."""
-    return type(fault).__name__ in ("DistBackendError", "DistNetworkError") or (
-        isinstance(fault, RuntimeError)
-        and any(f"Connection {how} by peer" in str(fault) for how in ("closed", "reset"))
+    return type(error).__name__ in ("DistBackendError", "DistNetworkError") or (
+        isinstance(error, RuntimeError)
+        and any(f"Connection {how} by peer" in str(error) for how in ("closed", "reset"))
     )
 
 
-def _leave(code: int) -> None:
+def _fill_closed_streams() -> None:
+    """Open closed standard streams on nothing, so that no file of a run gets the number that C code prints to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _leave(code: int) -> NoReturn:
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):

@@ -1,73 +1,65 @@
-"""`fsl classify`: labels for a user's own pictures from a few examples."""
+"""`fsl classify`: labels for your own images from a few examples."""
 
-import csv
-import io
-import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
-from fewshot_cli.runtime.console import emit, say
-
-
-class Form(StrEnum):
-    """Formats of the labels."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
+from fewshot_cli.cli.output import in_format, warn_not_converged
+from fewshot_cli.runtime.console import emit
+from fewshot_cli.runtime.render import Format
 
 
 def classify(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures, to label.")],
-    support: Annotated[Path, typer.Option("--support", help="Folder (or archive) <class>/<picture> of examples.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to label.")],
+    support: o.Support,
     recipe: o.Recipe = "cifar_fs_5w5s_conv64",
     weights: o.Weights = None,
     sets: o.Set = None,
     solver: o.Solver = None,
-    format: Annotated[Form, typer.Option("--format", help="Format of the labels on stdout.")] = Form.table,
+    format: Annotated[
+        Format, o.format_option(Format.table, Format.json, Format.csv, help="Format of the labels on stdout.")
+    ] = Format.table,
     device: o.Device = "auto",
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
-    debug: o.Debug = False,
 ) -> None:
-    """Label your own pictures from a folder with one or a few examples a class."""
+    """Label your own images from a folder with one or a few examples per class."""
     from fewshot_cli.config.load import load_recipe
-    from fewshot_cli.predict.classify import classify as run
+    from fewshot_cli.predict.classify import classify as label
     from fewshot_cli.runtime.device import resolve
 
     loaded = load_recipe(recipe, sets, solver, seed)
-    result = run(loaded, pictures, support, weights, o.data_root(data_root), resolve(device))
-    emit(_rendered(result, format))
-    if result["not_converged"]:
-        say(f"WARNING: the solver did not converge on {result['not_converged']} problems")
+    result = label(loaded, images, support, weights, o.data_root(data_root), resolve(device))
+    emit(in_format(format, result, [_table(result)], [_note(result)], _records(result)))
+    warn_not_converged(result["not_converged"])
 
 
-def _rendered(result: dict[str, Any], form: Form) -> str:
-    if form is Form.json:
-        return json.dumps(result, indent=2)
-    classes = list(result["support"])
-    if form is Form.csv:
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["picture", "label", "score", *(f"score:{c}" for c in classes)])
-        for r in result["pictures"]:
-            writer.writerow([r["picture"], r["label"], *(f"{x:.6f}" for x in (r["score"], *r["scores"].values()))])
-        return out.getvalue()
-    from fewshot_cli.runtime.render import grid
+def _records(result: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of the CSV: image, label, and the score of every class."""
+    return [
+        {
+            "picture": r["picture"],
+            "label": r["label"],
+            "score": f"{r['score']:.6f}",
+            **{f"score:{name}": f"{score:.6f}" for name, score in r["scores"].items()},
+        }
+        for r in result["pictures"]
+    ]
 
+
+def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for r in result["pictures"]:
         second = sorted(r["scores"], key=r["scores"].get, reverse=True)[1]
         rows.append([r["picture"], r["label"], f"{r['score']:.3f}", f"{second} {r['scores'][second]:.3f}"])
-    shots = ", ".join(f"{c} {n}" for c, n in result["support"].items())
-    return "\n\n".join(
-        [
-            grid(["picture", "label", "score", "second"], rows),
-            f"examples: {shots}; recipe {result['recipe']}, weights {result['weights']}; a score is a softmax "
-            "over the classes, not a calibrated probability",
-        ]
+    return ["image", "label", "score", "second"], rows
+
+
+def _note(result: dict[str, Any]) -> str:
+    examples = ", ".join(f"{name} {count}" for name, count in result["support"].items())
+    return (
+        f"examples: {examples}; recipe {result['recipe']}, weights {result['weights']}; a score is a softmax over the "
+        "classes, not a calibrated probability"
     )

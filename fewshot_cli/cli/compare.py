@@ -2,53 +2,54 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fewshot_cli.cli import options as o
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import emit
+from fewshot_cli.runtime.render import as_json
 
 
 def compare(
     first: Annotated[Path, typer.Argument(help="Run directory of `fsl eval`.")],
-    second: Annotated[Path, typer.Argument(help="Another one, on the same episodes.")],
-    debug: o.Debug = False,
+    second: Annotated[Path, typer.Argument(help="Another one, evaluated on the same episodes.")],
 ) -> None:
-    """Accuracy of FIRST minus SECOND on the episodes both have, with the paired 95 % interval."""
+    """Accuracy of FIRST minus SECOND on the episodes that both have, with the paired 95 % interval."""
     from fewshot_cli.evaluation.stats import mean_ci95, paired
 
-    a, b = (_episodes(path) for path in (first, second))
-    if len({_data(path) for path in (first, second)} - {None}) > 1:
-        raise DataError(
-            f"{first} and {second} were evaluated on different pictures; only the same episodes can be paired"
-        )
-    shared = sorted(set(a) & set(b))
-    if not shared:
-        raise DataError(f"{first} and {second} have no episode in common")
-    for number in shared:
-        if a[number]["classes"] != b[number]["classes"] or a[number]["queries"] != b[number]["queries"]:
-            raise DataError(
-                f"episode {number} differs between {first} and {second}: another dataset, split, seed or way"
-            )
-    left, right = ([run[n]["accuracy"] for n in shared] for run in (a, b))
-    (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(left), mean_ci95(right), paired(left, right)
+    a, b = _paired(first, second)
+    (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(a), mean_ci95(b), paired(a, b)
     emit(
-        json.dumps(
+        as_json(
             {
-                "episodes": len(shared),
+                "episodes": len(a),
                 "first": {"accuracy": mean_a, "ci95": ci_a},
                 "second": {"accuracy": mean_b, "ci95": ci_b},
                 "difference": {"accuracy": difference, "ci95": ci95},
-            },
-            indent=2,
+            }
         )
     )
 
 
+def _paired(first: Path, second: Path) -> tuple[list[float], list[float]]:
+    """Accuracies of both runs on the episodes they share. Raises `DataError` when there are none, or other images."""
+    a, b = _episodes(first), _episodes(second)
+    if len({_data(path) for path in (first, second)} - {None}) > 1:
+        raise DataError(f"{first} and {second} were evaluated on different images; only equal episodes can be paired")
+    numbers = sorted(set(a) & set(b))
+    if not numbers:
+        raise DataError(f"{first} and {second} have no episode in common")
+    for number in numbers:
+        if any(a[number][key] != b[number][key] for key in ("classes", "queries")):
+            raise DataError(
+                f"episode {number} differs between {first} and {second}: another dataset, split, seed or way"
+            )
+    return [a[number]["accuracy"] for number in numbers], [b[number]["accuracy"] for number in numbers]
+
+
 def _data(path: Path) -> str | None:
-    """Hash of the pictures a run was evaluated on, where its configuration says so."""
+    """Hash of the images a run was evaluated on, where its configuration says so."""
     from fewshot_cli.runtime.runs import CONFIG
 
     try:
@@ -57,9 +58,9 @@ def _data(path: Path) -> str | None:
         return None
 
 
-def _episodes(path: Path) -> dict[int, dict]:
+def _episodes(path: Path) -> dict[int, dict[str, Any]]:
     file = path / "episodes.jsonl"
     try:
         return {record["episode"]: record for record in map(json.loads, file.read_text("utf-8").splitlines())}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise DataError(f"{file}: is not the record of an `fsl eval` run ({fault})") from fault
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: is not the record of an `fsl eval` run ({error})") from error

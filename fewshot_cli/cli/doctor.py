@@ -1,15 +1,16 @@
 """`fsl doctor`: what works on this machine, and whether a solver keeps the contract."""
 
 import inspect
-import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fewshot_cli.cli import options as o
-from fewshot_cli.cli.catalog import Form
+from fewshot_cli.cli.output import in_format
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.render import Format
 
 
 def _checkable(incomplete: str) -> list[str]:
@@ -29,27 +30,24 @@ def doctor(
             help="Run the contract suite on a solver, or on solver:all; repeatable.",
         ),
     ] = None,
-    format: Annotated[Form, typer.Option("--format", help="Format of the report.")] = Form.table,
+    format: Annotated[
+        Format, o.format_option(Format.table, Format.json, help="Format of the report on stdout.")
+    ] = Format.table,
     data_root: o.DataRoot = None,
-    debug: o.Debug = False,
 ) -> None:
-    """Say what works on this machine and what is missing, or run the contract suite on solvers (exit 1 when one
-    fails).
+    """Say what works on this machine and what is missing, or run the contract suite on solvers.
+
+    The exit code is 1 when a check fails.
     """
     rows = _contract(check) if check else _machine(o.data_root(data_root))
-    if format is Form.json:
-        emit(json.dumps(rows, indent=2))
-    else:
-        from fewshot_cli.runtime.render import grid
-
-        emit(grid(list(rows[0]), [list(row.values()) for row in rows]))
+    emit(in_format(format, rows, [(list(rows[0]), [list(row.values()) for row in rows])]))
     failed = [row for row in rows if row.get("outcome") == "failed"]
     if failed:
         say(f"fsl: {len(failed)} of {len(rows)} checks failed")
         raise typer.Exit(Exit.GATE)
 
 
-def _machine(root) -> list[dict[str, str]]:  # noqa: ANN001
+def _machine(root: Path) -> list[dict[str, str]]:
     import torch
 
     from fewshot_cli.registry import entries

@@ -1,14 +1,19 @@
 """`fsl eval`: episodes from cached features, an accuracy with its interval, and the gate for CI."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli import output
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import Format
+from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown
+
+if TYPE_CHECKING:
+    from fewshot_cli.config.schema import Recipe
+    from fewshot_cli.runtime.processes import World
 
 
 def evaluate(
@@ -25,23 +30,24 @@ def evaluate(
         ),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="Episodes in place of the recipe's.")
+        int | None, typer.Option("--episodes", min=1, help="Number of episodes, in place of the recipe's.")
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.table,
+    format: Annotated[Format, o.format_option(*Format)] = Format.table,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when missed.")
+        bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when it is missed.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 4 when a solver did not converge on a problem.")
+        bool, typer.Option("--strict", help="Exit 4 when the solver did not converge on a problem.")
     ] = False,
     batch: Annotated[
-        int, typer.Option("--batch", min=0, help="Episodes in one solver call; 0 chooses. Changes speed only.")
+        int, typer.Option("--batch", min=0, help="Episodes per solver call, 0 to choose; changes the speed only.")
     ] = 0,
     classifier: Annotated[
-        Path | None, typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc`, for --query.")
+        Path | None,
+        typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc` to score on --query."),
     ] = None,
     query: Annotated[
-        Path | None, typer.Option("--query", help="Folder of class folders to score with --classifier.")
+        Path | None, typer.Option("--query", help="Folder of class folders to score --classifier on.")
     ] = None,
     device: o.Device = "auto",
     devices: o.Devices = None,
@@ -52,62 +58,183 @@ def evaluate(
     resume: o.Resume = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
-    debug: o.Debug = False,
 ) -> None:
     """Evaluate a recipe on few-shot episodes and print accuracy ± 95 % interval."""
     from fewshot_cli.config.load import load_recipe
-    from fewshot_cli.evaluation.episodes import evaluate_episodes
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
     from fewshot_cli.runtime.processes import launch
-    from fewshot_cli.runtime.render import render
 
-    elsewhere = [f"dataset.name={dataset}", "dataset.store=null"] if dataset else []
-    sets = [*elsewhere, *(sets or []), *([f"eval.episodes={episodes}"] if episodes else [])]
-    loaded = load_recipe(recipe, sets, solver, seed)
+    elsewhere = [*o.as_sets({"dataset.name": dataset}), "dataset.store=null"] if dataset else []
+    loaded = load_recipe(recipe, [*elsewhere, *(sets or []), *o.as_sets({"eval.episodes": episodes})], solver, seed)
     if print_config:
-        return emit(o.printed(loaded))
-    if check and loaded.expect is None:
+        return output.print_recipe(loaded)
+    if (classifier is None) != (query is None):
+        raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    if check:
+        _refuse_check_of_something_else(loaded, recipe, dataset, classifier)
+    processes = launch(resolve(device), devices, nodes)
+    path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
+    root = o.data_root(data_root)
+    if classifier is not None:
+        summary = _score(loaded, classifier, query, path, resume, weights, root, processes)
+    else:
+        summary = _evaluate(loaded, path, resume, weights, root, processes, batch, check)
+    if summary is None:
+        return say("dry run: recipe, data, weights and solver are in order")
+    emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
+    if solver is not None:
+        _say_if_unused(loaded, summary)
+    return _judge(loaded, summary, strict, check)
+
+
+def _refuse_check_of_something_else(
+    recipe: "Recipe", name_or_path: str, dataset: str | None, classifier: Path | None
+) -> None:
+    """Refuse `--check` where the recipe expects nothing, or what it expects is not what would be measured."""
+    from fewshot_cli.config.load import load_recipe
+
+    if recipe.expect is None:
         raise FslError(
-            f"recipe {loaded.name} has no expect block; leave out --check or add expect: to a copy of it "
-            f"(fsl recipe cp {loaded.name} .)"
+            f"recipe {recipe.name} has no expect block; leave out --check or add expect: to a copy of it "
+            f"(fsl recipe cp {recipe.name} .)"
         )
-    if check and dataset is not None and dataset != load_recipe(recipe).dataset.name:
+    if dataset is not None and dataset != load_recipe(name_or_path).dataset.name:
         raise FslError(
-            f"--check: what {loaded.name} expects was not measured on {dataset}; leave out --check or --dataset"
+            f"--check: what {recipe.name} expects was not measured on {dataset}; leave out --check or --dataset"
         )
-    if check and classifier is not None:
+    if classifier is not None:
         raise FslError(
             "--check compares with the recipe's own episodes, not with a classifier on --query; leave one out"
         )
-    if (classifier is None) != (query is None):
-        raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
-    root = o.data_root(data_root)
-    world = launch(resolve(device), devices, nodes)
-    if classifier is not None and world.size > 1:
-        raise FslError("a classifier on --query has no episodes to share out; run it in one process")
-    path = None if dry_run else world.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
-    if classifier is not None:
-        from fewshot_cli.predict.finetune import score
 
-        summary = score(loaded, classifier, query, path, resume, weights, root, world.device)
-    elif loaded.eval.protocol == "classification":
+
+def _score(
+    recipe: "Recipe",
+    classifier: Path,
+    query: Path,
+    path: Path | None,
+    resume: bool,
+    weights: Path | None,
+    root: Path,
+    processes: "World",
+) -> dict[str, Any] | None:
+    """The summary of a fine-tuned classifier on a folder of images."""
+    from fewshot_cli.predict.finetune import score
+
+    if processes.size > 1:
+        raise FslError("--classifier has no episodes to distribute; leave out --devices and --num-nodes")
+    return score(recipe, classifier, query, path, resume, weights, root, processes.device)
+
+
+def _evaluate(
+    recipe: "Recipe",
+    path: Path | None,
+    resume: bool,
+    weights: Path | None,
+    root: Path,
+    processes: "World",
+    batch: int,
+    check: bool,
+) -> dict[str, Any] | None:
+    """The summary of the recipe's evaluation, by its protocol."""
+    if recipe.eval.protocol == "classification":
         from fewshot_cli.evaluation.classification import evaluate_classes
 
-        summary = evaluate_classes(loaded, root, path, resume, world, weights, check)
-    else:
-        summary = evaluate_episodes(loaded, root, path, resume, world, weights, batch, check)
-    if summary is None:
-        return say("dry run: recipe, data, weights and solver are in order")
-    emit(render(summary, format), kept=str(path / runs.SUMMARY))
-    if solver is not None and summary.get("solver") is None:
-        poser = loaded.head.name if loaded.eval.protocol == "episodes" else loaded.pretrain.classifier.name
-        say(f"note: {poser} poses no transport problems here, so --solver changed nothing")
+        return evaluate_classes(recipe, root, path, resume, processes, weights, check)
+    from fewshot_cli.evaluation.episodes import evaluate_episodes
+
+    return evaluate_episodes(recipe, root, path, resume, processes, weights, batch, check)
+
+
+def _say_if_unused(recipe: "Recipe", summary: dict[str, Any]) -> None:
+    """Say that `--solver` changed nothing where no transport problem was posed."""
+    if summary.get("solver") is None:
+        part = recipe.head.name if recipe.eval.protocol == "episodes" else recipe.pretrain.classifier.name
+        say(f"note: {part} poses no transport problems here, so --solver changed nothing")
+
+
+def _judge(recipe: "Recipe", summary: dict[str, Any], strict: bool, check: bool) -> None:
+    """Leave with the exit code of `--strict` or `--check` where the result is not good enough."""
     if strict and summary["not_converged"]:
         raise NotConverged(
             f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"
         )
-    if check and not summary["passed"]:
-        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {loaded.expect.accuracy} ± {loaded.expect.tolerance}")
+    if check and recipe.expect is not None and not summary["passed"]:
+        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {recipe.expect.accuracy} ± {recipe.expect.tolerance}")
         raise typer.Exit(Exit.GATE)
-    return None
+
+
+def _in_format(summary: dict[str, Any], form: Format) -> str:
+    if form is Format.json:
+        return as_json(summary)
+    if form is Format.junit:
+        return junit("fsl eval", [_junit_case(summary)])
+    row = _row(summary)
+    cells = list(row.values())
+    if form is Format.csv:
+        return csv_table(list(row), [cells])
+    header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
+    if form is Format.md:
+        return markdown(header, [cells])
+    return "\n".join([grid(header, [cells]), *_notes(summary)])
+
+
+def _row(summary: dict[str, Any]) -> dict[str, Any]:
+    """The result by column."""
+    begin = {"recipe": summary["recipe"], "dataset": summary["dataset"]}
+    solver = summary["solver"] or "-"
+    if summary.get("protocol") == "classification":
+        middle = {
+            "classifier": summary["classifier"],
+            "solver": solver,
+            "task": f"{summary['classes']} classes",
+            "top-5 %": f"{summary['top5']:.2f}",
+            "pictures": summary["pictures"],
+        }
+    else:
+        middle = {
+            "head": summary["head"],
+            "solver": solver,
+            "task": f"{summary['way']}-way {summary['shot']}-shot",
+            "episodes": summary["episodes"],
+        }
+    end = {
+        "accuracy %": f"{summary['accuracy']:.2f}",
+        "± 95 %": f"{summary['ci95']:.2f}",
+        "seconds": f"{summary['seconds']['total']:.1f}",
+    }
+    return begin | middle | end
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    notes = [f"interval: {summary['interval']}; seed {summary['seed']}; weights {summary['weights']}"]
+    if iterations := summary.get("iterations"):
+        notes.append(
+            f"iterations of the solver: {iterations['mean']:.2f} on average, standard deviation "
+            f"{iterations['spread']:.2f}"
+        )
+    if summary["not_converged"]:
+        notes.append(output.not_converged(summary["not_converged"]))
+    if "passed" in summary:
+        expect = summary["expect"]
+        verdict = "passed" if summary["passed"] else "MISSED"
+        notes.append(f"check {verdict}: expected {expect['accuracy']} ± {expect['tolerance']} ({expect['source']})")
+    return notes
+
+
+def _junit_case(summary: dict[str, Any]) -> JUnitCase:
+    over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
+    text = f"accuracy {summary['accuracy']:.2f} ± {summary['ci95']:.2f} % over {over}"
+    failure, source = None, ""
+    if summary.get("passed") is False:
+        expect = summary["expect"]
+        failure, source = f"{text}; expected {expect['accuracy']} ± {expect['tolerance']}", expect["source"]
+    return JUnitCase(
+        name=summary["recipe"],
+        classname=f"fsl.{summary['dataset']}",
+        seconds=summary["seconds"]["total"],
+        text=text,
+        failure=failure,
+        failure_text=source,
+    )

@@ -1,17 +1,12 @@
-"""`fsl finetune-sfc`: a classifier from a folder of one's own support pictures."""
-
-import json
-from pathlib import Path
-from typing import Annotated
-
-import typer
+"""`fsl finetune-sfc`: a classifier from a folder of your own examples."""
 
 from fewshot_cli.cli import options as o
-from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.cli import output
+from fewshot_cli.runtime.console import say
 
 
 def finetune_sfc(
-    support: Annotated[Path, typer.Option("--support", help="Folder (or archive) <class>/<picture> of examples.")],
+    support: o.Support,
     recipe: o.Recipe = "glyphs_5w5s",
     weights: o.Weights = None,
     sets: o.Set = None,
@@ -23,9 +18,8 @@ def finetune_sfc(
     resume: o.Resume = False,
     print_config: o.PrintConfig = False,
     dry_run: o.DryRun = False,
-    debug: o.Debug = False,
 ) -> None:
-    """Learn a structured fully connected layer on your own support folder; the run directory gets the classifier."""
+    """Learn a structured fully connected layer from your own examples and write it to the run directory."""
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.predict.finetune import finetune
     from fewshot_cli.runtime import runs
@@ -33,10 +27,10 @@ def finetune_sfc(
 
     loaded = load_recipe(recipe, sets, solver, seed)
     if print_config:
-        return emit(o.printed(loaded))
+        return output.print_recipe(loaded)
     path = None if dry_run else runs.choose(run_dir, "finetune-sfc", loaded.name, resume)
     summary = finetune(loaded, support, path, resume, weights, o.data_root(data_root), resolve(device))
     if summary is None:
         return say("dry run: recipe, weights, solver and support folder are in order")
-    say(f"next: fsl eval --recipe {recipe} --classifier {summary['classifier']} --query FOLDER")
-    return emit(json.dumps(summary, indent=2), kept=str(path / runs.SUMMARY))
+    output.say_next(f"fsl eval --recipe {recipe} --classifier {summary['classifier']} --query FOLDER")
+    return output.print_summary(summary, path)

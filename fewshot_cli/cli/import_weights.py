@@ -1,26 +1,31 @@
-"""`fsl import`: weights of the papers' authors become ours."""
+"""`fsl import`: the authors' checkpoints as weights of this package."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import say_next
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.render import as_json
 
 
 def import_weights(
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="A .pth of DeepEMD or FEAT, or of our own names.")],
-    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The .safetensors to write.")],
+    file: Annotated[
+        Path,
+        typer.Argument(dir_okay=False, help="A .pth checkpoint of DeepEMD or FEAT, or with this package's names."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The .safetensors file to write.")],
     backbone: Annotated[
         str | None,
         typer.Option(
-            "--backbone", autocompletion=o.names_of("backbones"), help="Backbone it must be of (default: as found)."
+            "--backbone",
+            autocompletion=o.names_of("backbones"),
+            help="Backbone the weights must fit (default: recognised from the file).",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT although it is there.")] = False,
-    debug: o.Debug = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Turn the authors' checkpoint of a backbone into weights for `--weights`, without running any code in it."""
     from fewshot_cli.weights import foreign
@@ -28,6 +33,6 @@ def import_weights(
 
     report = convert(file, out, backbone, force)
     if report["left_out"]:
-        say(f"left out, not of the backbone: {', '.join(report['left_out'])}")
-    say(f"next: fsl eval --recipe mini_imagenet_5w1s --weights {out}{foreign.override(report['backbone'])}")
-    emit(json.dumps(report, indent=2), kept=str(out))
+        say(f"left out, because they are not part of the backbone: {', '.join(report['left_out'])}")
+    say_next(f"fsl eval --recipe mini_imagenet_5w1s --weights {out}{foreign.override(report['backbone'])}")
+    emit(as_json(report), kept=str(out))

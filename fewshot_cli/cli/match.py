@@ -1,40 +1,44 @@
-"""`fsl match`: draw what in one picture matches what in another, or in the proxies of a classifier."""
+"""`fsl match`: draw what in one image matches what in another, or in the proxies of a classifier."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import warn_not_converged
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.render import as_json
+
+if TYPE_CHECKING:
+    from fewshot_cli.config.schema import Recipe
 
 
 def match(
-    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The figure (PNG, SVG or PDF).")],
-    left: Annotated[Path | None, typer.Argument(help="A picture.")] = None,
-    right: Annotated[Path | None, typer.Argument(help="The picture it is matched with.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="Figure to write (PNG, SVG or PDF).")],
+    left: Annotated[Path | None, typer.Argument(help="An image.")] = None,
+    right: Annotated[Path | None, typer.Argument(help="The image it is matched with.")] = None,
     recipe: o.Recipe = "cifar_fs_5w1s_conv64",
     episode: Annotated[
         int | None,
         typer.Option(
-            "--episode", min=0, max=2**63 - 1, help="In place of two files: this episode of the recipe's dataset."
+            "--episode", min=0, max=2**63 - 1, help="Instead of two files, take this episode of the recipe's dataset."
         ),
     ] = None,
     query: Annotated[
         int | None, typer.Option("--query", min=0, help="Query of the episode, against all its classes (default: 0).")
     ] = None,
-    flows: Annotated[bool, typer.Option("--flows", help="Draw the full flow as lines too.")] = False,
+    flows: Annotated[bool, typer.Option("--flows", help="Also draw the full flow as lines.")] = False,
     maps: Annotated[
-        bool, typer.Option("--maps", help="Of head align: heat maps and correlations before and after each step.")
+        bool, typer.Option("--maps", help="For head align: heat maps and correlations before and after each step.")
     ] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option(
             "--class",
             metavar="NAME",
-            help="Of one picture and a classifier: draw this class; repeatable (default: likeliest three).",
+            help="For one image and a classifier: draw this class; repeatable (default: the likeliest three).",
         ),
     ] = None,
     weights: o.Weights = None,
@@ -43,63 +47,91 @@ def match(
     device: o.Device = "auto",
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
-    debug: o.Debug = False,
 ) -> None:
     """Draw LEFT, LEFT rebuilt from RIGHT's best matching patches (brightness: node weight), and RIGHT.
 
-    With --maps and a recipe of head align: what it makes of RIGHT's map to lay it over LEFT's. With one of classifier
-    multi_proxy, such as cifar100_resnet20_mpw: which proxy each place of one picture goes to.
+    With --maps and a recipe with head align: how it aligns RIGHT's feature map with LEFT's. With a recipe with
+    classifier multi_proxy, such as cifar100_resnet20_mpw: which proxy each position of one image is matched with.
     """
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.figures.canvas import check
+    from fewshot_cli.figures.proxies import correspond
     from fewshot_cli.runtime.device import resolve
 
-    pair = [path for path in (left, right) if path is not None]
+    images = [path for path in (left, right) if path is not None]
     if query is not None and episode is None:
         raise FslError("--query names a query of an episode; give --episode too, or leave --query out")
     check(out)
     loaded = load_recipe(recipe, sets, solver, seed)
-    proxies = loaded.eval.protocol == "classification"
-    if proxies and (len(pair) != 1 or episode is not None or flows):
+    source = (weights, o.data_root(data_root), resolve(device))
+    if loaded.eval.protocol == "classification":
+        _check_for_classifier(loaded.name, images, episode, flows, maps)
+        records = correspond(loaded, images[0], classes or [], out, *source)
+    else:
+        _check_for_episodes(images, episode, classes, flows, maps)
+        episode_query = (episode, query or 0) if episode is not None else None
+        if maps:
+            records = _draw_maps(loaded, images, episode_query, out, source)
+        else:
+            records = _draw_flow(loaded, images, episode_query, out, flows, source)
+    say(f"figure: {out}")
+    warn_not_converged(sum(record["not_converged"] for record in records))
+    emit(as_json(records))
+
+
+def _check_for_classifier(recipe: str, images: list[Path], episode: int | None, flows: bool, maps: bool) -> None:
+    """Refuse what a recipe of protocol classification cannot draw."""
+    if len(images) != 1 or episode is not None or flows:
         raise FslError(
-            f"recipe {loaded.name} classifies one picture at a time: give one PICTURE, which is matched with the "
-            "proxies of its classes, without --episode, --query and --flows"
+            f"recipe {recipe} classifies one image at a time: give one IMAGE, which is matched with the proxies of its "
+            "classes, without --episode, --query and --flows"
         )
-    if not proxies and classes:
+    if maps:
+        raise _maps_need_episodes()
+
+
+def _check_for_episodes(
+    images: list[Path], episode: int | None, classes: list[str] | None, flows: bool, maps: bool
+) -> None:
+    """Refuse what a recipe of protocol episodes cannot draw."""
+    if classes:
         raise FslError(
             "--class chooses classes of a classifier; give a recipe of protocol classification, such as "
             "cifar100_resnet20_mpw, or leave --class out"
         )
-    if not proxies and len(pair) != (0 if episode is not None else 2):
+    if len(images) != (0 if episode is not None else 2):
         raise FslError(
-            "give two pictures, LEFT and RIGHT, or --episode with a number for a query against all classes, or one "
-            "picture and a recipe with classifier multi_proxy, such as cifar100_resnet20_mpw"
+            "give two images, LEFT and RIGHT, or --episode with a number for a query against all classes, or one "
+            "image and a recipe with classifier multi_proxy, such as cifar100_resnet20_mpw"
         )
-    if maps and (flows or proxies):
-        raise FslError(
-            "--maps draws what head align does to a support picture's map; leave out --flows, and "
-            "take a recipe of episodes"
-        )
-    where = (weights, o.data_root(data_root), resolve(device))
-    if proxies:
-        from fewshot_cli.figures.proxies import correspond
+    if maps and flows:
+        raise _maps_need_episodes()
 
-        records = correspond(loaded, pair[0], classes or [], out, *where)
-    elif maps:
-        from fewshot_cli.figures.alignment import map_episode, map_pictures
 
-        if pair:
-            records = map_pictures(loaded, *pair, out, *where)
-        else:
-            records = map_episode(loaded, episode, query or 0, out, *where)
-    else:
-        from fewshot_cli.figures import matching as figure
+def _maps_need_episodes() -> FslError:
+    return FslError(
+        "--maps draws what head align does to the map of a support image; leave out --flows, and take a recipe of "
+        "protocol episodes"
+    )
 
-        if pair:
-            records = figure.match_pictures(loaded, *pair, out, flows, *where)
-        else:
-            records = figure.match_episode(loaded, episode, query or 0, out, flows, *where)
-    say(f"figure: {out}")
-    if failed := sum(r["not_converged"] for r in records):
-        say(f"WARNING: the solver did not converge on {failed} problems")
-    emit(json.dumps(records, indent=2))
+
+def _draw_flow(
+    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, flows: bool, source: Any
+) -> list[dict[str, Any]]:
+    """Draw the matching of two images, or of a query (episode and number) with every class of its episode."""
+    from fewshot_cli.figures.matching import match_episode, match_pictures
+
+    if query is not None:
+        return match_episode(recipe, *query, out, flows, *source)
+    return match_pictures(recipe, *images, out, flows, *source)
+
+
+def _draw_maps(
+    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, source: Any
+) -> list[dict[str, Any]]:
+    """Draw what head align makes of feature maps, of two images or a query as in `_draw_flow`."""
+    from fewshot_cli.figures.alignment import map_episode, map_pictures
+
+    if query is not None:
+        return map_episode(recipe, *query, out, *source)
+    return map_pictures(recipe, *images, out, *source)

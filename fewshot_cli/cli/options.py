@@ -1,19 +1,38 @@
-"""Options common to the verbs, declared once, and the completion of names."""
+"""Options common to several verbs, declared once, and the completion of names."""
 
 import os
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fewshot_cli.runtime.render import Format
 
-def _recipes(incomplete: str) -> list[str]:
+DEFAULT_RECIPE = "glyphs_5w1s"
+
+
+class Kind(StrEnum):
+    """What `fsl list` and `fsl show` know."""
+
+    solvers = "solvers"
+    heads = "heads"
+    backbones = "backbones"
+    classifiers = "classifiers"
+    extractors = "extractors"
+    datasets = "datasets"
+    recipes = "recipes"
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """The installed recipes whose names begin so, for completion."""
     from fewshot_cli.config.load import installed_recipes
 
     return [name for name in installed_recipes() if name.startswith(incomplete)]
 
 
-def names_of(kind: str):  # noqa: ANN201 - Typer inspects the returned function
+def names_of(kind: str) -> Callable[[str], list[str]]:
     """A completion function for the registered parts of a kind."""
 
     def complete(incomplete: str) -> list[str]:
@@ -24,24 +43,38 @@ def names_of(kind: str):  # noqa: ANN201 - Typer inspects the returned function
     return complete
 
 
+def format_option(*formats: Format, help: str = "Format of the result on stdout.") -> Any:
+    """`--format` of a verb that supports these formats; another one is a usage error."""
+
+    def parse(text: str) -> Format:
+        if text not in formats:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, map(str, formats)))}.")
+        return Format(text)
+
+    def complete(incomplete: str) -> list[str]:
+        return [str(form) for form in formats if form.startswith(incomplete)]
+
+    return typer.Option("--format", parser=parse, metavar=f"<{'|'.join(formats)}>", autocompletion=complete, help=help)
+
+
 Recipe = Annotated[
     str,
     typer.Option(
         "--recipe",
         "-r",
-        autocompletion=_recipes,
+        autocompletion=recipe_names,
         show_default=True,
-        help="A recipe: bare name of an installed one, or a path.",
+        help="Name of an installed recipe, or path of a recipe file.",
     ),
 ]
 Solver = Annotated[
-    str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver in place of the recipe's.")
+    str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver, in place of the recipe's.")
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed in place of the recipe's.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the recipe's.")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
@@ -54,26 +87,30 @@ DataRoot = Annotated[
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest of this recipe.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest run of this recipe.")
+]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", dir_okay=False, help="Weights file in place of the recipe's.")
+    Path | None, typer.Option("--weights", dir_okay=False, help="Weights file, in place of the recipe's weights.")
 ]
 Devices = Annotated[
     int | None,
-    typer.Option("--devices", min=1, help="Processes on this machine, one a GPU (default: 1, or torchrun's)."),
+    typer.Option("--devices", min=1, help="Processes per node, one per GPU (default: 1, or torchrun's number)."),
 ]
 Nodes = Annotated[
-    int | None, typer.Option("--num-nodes", min=1, help="Machines that share the work (default: 1, or torchrun's).")
+    int | None, typer.Option("--num-nodes", min=1, help="Number of nodes (default: 1, or torchrun's number).")
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="32 or bf16 for the backbone, in place of the recipe's.")
+    str | None, typer.Option("--precision", help="Precision of the backbone, 32 or bf16, in place of the recipe's.")
 ]
-Board = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's files into the run directory too.")]
-
-DEFAULT_RECIPE = "glyphs_5w1s"
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write TensorBoard event files into the run directory.")
+]
+Support = Annotated[
+    Path, typer.Option("--support", help="Folder or archive of labelled examples, stored as <class>/<image>.")
+]
 
 
 def data_root(given: Path | None) -> Path:
@@ -85,22 +122,8 @@ def data_root(given: Path | None) -> Path:
     return user_data_path("fsl", appauthor=False)
 
 
-def with_precision(sets: list[str] | None, verb: str, given: str | None) -> list[str]:
-    """The `--set` options with that of `--precision`."""
-    return [*(sets or []), *([f"{verb}.precision='{given}'"] if given else [])]
+def as_sets(values: dict[str, Any]) -> list[str]:
+    """The `--set` texts that say the same as other options, of which None was not given."""
+    from fewshot_cli.config import overrides
 
-
-def printed(recipe) -> str:  # noqa: ANN001 - importing Recipe here would import pydantic for --help
-    """The resolved recipe as YAML that `--recipe` reads back."""
-    import yaml
-
-    data = recipe.resolved()
-    return yaml.safe_dump(_flat({k: v for k, v in data.items() if k != "name" and v is not None}), sort_keys=False)
-
-
-def _flat(data):  # noqa: ANN001, ANN202
-    if isinstance(data, dict):
-        if set(data) == {"name", "options"}:
-            return {"name": data["name"], **_flat(data["options"])}
-        return {k: _flat(v) for k, v in data.items() if v is not None}
-    return data
+    return [overrides.written(key, value) for key, value in values.items() if value is not None]

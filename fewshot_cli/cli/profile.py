@@ -1,16 +1,18 @@
-"""`fsl profile`: time, memory, exactness and time complexity of solvers, side by side."""
+"""`fsl profile`: time, memory, exactness and complexity of solvers side by side, or the parts of a training step."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import in_format
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import TableFormat as Form
-from fewshot_cli.runtime.render import as_csv, grid, markdown
+from fewshot_cli.runtime.render import Format
+
+if TYPE_CHECKING:
+    import torch
 
 
 def profile(
@@ -19,140 +21,94 @@ def profile(
         typer.Option(
             "--solver",
             autocompletion=o.names_of("solvers"),
-            help="Solvers, separated by commas; without it, all that work here.",
+            help="Solvers, separated by commas (default: all that work here).",
         ),
     ] = None,
     sizes: Annotated[
-        str, typer.Option("--sizes", help="Nodes a side, separated by commas; NxM for different sides.")
+        str, typer.Option("--sizes", help="Nodes per side, separated by commas; NxM for different sides.")
     ] = "9,13,25,36,49,64,100",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Problems in one call (375: one 5-way episode).")] = 375,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Problems per call (375: one 5-way episode).")] = 375,
     step: Annotated[
         bool,
-        typer.Option("--step", help="In place of solvers: where the time of the recipe's training steps goes."),
+        typer.Option("--step", help="Instead of solvers, measure the parts of the recipe's training steps."),
     ] = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Take features of this recipe; without it they are invented."),
+        typer.Option("--recipe", "-r", help="Take the features from this recipe; without it they are invented."),
     ] = None,
     weights: o.Weights = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver (with --step: of the recipe)."),
+        typer.Option(
+            "--set", metavar="SOLVER.KEY=VALUE", help="Option of a solver (with --step: KEY=VALUE of the recipe)."
+        ),
     ] = None,
-    backward: Annotated[bool, typer.Option("--backward/--forward", help="Time the gradient as well.")] = True,
+    backward: Annotated[bool, typer.Option("--backward/--forward", help="Also time the gradient.")] = True,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median counts.")] = 7,
-    budget: Annotated[float, typer.Option("--budget", min=0.01, help="Seconds for one solver at one size.")] = 20.0,
+    budget: Annotated[
+        float, typer.Option("--budget", min=0.01, help="Seconds to spend on one solver at one size.")
+    ] = 20.0,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", dir_okay=False, help="Log-log plot to this .png, .svg or .pdf."),
+        typer.Option("--plot", dir_okay=False, help="Write a log-log plot to this .png, .svg or .pdf file."),
     ] = None,
-    format: Annotated[Form, typer.Option("--format", help="Format of the result on stdout.")] = Form.table,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Threads of solvers on the CPU; 0 means all.")] = 1,
+    format: Annotated[Format, o.format_option(Format.table, Format.json, Format.md, Format.csv)] = Format.table,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads of the solvers; 0 means all.")] = 1,
     device: o.Device = "auto",
     data_root: o.DataRoot = None,
-    debug: o.Debug = False,
 ) -> None:
-    """Measure solvers over sizes: problems a second, memory, exactness, and the exponent their time grows with."""
-    from fewshot_cli.figures.canvas import check
-    from fewshot_cli.figures.curves import complexity
-    from fewshot_cli.profiling import solvers as measuring
-    from fewshot_cli.runtime import runs
+    """Measure solvers over sizes: problems per second, memory, exactness, and the exponent their time grows with."""
+    from fewshot_cli.profiling.solvers import Settings
     from fewshot_cli.runtime.device import resolve
 
-    where = resolve(device)
+    chosen_device = resolve(device)
     if step:
-        return _steps(recipe or o.DEFAULT_RECIPE, solver, sets, rounds, threads, where, format)
-    try:
-        wanted = list(dict.fromkeys(measuring.parse_sizes(sizes)))
-    except ValueError as fault:
-        raise FslError(f"--sizes {sizes}: write whole numbers above zero, as in 9,25,49x25 ({fault})") from fault
+        result = _measure_steps(recipe or o.DEFAULT_RECIPE, solver, sets, rounds, threads, chosen_device)
+        return emit(_steps_in_format(result, format))
+    sides = _sizes(sizes)
     if plot is not None:
+        from fewshot_cli.figures.canvas import check
+
         check(plot)
     solvers = _solvers(solver, sets or [], threads)
-    make, source = _source(recipe, weights, o.data_root(data_root), where)
-    settings = measuring.Settings(batch, rounds, backward, budget)
-    records = measuring.measure(solvers, wanted, make, where, settings, lambda size: say(f"measuring {size} …"))
-    result = {
-        "format": 1,
-        "features": source,
-        "device": str(where),
-        "threads": threads,
-        "batch": batch,
-        "rounds": rounds,
-        "records": records,
-        "fits": measuring.fits(records, solvers),
-        "versions": runs.versions(),
-    }
+    make, features = _source(recipe, weights, o.data_root(data_root), chosen_device)
+    settings = Settings(batch, rounds, backward, budget)
+    result = _measure_solvers(solvers, sides, make, features, settings, threads, chosen_device)
     if plot is not None:
-        complexity(plot, records, result["fits"], f"Transport solvers on {where}, {source}")
+        from fewshot_cli.figures.curves import complexity
+
+        complexity(plot, result["records"], result["fits"], f"Transport solvers on {chosen_device}, {features}")
         say(f"plot: {plot}")
-    emit(_rendered(result, format))
+    return emit(_solvers_in_format(result, format))
 
 
-def _steps(
-    recipe: str, solver: str | None, sets: list[str] | None, rounds: int, threads: int, where, form: Form
-) -> None:  # noqa: ANN001
-    import torch
+# Solvers
 
-    from fewshot_cli.config.load import load_recipe
-    from fewshot_cli.profiling.steps import profile_steps
-    from fewshot_cli.runtime import runs
-    from fewshot_cli.runtime.processes import World
 
-    loaded = load_recipe(recipe, sets, solver)
-    if threads:
-        torch.set_num_threads(threads)
-    records = profile_steps(loaded, World(where), rounds)
-    result = {
-        "format": 1,
-        "recipe": loaded.name,
-        "device": str(where),
-        "threads": torch.get_num_threads(),
-        "rounds": rounds,
-        "records": records,
-        "versions": runs.versions(),
-    }
-    if form is Form.json:
-        return emit(json.dumps(result, indent=2))
-    flat = [
-        {"stage": r["stage"], "part": part, "ms": 1e3 * s, "share": s / r["seconds"]}
-        for r in records
-        for part, s in r["parts"].items()
-    ]
-    if form is Form.csv:
-        return emit(as_csv(flat))
-    rows = [[x["stage"], x["part"], f"{x['ms']:.2f}", f"{100 * x['share']:.1f} %"] for x in flat]
-    notes = [
-        f"{r['stage']}: {r['pictures']} pictures in {1e3 * r['seconds']:.1f} ms, "
-        f"{r['pictures_per_second']:,.0f} a second, "
-        f"{r['share']:.2f} of the bare backbone's forward and backward"
-        for r in records
-    ]
-    draw = markdown if form is Form.md else grid
-    return emit("\n\n".join([draw(["stage", "part of the step", "ms", "share"], rows), "\n".join(notes)]))
+def _sizes(text: str) -> list[tuple[int, int]]:
+    """`--sizes`: pairs of sides in the order given, each once."""
+    from fewshot_cli.profiling.solvers import parse_sizes
+
+    try:
+        return list(dict.fromkeys(parse_sizes(text)))
+    except ValueError as error:
+        raise FslError(f"--sizes {text}: write whole numbers above zero, as in 9,25,49x25 ({error})") from error
 
 
 def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]:
+    """The solvers to measure, by name, with their `--set` options and number of threads."""
     import torch
 
     from fewshot_cli import registry
-    from fewshot_cli.config import strict_yaml
     from fewshot_cli.config.load import validate_options
     from fewshot_cli.config.parts import build_solver
     from fewshot_cli.config.schema import PartSpec
 
     chosen = [name.strip() for name in names.split(",")] if names else registry.working_solvers()
-    own: dict[str, dict[str, Any]] = {name: {} for name in chosen}
-    for word in sets:
-        place, _, value = word.partition("=")
-        name, _, key = place.partition(".")
-        if name not in own or not key or not value:
-            raise FslError(f"--set {word}: write SOLVER.KEY=VALUE with a measured solver, one of {', '.join(own)}")
-        own[name][key] = strict_yaml.scalar(value)
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     built = {}
-    for name, options in own.items():
+    for name, options in _options_by_solver(chosen, sets).items():
         model = registry.solver(name).Options
         if "workers" in model.model_fields:
             options.setdefault("workers", threads)
@@ -160,7 +116,20 @@ def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]
     return built
 
 
-def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tuple[Any, str]:  # noqa: ANN001
+def _options_by_solver(solvers: list[str], sets: list[str]) -> dict[str, dict[str, Any]]:
+    from fewshot_cli.config import overrides
+
+    options: dict[str, dict[str, Any]] = {name: {} for name in solvers}
+    for text in sets:
+        place, value = overrides.parse(text)
+        name, _, key = place.partition(".")
+        if name not in options or not key:
+            raise FslError(f"--set {text}: write SOLVER.KEY=VALUE with a measured solver, one of {', '.join(options)}")
+        options[name][key] = value
+    return options
+
+
+def _source(recipe: str | None, weights: Path | None, root: Path, device: "torch.device") -> tuple[Any, str]:
     """The maker of problems, and what to call its features."""
     from fewshot_cli.profiling import problems
 
@@ -181,22 +150,62 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device) -> tup
     return make, f"features of {model.recipe.name}"
 
 
-def _rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = [
-        "solver",
-        "n×m",
-        "batch",
-        "problems/s",
-        "µs a problem",
-        "with gradient",
-        "ms an episode",
-        "overhead µs",
-        "peak MB",
-        "relative gap",
-        "gradient error (cost, weights)",
-        "iterations",
-    ]
-    rows = []
+def _measure_solvers(
+    solvers: dict[str, Any],
+    sides: list[tuple[int, int]],
+    make: Any,
+    features: str,
+    settings: Any,
+    threads: int,
+    device: "torch.device",
+) -> dict[str, Any]:
+    from fewshot_cli.profiling import solvers as measuring
+    from fewshot_cli.runtime import runs
+
+    records = measuring.measure(solvers, sides, make, device, settings, lambda size: say(f"measuring {size} …"))
+    return {
+        "format": 1,
+        "features": features,
+        "device": str(device),
+        "threads": threads,
+        "batch": settings.batch,
+        "rounds": settings.rounds,
+        "records": records,
+        "fits": measuring.fits(records, solvers),
+        "versions": runs.versions(),
+    }
+
+
+def _solvers_in_format(result: dict[str, Any], form: Format) -> str:
+    records = result["records"]
+    left_out = [f"{r['solver']} left out: {r['skipped']}" for r in records if "skipped" in r]
+    failed = [f"{r['solver']} without gradient: {r['gradient_failed']}" for r in records if "gradient_failed" in r]
+    legend = (
+        f"features: {result['features']}; medians of {result['rounds']} rounds, solvers in turn; "
+        "an episode is 375 problems"
+    )
+    notes = [*dict.fromkeys(left_out + failed), legend]
+    return in_format(form, result, [_solver_rows(result), _fit_rows(result)], notes, records)
+
+
+_SOLVER_HEADER = [
+    "solver",
+    "n×m",
+    "batch",
+    "problems/s",
+    "µs per problem",
+    "with gradient",
+    "ms per episode",
+    "overhead µs",
+    "peak MB",
+    "relative gap",
+    "gradient error (cost, weights)",
+    "iterations",
+]
+
+
+def _solver_rows(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    rows: list[list[Any]] = []
     for r in result["records"]:
         if "skipped" in r:
             rows.append([r["solver"], f"{r['n']}×{r['m']}", "left out", *["-"] * 9])
@@ -220,7 +229,7 @@ def _rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
                 _short(r["iterations"], "{:.1f}"),
             ]
         )
-    return header, rows
+    return _SOLVER_HEADER, rows
 
 
 def _short(value: float | None, form: str, unit: float = 1) -> str:
@@ -238,26 +247,44 @@ def _fit_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["solver", "device", "measured", "n from … to", "in the literature"], rows
 
 
-def _rendered(result: dict[str, Any], form: Form) -> str:
-    if form is Form.json:
-        return json.dumps(result, indent=2)
-    if form is Form.csv:
-        return as_csv(result["records"])
-    draw = markdown if form is Form.md else grid
-    left_out = dict.fromkeys(
-        [f"{r['solver']} left out: {r['skipped']}" for r in result["records"] if "skipped" in r]
-        + [
-            f"{r['solver']} without gradient: {r['gradient_failed']}"
-            for r in result["records"]
-            if "gradient_failed" in r
-        ]
-    )
-    return "\n\n".join(
-        [
-            draw(*_rows(result)),
-            draw(*_fit_rows(result)),
-            *left_out,
-            f"features: {result['features']}; medians of "
-            f"{result['rounds']} rounds, solvers in turn; an episode is 375 problems",
-        ]
-    )
+# Training steps
+
+
+def _measure_steps(
+    recipe: str, solver: str | None, sets: list[str] | None, rounds: int, threads: int, device: "torch.device"
+) -> dict[str, Any]:
+    import torch
+
+    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.profiling.steps import profile_steps
+    from fewshot_cli.runtime import runs
+    from fewshot_cli.runtime.processes import World
+
+    loaded = load_recipe(recipe, sets, solver)
+    if threads:
+        torch.set_num_threads(threads)
+    return {
+        "format": 1,
+        "recipe": loaded.name,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+        "records": profile_steps(loaded, World(device), rounds),
+        "versions": runs.versions(),
+    }
+
+
+def _steps_in_format(result: dict[str, Any], form: Format) -> str:
+    parts = [
+        {"stage": r["stage"], "part": part, "ms": 1e3 * seconds, "share": seconds / r["seconds"]}
+        for r in result["records"]
+        for part, seconds in r["parts"].items()
+    ]
+    rows = [[x["stage"], x["part"], f"{x['ms']:.2f}", f"{100 * x['share']:.1f} %"] for x in parts]
+    notes = [
+        f"{r['stage']}: {r['pictures']} images in {1e3 * r['seconds']:.1f} ms, "
+        f"{r['pictures_per_second']:,.0f} per second, "
+        f"{r['share']:.2f} times the rate of the backbone's forward and backward alone"
+        for r in result["records"]
+    ]
+    return in_format(form, result, [(["stage", "part of the step", "ms", "share"], rows)], ["\n".join(notes)], parts)

@@ -1,4 +1,4 @@
-"""`fsl recipe cat|cp|check`."""
+"""`fsl recipe cat|cp|check`: print, copy or check recipes."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,12 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.runtime.console import emit, say
 
 app = typer.Typer(help="Print, copy or check recipes.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(autocompletion=o._recipes, help="A recipe's name or path.")]
+Name = Annotated[str, typer.Argument(autocompletion=o.recipe_names, help="Name or path of a recipe.")]
 
 
 @app.command()
-def cat(name: Name, debug: o.Debug = False) -> None:
-    """Print a recipe's file."""
+def cat(name: Name) -> None:
+    """Print the file of a recipe."""
     from fewshot_cli.config.load import find_recipe
     from fewshot_cli.runtime.files import guarded
 
@@ -24,8 +24,8 @@ def cat(name: Name, debug: o.Debug = False) -> None:
 
 
 @app.command()
-def cp(name: Name, target: Annotated[Path, typer.Argument(help="File or folder.")], debug: o.Debug = False) -> None:
-    """Copy a recipe to start your own from."""
+def cp(name: Name, target: Annotated[Path, typer.Argument(help="File or folder to copy it to.")]) -> None:
+    """Copy a recipe as a start for your own."""
     from fewshot_cli.config.load import find_recipe
     from fewshot_cli.errors import FslError
     from fewshot_cli.runtime.files import guarded, write_text
@@ -42,9 +42,12 @@ def cp(name: Name, target: Annotated[Path, typer.Argument(help="File or folder."
 
 @app.command()
 def check(
-    names: Annotated[list[str], typer.Argument(autocompletion=o._recipes, help="Recipes.")], debug: o.Debug = False
+    names: Annotated[
+        list[str],
+        typer.Argument(autocompletion=o.recipe_names, help="Names or paths of recipes."),
+    ],
 ) -> None:
-    """Check recipes: YAML, keys, types, ranges and that every part is known."""
+    """Check recipes: YAML, keys, types, ranges, and that every part is known."""
     from fewshot_cli.config.load import load_recipe
 
     for name in names:

@@ -40,7 +40,6 @@ def reproduce(
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
     format: Annotated[Form, typer.Option("--format", help="Format of the report on stdout.")] = Form.md,
-    debug: o.Debug = False,
 ) -> None:
     """Prepare, pre-train, meta-train and evaluate at 1 and 5 shots; the same command continues what was interrupted."""
     from fewshot_cli.papers import reproduce as work

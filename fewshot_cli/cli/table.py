@@ -63,7 +63,6 @@ def table(
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
     resume: o.Resume = False,
-    debug: o.Debug = False,
 ) -> None:
     """Run every row of a paper's table and print ours, the published value and the difference.
 

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from fewshot_cli import registry
-from fewshot_cli.config import strict_yaml
+from fewshot_cli.config import overrides, strict_yaml
 from fewshot_cli.config.schema import PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
 
@@ -105,19 +105,17 @@ def load_recipe(
     if "name" in source.data:
         raise source.fault(("name",), "unknown key; a recipe is named by its file")
     source.data["name"] = path.stem
-    overrides = [*([f"seed={seed}"] if seed is not None else []), *(sets or [])]
+    texts = [*([overrides.written("seed", seed)] if seed is not None else []), *(sets or [])]
     if solver is not None:
-        overrides.insert(0, f"solver={json.dumps(solver)}")
-    for text in overrides:
+        texts.insert(0, overrides.written("solver", solver))
+    for text in texts:
         _override(source, text)
     return validate(source)
 
 
 def _override(source: _Source, text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {text}: write it as key=value, for example --set episode.shot=5")
-    path = tuple(key.strip().split("."))
+    key, value = overrides.parse(text)
+    path = tuple(key.split("."))
     if path == ("name",):
         raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
     spot = source.data
@@ -129,10 +127,10 @@ def _override(source: _Source, text: str) -> None:
             raise RecipeError(f"--set {text}: {'.'.join(path[: i + 1])} has no keys inside")
         spot[word] = dict(inner or {})
         spot = spot[word]
-    spot[path[-1]] = strict_yaml.scalar(value)
+    spot[path[-1]] = value
     for old in [p for p in source.places if p[: len(path)] == path]:
         del source.places[old]
-    source.places[path] = f"--set {key.strip()}"
+    source.places[path] = f"--set {key}"
 
 
 def validate(source: _Source) -> Recipe:

@@ -75,9 +75,9 @@ def test_recipe_cat_and_cp(fsl, tmp_path):
 
 def test_completion_knows_names():
     from fewshot_cli.cli import options
-    from fewshot_cli.cli.catalog import _names
+    from fewshot_cli.cli.show import _names
 
-    assert "glyphs_5w1s" in options._recipes("glyphs")
+    assert "glyphs_5w1s" in options.recipe_names("glyphs")
     assert options.names_of("solvers")("op") == ["opencv"]
 
     class Context:

@@ -144,7 +144,7 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
     base = ("match", "--recipe", mine, "--weights", weights, "-o", "x.png")
     for more in ([picture, picture], [], [picture, "--flows"], [picture, "--episode", "1"]):
         code, _, err = fsl(*base, *more)
-        assert code == 2 and "mine classifies one picture at a time: give one PICTURE" in err
+        assert code == 2 and "mine classifies one image at a time: give one IMAGE" in err
     code, _, err = fsl(*base, picture, "--class", "c55")
     assert code == 3 and "--class c55: is none of the 7 classes of run/weights" in err and "did you mean 'c5'?" in err
     code, _, err = fsl(*base, picture, "--set", "pretrain.classifier=linear")
@@ -152,7 +152,7 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
     code, _, err = fsl(*base, picture, "--set", "eval.protocol=episodes", "--class", "c1")
     assert code == 2 and "--class chooses classes of a classifier" in err
     code, _, err = fsl(*base, picture, "--set", "eval.protocol=episodes")
-    assert code == 2 and "or one picture and a recipe with classifier multi_proxy" in err
+    assert code == 2 and "or one image and a recipe with classifier multi_proxy" in err
     code, _, err = fsl(
         "match", picture, "--recipe", mine, "-o", "x.png", "--weights", checkpoint.shipped()["glyphs_conv64"]
     )

@@ -425,7 +425,7 @@ def test_profile_of_a_step_adds_up(fsl):
     for record in (first, second):
         assert 0.7 < sum(record["parts"].values()) / record["seconds"] < 1.3 and 0 < record["share"] < 2
     code, out, _ = fsl("profile", "--step", "--rounds", "1", "--format", "md", "--set", "pretrain.batch=16")
-    assert code == 0 and "| metatrain | transport |" in out and "of the bare backbone" in out
+    assert code == 0 and "| metatrain | transport |" in out and "of the backbone's forward and backward alone" in out
 
 
 def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):

@@ -1,0 +1,80 @@
+"""`fsl list`: the parts and recipes, from which package, on which devices, and whether they work here."""
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import in_format
+from fewshot_cli.errors import FslError
+from fewshot_cli.runtime.console import emit
+from fewshot_cli.runtime.render import Format
+
+
+def list_parts(
+    kind: Annotated[o.Kind, typer.Argument(help="What to list.")],
+    data_root: o.DataRoot = None,
+    format: Annotated[
+        Format, o.format_option(Format.table, Format.json, help="Format of the list on stdout.")
+    ] = Format.table,
+) -> None:
+    """List parts or recipes: name, package, devices, and whether each works here."""
+    rows = _recipes() if kind is o.Kind.recipes else _parts(kind, o.data_root(data_root))
+    header = list(rows[0]) if rows else ["name"]
+    emit(in_format(format, rows, [(header, [[row[key] for key in header] for row in rows])]))
+
+
+def _recipes() -> list[dict[str, Any]]:
+    from fewshot_cli.config.load import installed_recipes, load_recipe
+
+    rows = []
+    for name in installed_recipes():
+        recipe = load_recipe(name)
+        episodes = f"{recipe.episode.way}w{recipe.episode.shot}s"
+        rows.append(
+            {
+                "name": name,
+                "dataset": recipe.dataset.name,
+                "backbone": recipe.backbone.name,
+                "head": recipe.head.name,
+                "solver": recipe.solver.name,
+                "task": "classification" if recipe.eval.protocol == "classification" else episodes,
+                "expects": recipe.expect.accuracy if recipe.expect else "-",
+            }
+        )
+    return rows
+
+
+def _parts(kind: o.Kind, root: Path) -> list[dict[str, Any]]:
+    """One row for each part, all with the same keys; a part that cannot be imported says why."""
+    from fewshot_cli.registry import entries
+
+    rows = []
+    for name, entry in entries(kind).items():
+        row = {"name": name, "package": entry.package}
+        try:
+            cls = entry.load()
+        except FslError as error:
+            rows.append({**row, "works here": f"no: {error}", "what": ""})
+            continue
+        summary = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ")
+        rows.append({**row, **_state(kind, cls, root / name), "what": summary})
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key, "") for key in keys} for row in rows]
+
+
+def _state(kind: o.Kind, cls: Any, store: Path) -> dict[str, str]:
+    """What is particular to a kind of parts: where a solver works, whether a dataset is prepared."""
+    if kind is o.Kind.solvers:
+        reason = cls.unavailable_reason()
+        return {
+            "devices": ",".join(cls.devices),
+            "exact": "yes" if cls.exact else "no",
+            "gradient": cls.gradient,
+            "works here": "yes" if reason is None else f"no: {reason}",
+        }
+    if kind is o.Kind.datasets:
+        return {"prepared": "yes" if store.is_dir() else "generated on first use" if cls.embedded else "no"}
+    return {"devices": "any PyTorch", "works here": "yes"}

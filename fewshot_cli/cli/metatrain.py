@@ -1,0 +1,43 @@
+"""`fsl metatrain`: backbone and head, trained end to end on episodes."""
+
+from fewshot_cli.cli import options as o
+from fewshot_cli.cli import output
+
+
+def metatrain(
+    recipe: o.Recipe = o.DEFAULT_RECIPE,
+    weights: o.Weights = None,
+    sets: o.Set = None,
+    solver: o.Solver = None,
+    device: o.Device = "auto",
+    devices: o.Devices = None,
+    nodes: o.Nodes = None,
+    precision: o.Precision = None,
+    tensorboard: o.TensorBoard = False,
+    seed: o.Seed = None,
+    data_root: o.DataRoot = None,
+    run_dir: o.RunDir = None,
+    resume: o.Resume = False,
+    print_config: o.PrintConfig = False,
+    dry_run: o.DryRun = False,
+) -> None:
+    """Train the backbone on episodes, end to end through the head, starting from pre-trained weights."""
+    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.data.prepare import open_dataset
+    from fewshot_cli.runtime import runs
+    from fewshot_cli.runtime.device import resolve
+    from fewshot_cli.runtime.processes import World, launch
+    from fewshot_cli.training.metatrain import metatrain as train
+
+    loaded = load_recipe(recipe, [*(sets or []), *o.as_sets({"metatrain.precision": precision})], solver, seed)
+    if print_config:
+        return output.print_recipe(loaded)
+    chosen_device, root = resolve(device), o.data_root(data_root)
+    if dry_run:
+        train(loaded, root, None, False, World(chosen_device), weights)
+        return output.say_ready_to_train(open_dataset(loaded, root))
+    processes = launch(chosen_device, devices, nodes)
+    path = processes.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
+    summary = train(loaded, root, path, resume, processes, weights, tensorboard)
+    output.say_next(f"fsl eval --recipe {recipe} --weights {summary['weights']}")
+    return output.print_summary(summary, path)

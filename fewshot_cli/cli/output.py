@@ -1,0 +1,77 @@
+"""What several verbs print: a result in the chosen format, a run's summary, a recipe, the next command, warnings."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.render import Format, as_csv, as_json, tables
+
+if TYPE_CHECKING:  # importing these would import pydantic and NumPy for --help
+    from fewshot_cli.config.schema import Recipe
+    from fewshot_cli.data.store import Store
+
+Block = tuple[Sequence[Any], Iterable[Sequence[Any]]]
+
+
+def in_format(
+    form: Format,
+    result: Any,
+    blocks: Sequence[Block],
+    notes: Sequence[str] = (),
+    records: Sequence[dict[str, Any]] = (),
+) -> str:
+    """A result as JSON; its `records` as CSV; or as tables (header and rows), in columns or Markdown, with notes."""
+    if form is Format.json:
+        return as_json(result)
+    if form is Format.csv:
+        return as_csv(records)
+    return "\n\n".join([*tables(form, *blocks), *notes])
+
+
+def print_summary(summary: dict[str, Any], path: Path) -> None:
+    """The summary of a run that is kept in its directory."""
+    from fewshot_cli.runtime.runs import SUMMARY
+
+    emit(as_json(summary), kept=str(path / SUMMARY))
+
+
+def print_recipe(recipe: "Recipe") -> None:
+    """The resolved recipe as YAML that `--recipe` reads back."""
+    import yaml
+
+    data = {key: value for key, value in recipe.resolved().items() if key != "name"}
+    emit(yaml.safe_dump(_without_empty(data), sort_keys=False))
+
+
+def _without_empty(data: Any) -> Any:
+    """The data without keys that hold nothing, the options of a part beside its name."""
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"name", "options"}:
+        return {"name": data["name"], **_without_empty(data["options"])}
+    return {key: _without_empty(value) for key, value in data.items() if value is not None}
+
+
+def say_next(command: str) -> None:
+    """Name the command that usually follows."""
+    say(f"next: {command}")
+
+
+def say_ready_to_train(store: "Store") -> None:
+    """The end of a dry run of training."""
+    say(
+        "dry run: recipe, solver, weights, episodes and dataset "
+        f"{store.name} (sha256 {store.index['sha256'][:16]}…) are in order"
+    )
+
+
+def not_converged(problems: int) -> str:
+    """The warning about problems that the solver gave up on."""
+    return f"WARNING: the solver did not converge on {problems} problems"
+
+
+def warn_not_converged(problems: int) -> None:
+    """Say the warning, if there are any such problems."""
+    if problems:
+        say(not_converged(problems))
