@@ -160,8 +160,8 @@ def _report(error: Exception) -> int:
     if _is_out_of_memory(error):
         reason = str(error).partition("\n")[0]
         complain(
-            f"out of memory{f' ({reason})' if reason else ''}; lower --batch or image.size, take a smaller split, or in training lower "
-            "pretrain.batch or metatrain.episodes_per_step"
+            f"out of memory{f' ({reason})' if reason else ''}; lower --batch or image.size, take a smaller split, or "
+            "in training lower pretrain.batch or metatrain.episodes_per_step"
         )
     elif _is_lost_process(error):
         complain("another process of this run failed or was killed; its own message says why")

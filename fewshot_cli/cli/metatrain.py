@@ -26,7 +26,7 @@ def metatrain(
     from fewshot_cli.data.prepare import open_dataset
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
-    from fewshot_cli.runtime.processes import World, launch
+    from fewshot_cli.runtime.processes import Processes, launch
     from fewshot_cli.training.metatrain import metatrain as train
 
     loaded = load_recipe(recipe, [*(sets or []), *o.as_sets({"metatrain.precision": precision})], solver, seed)
@@ -34,8 +34,8 @@ def metatrain(
         return output.print_recipe(loaded)
     chosen_device, root = resolve(device), o.data_root(data_root)
     if dry_run:
-        train(loaded, root, None, False, World(chosen_device), weights)
-        return output.say_ready_to_train(open_dataset(loaded, root))
+        train(loaded, root, None, False, Processes(chosen_device), weights)
+        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     processes = launch(chosen_device, devices, nodes)
     path = processes.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
     summary = train(loaded, root, path, resume, processes, weights, tensorboard)

@@ -25,7 +25,7 @@ def pretrain(
     from fewshot_cli.data.prepare import open_dataset
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
-    from fewshot_cli.runtime.processes import World, launch
+    from fewshot_cli.runtime.processes import Processes, launch
     from fewshot_cli.training.pretrain import pretrain as train
 
     loaded = load_recipe(recipe, [*(sets or []), *o.as_sets({"pretrain.precision": precision})], solver, seed)
@@ -33,8 +33,8 @@ def pretrain(
         return output.print_recipe(loaded)
     chosen_device, root = resolve(device), o.data_root(data_root)
     if dry_run:
-        train(loaded, root, None, False, World(chosen_device))
-        return output.say_ready_to_train(open_dataset(loaded, root))
+        train(loaded, root, None, False, Processes(chosen_device))
+        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     processes = launch(chosen_device, devices, nodes)
     path = processes.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
     summary = train(loaded, root, path, resume, processes, tensorboard)
