@@ -1,9 +1,12 @@
 """Shared fixtures: the embedded dataset, small enough to train on in a test, and the command line in-process."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from children import Children
+from tiny import PRETRAINED, Tiny, make
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
@@ -25,6 +28,28 @@ def glyph_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     build_store("glyphs", registry.dataset("glyphs")(), [], root)
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    """A dataset to train on in a second, and its recipe."""
+    return make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def children() -> Iterator[Children]:
+    """Commands in processes of their own: `children.run("eval", …, cwd=folder)`."""
+    server = Children()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def pretrained(tiny, children, tmp_path_factory) -> Path:
+    """The run directory of three epochs of pre-training, with averaged weights and mixed images."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    children.run("pretrain", *tiny.words, *PRETRAINED, "--run-dir", folder / "run", cwd=folder, check=True)
+    return folder / "run"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime import stop_points
 
 
 def explain(error: OSError, path: Path | str) -> str:
@@ -54,6 +55,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             part.chmod(0o644)
             part.replace(path)
+            stop_points.written(path)
         finally:
             part.unlink(missing_ok=True)
 

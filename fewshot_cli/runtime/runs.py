@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import fewshot_cli
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime import stop_points
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import explain, guarded, write_json, write_text
 
@@ -113,6 +114,7 @@ class Run:
         text = "".join(map(_line, records))
         with guarded(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(text)
+        stop_points.written(self.path / name)
 
     def truncate(self, name: str, count: int) -> None:
         """Keep the first `count` records of a JSONL file."""

@@ -1,0 +1,152 @@
+"""Commands in processes of their own, without importing PyTorch anew for each.
+
+A server that has imported what commands need is started once a session; every command is a fork of it, so it can be
+killed, and begins with nothing of the test's process. What must start from the interpreter itself (a closed standard
+stream, launchers that start the same command again) is a matter for `subprocess`.
+"""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+WARM = (
+    "lightning_fabric",
+    "fewshot_cli.cli.app",
+    "fewshot_cli.evaluation.episodes",
+    "fewshot_cli.training.pretrain",
+    "fewshot_cli.training.metatrain",
+)
+
+
+class Children:
+    """The server, and commands run as its forks."""
+
+    def __init__(self) -> None:
+        import fewshot_cli
+
+        self._folder = tempfile.TemporaryDirectory()  # a socket's path must be short
+        self._address = str(Path(self._folder.name) / "socket")
+        root = str(Path(fewshot_cli.__file__).parents[1])
+        ready, said = os.pipe()
+        self._server = subprocess.Popen(
+            [sys.executable, __file__, root, self._address, str(said)], stdin=subprocess.PIPE, pass_fds=[said]
+        )
+        os.close(said)
+        with os.fdopen(ready) as file:  # ends when the server closes its side, or dies
+            assert file.read() == "ready", "the server of child processes did not start"
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.stdin.close()
+        self._server.wait()
+        self._folder.cleanup()
+
+    def start(self, *words: object, cwd: Path, file_size: int | None = None, **streams: str) -> "Child":
+        """Start `fsl WORDS` in a folder; `stdout` and `stderr` name files or devices, `closed pipe` a pipe that nobody
+        reads, and no file may grow beyond `file_size` bytes. It gets the environment of the caller.
+        """
+        out = Path(tempfile.mkdtemp(dir=self._folder.name))
+        streams = {name: streams.get(name, str(out / name)) for name in ("stdout", "stderr")}
+        asked = {
+            "words": [str(word) for word in words],
+            "cwd": str(cwd),
+            "environment": dict(os.environ),
+            "file_size": file_size,
+            **streams,
+        }
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        connection.sendall(json.dumps(asked).encode() + b"\n")
+        return Child(connection, asked["words"], out)
+
+    def run(self, *words: object, check: bool = False, **more: object) -> subprocess.CompletedProcess:
+        """Run `fsl WORDS` to its end; with `check` it must end well."""
+        done = self.start(*words, **more).wait()
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+
+class Child:
+    """A command that is running."""
+
+    def __init__(self, connection: socket.socket, words: list[str], out: Path) -> None:
+        self._connection, self._words, self._out = connection, words, out
+
+    def wait(self) -> subprocess.CompletedProcess:
+        """What `subprocess.run` would give: the code (−9 for a killed one) and what it wrote to streams not named."""
+        with self._connection, self._connection.makefile() as file:
+            code = int(file.readline())
+        texts = [p.read_text("utf-8") if (p := self._out / n).exists() else "" for n in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(self._words, code, *texts)
+
+
+def serve(address: str, said: int) -> None:
+    """Fork a command for every connection until stdin ends; returns in the forks, which run the command."""
+    import importlib
+    import selectors
+    import signal
+
+    for name in WARM:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that wait for the commands
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    os.write(said, b"ready")
+    os.close(said)
+    waiting = selectors.DefaultSelector()
+    waiting.register(listener, selectors.EVENT_READ)
+    waiting.register(0, selectors.EVENT_READ)
+    while all(key.fileobj is listener for key, _ in waiting.select()):
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            waiting.close()
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asked = json.loads(connection.makefile().readline())
+            if (pid := os.fork()) == 0:
+                connection.close()
+                return command(**asked)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            connection.sendall(f"{code}\n".encode())
+            os._exit(0)
+        connection.close()
+    return None
+
+
+def command(
+    words: list[str], cwd: str, environment: Mapping[str, str], file_size: int | None, stdout: str, stderr: str
+) -> None:
+    """Become the command line."""
+    import signal
+
+    from fewshot_cli.cli.app import main
+
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for fd, name in ((1, stdout), (2, stderr)):
+        if name == "closed pipe":
+            read, target = os.pipe()
+            os.close(read)
+        else:
+            target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, fd)
+        os.close(target)
+    if file_size is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+    sys.argv = ["fsl", *words]
+    main()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    serve(sys.argv[2], int(sys.argv[3]))
