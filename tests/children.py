@@ -47,29 +47,55 @@ class Children:
         self._server.wait()
         self._folder.cleanup()
 
-    def start(self, *words: object, cwd: Path, file_size: int | None = None, **streams: str) -> "Child":
-        """Start `fsl WORDS` in a folder; `stdout` and `stderr` name files or devices, `closed pipe` a pipe that nobody
-        reads, and no file may grow beyond `file_size` bytes. It gets the environment of the caller.
+    def start(
+        self,
+        *words: object,
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+        file_size: int | None = None,
+        entry: str = "fewshot_cli.cli.app:main",
+        **streams: str,
+    ) -> "Child":
+        """Start `fsl WORDS` in a folder, or another `entry` (module:function) with these arguments.
+
+        `environment` is added to the caller's; no file may grow beyond `file_size` bytes; `stdout` and `stderr` name
+        files or devices, `closed pipe` a pipe that nobody reads.
         """
         out = Path(tempfile.mkdtemp(dir=self._folder.name))
-        streams = {name: streams.get(name, str(out / name)) for name in ("stdout", "stderr")}
-        asked = {
+        request = {
+            "entry": entry,
             "words": [str(word) for word in words],
             "cwd": str(cwd),
-            "environment": dict(os.environ),
+            "environment": {**os.environ, **(environment or {})},
             "file_size": file_size,
-            **streams,
+            **{name: streams.get(name, str(out / name)) for name in ("stdout", "stderr")},
         }
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
-        connection.sendall(json.dumps(asked).encode() + b"\n")
-        return Child(connection, asked["words"], out)
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        return Child(connection, request["words"], out)
 
     def run(self, *words: object, check: bool = False, **more: object) -> subprocess.CompletedProcess:
         """Run `fsl WORDS` to its end; with `check` it must end well."""
         done = self.start(*words, **more).wait()
         assert not check or done.returncode == 0, done.stderr
         return done
+
+    def together(self, size: int, *words: object, **more: object) -> list[subprocess.CompletedProcess]:
+        """Run `fsl WORDS` in several processes that share the work, as torchrun starts them."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        common = {
+            "TORCHELASTIC_RUN_ID": "tests",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "GROUP_RANK": "0",
+        }
+        ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        return [child.wait() for child in [self.start(*words, environment=own, **more) for own in ranks]]
 
 
 class Child:
@@ -109,10 +135,10 @@ def serve(address: str, said: int) -> None:
             waiting.close()
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            asked = json.loads(connection.makefile().readline())
+            request = json.loads(connection.makefile().readline())
             if (pid := os.fork()) == 0:
                 connection.close()
-                return command(**asked)
+                return command(**request)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             connection.sendall(f"{code}\n".encode())
             os._exit(0)
@@ -121,12 +147,17 @@ def serve(address: str, said: int) -> None:
 
 
 def command(
-    words: list[str], cwd: str, environment: Mapping[str, str], file_size: int | None, stdout: str, stderr: str
+    entry: str,
+    words: list[str],
+    cwd: str,
+    environment: Mapping[str, str],
+    file_size: int | None,
+    stdout: str,
+    stderr: str,
 ) -> None:
-    """Become the command line."""
+    """Become the command."""
+    import importlib
     import signal
-
-    from fewshot_cli.cli.app import main
 
     os.chdir(cwd)
     os.environ.clear()
@@ -144,7 +175,8 @@ def command(
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
     sys.argv = ["fsl", *words]
-    main()
+    module, _, function = entry.partition(":")
+    getattr(importlib.import_module(module), function)()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """Meta-training in phases, from random weights, and of some parts only."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import Tiny
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone
@@ -17,8 +14,8 @@ from fewshot_cli.errors import RecipeError
 from fewshot_cli.weights import checkpoint
 
 RECIPE = """
-base: glyphs_5w1s
-backbone: {name: conv64, channels: 8, last_pool: false}
+base: BASE
+backbone: {name: conv64, channels: 8, third_pool: false, last_pool: false}
 head: {name: align, embed_channels: 4, offset_channels: 4}
 metatrain:
   start: none
@@ -35,19 +32,36 @@ metatrain:
 """
 
 
+def text(tiny: Tiny, epochs: int) -> str:
+    return RECIPE.replace("EPOCHS", str(epochs)).replace("BASE", str(tiny.recipe))
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, children, tiny) -> Path:
+    """A run of three epochs in each phase that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mine.yaml").write_text(text(tiny, 3))
+    children.run(
+        "metatrain", "--recipe", "mine.yaml", "--data-root", tiny.root, "--run-dir", "run", cwd=folder, check=True
+    )
+    return folder / "run"
+
+
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
+def mine(tmp_path, monkeypatch, tiny):
+    """Write the recipe into the current folder: returns the options of every command that works on it."""
     monkeypatch.chdir(tmp_path)
 
     def make(epochs=2):
-        Path("mine.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)))
-        return "mine.yaml"
+        Path("mine.yaml").write_text(text(tiny, epochs))
+        return ("--recipe", "mine.yaml", "--data-root", str(tiny.root))
 
     return make
 
 
-def test_phases_follow_each_other_from_the_best_weights(fsl, mine, glyph_root):
-    code, out, err = fsl("metatrain", "--recipe", mine(), "--run-dir", "run", "--data-root", glyph_root)
+def test_phases_follow_each_other_from_the_best_weights(fsl, mine):
+    words = mine()
+    code, out, err = fsl("metatrain", *words, "--run-dir", "run")
     assert code == 0, err
     summary = json.loads(out)
     assert list(summary["phases"]) == ["lsc", "ssm"] and summary["epochs"] == 4
@@ -70,69 +84,36 @@ def test_phases_follow_each_other_from_the_best_weights(fsl, mine, glyph_root):
     )
     rates = [json.loads(line)["lr"] for line in Path("run/ssm/log.jsonl").read_text().splitlines()]
     assert rates == [0.01, 0.01]
-    code, out, err = fsl(
-        "eval",
-        "--recipe",
-        "mine.yaml",
-        "--weights",
-        summary["weights"],
-        "--data-root",
-        glyph_root,
-        "--episodes",
-        "5",
-        "--format",
-        "json",
-    )
+    code, out, err = fsl("eval", *words, "--weights", summary["weights"], "--episodes", "5", "--format", "json")
     assert code == 0 and json.loads(out)["head"] == "align" and json.loads(out)["solver"] is None, err
-    again = fsl("metatrain", "--recipe", "mine.yaml", "--run-dir", "run", "--data-root", glyph_root, "--resume")
+    again = fsl("metatrain", *words, "--run-dir", "run", "--resume")
     assert again[0] == 0 and json.loads(again[1]) == summary
 
 
-def test_a_killed_run_goes_on_in_its_phase_and_ends_with_the_same_bytes(mine, glyph_root, tmp_path):
-    words = [
-        "metatrain",
-        "--recipe",
-        mine(epochs=60),
-        "--data-root",
-        str(glyph_root),
-        "--set",
-        "metatrain.validation.every=30",
-    ]
-
-    def started(
-        *more: str,
-    ) -> subprocess.Popen:  # all in processes of their own: what ran before in this one changes its rounding
-        return subprocess.Popen(
-            [sys.executable, "-m", "fewshot_cli", *words, *more],
-            cwd=tmp_path,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "COLUMNS": "80"},
-        )
-
-    process = started("--run-dir", "a")
-    log = tmp_path / "a/lsc/log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 3 <= log.read_bytes().count(b"\n") < 60 and not (tmp_path / "a/ssm").exists()
-    assert started("--run-dir", "a", "--resume").wait() == started("--run-dir", "b").wait() == 0
+# In processes of their own: what ran before in one changes its rounding. The places are in either phase, and where the
+# first one is complete and the second has not begun.
+@pytest.mark.parametrize("place", ["log.jsonl:2", "summary.json:1", "state.pt:4"])
+def test_a_killed_run_goes_on_in_its_phase_and_ends_with_the_same_bytes(mine, children, tmp_path, whole_run, place):
+    words = ("metatrain", *mine(epochs=3), "--run-dir", "run")
+    killed = children.run(*words, cwd=tmp_path, environment={"FSL_STOP_AT": place})
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "run/ssm").exists() == (place == "state.pt:4")
+    children.run(*words, "--resume", cwd=tmp_path, check=True)
     for name in ("weights.safetensors", "lsc/weights.safetensors", "ssm/log.jsonl"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (whole_run / name).read_bytes(), name
 
 
-def test_the_order_of_phases_is_part_of_a_run(fsl, mine, glyph_root):
-    first = load_recipe(mine())
+def test_the_order_of_phases_is_part_of_a_run(mine):
+    mine()
+    first = load_recipe("mine.yaml")
     swapped = Path("mine.yaml").read_text().splitlines()
     Path("mine.yaml").write_text("\n".join([*swapped[:-2], swapped[-1], swapped[-2]]))
     assert load_recipe("mine.yaml").identity() != first.identity()
-    assert first.start == "glyphs_conv64"  # none is no name of weights
+    assert first.start == "mine"  # none is no name of weights
 
 
-def test_what_a_phase_asks_for_is_checked_before_anything_runs(fsl, mine, glyph_root):
-    mine()
+def test_what_a_phase_asks_for_is_checked_before_anything_runs(fsl, mine):
+    recipe = mine()
     for words, said in (
         (("--set", "metatrain.phases.lsc.options={manipulat: false}"), "did you mean 'manipulate'"),
         (("--set", "metatrain.phases.lsc.epoch=3"), "did you mean 'epochs'"),
@@ -142,34 +123,17 @@ def test_what_a_phase_asks_for_is_checked_before_anything_runs(fsl, mine, glyph_
         ),
         (("--set", "metatrain.phases.ssm.train=[bckbone]", "--dry-run"), "nothing to train called bckbone"),
     ):
-        code, _, err = fsl("metatrain", "--recipe", "mine.yaml", "--data-root", glyph_root, "--run-dir", "run", *words)
+        code, _, err = fsl("metatrain", *recipe, "--run-dir", "run", *words)
         assert code == 2 and said in err, err
     with pytest.raises(RecipeError, match="phases"):
         load_recipe("mine.yaml", ["metatrain.phases={a/b: {epochs: 1}}"])
 
 
-def test_two_processes_train_what_one_does(mine, glyph_root, tmp_path):
-    words = [
-        "metatrain",
-        "--recipe",
-        mine(1),
-        "--data-root",
-        str(glyph_root),
-        "--set",
-        "metatrain.episodes_per_step=2",
-        "--set",
-        "metatrain.optimizer={name: sgd, lr: 0.01}",
-    ]
-    words += ["--set", "head.correspondence=plan"]  # through an exact plan g gets no gradient, for which none must wait
-    for name, more in (("one", ()), ("two", ("--devices", "2"))):
-        done = subprocess.run(
-            [sys.executable, "-m", "fewshot_cli", *words, "--run-dir", name, "--device", "cpu", *more],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def test_two_processes_train_what_one_does(mine, children, tmp_path):
+    words = ("metatrain", *mine(1), "--set", "metatrain.optimizer={name: sgd, lr: 0.01}")
+    words += ("--set", "head.correspondence=plan")  # through an exact plan g gets no gradient, for which none must wait
+    children.run(*words, "--run-dir", "one", cwd=tmp_path, check=True)
+    for done in children.together(2, *words, "--run-dir", "two", cwd=tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = (checkpoint.load(tmp_path / name / "lsc/weights.safetensors").tensors for name in ("one", "two"))
     start = build_backbone(load_recipe("mine.yaml")).state_dict()

@@ -26,16 +26,13 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# Killed between the record of an epoch and its state, and after both; compared byte for byte with a whole run of another
-# process, since what ran before in a process may change its rounding.
+# Killed between the record of an epoch and its state, and after both; compared byte for byte with a whole run of
+# another process, since what ran before in a process may change its rounding.
 @pytest.mark.parametrize(("place", "epochs"), [("log.jsonl:2", 1), ("state.pt:2", 2)])
-def test_pretraining_killed_and_resumed_ends_with_the_same_bytes(
-    tiny, children, pretrained, tmp_path, monkeypatch, place, epochs
-):
+def test_pretraining_killed_and_resumed_ends_with_the_same_bytes(tiny, children, pretrained, tmp_path, place, epochs):
     words = ("pretrain", *tiny.words, *PRETRAINED, "--run-dir", "run")
-    with monkeypatch.context() as patch:
-        patch.setenv("FSL_STOP_AT", place)
-        assert children.run(*words, cwd=tmp_path).returncode == -signal.SIGKILL
+    killed = children.run(*words, cwd=tmp_path, environment={"FSL_STOP_AT": place})
+    assert killed.returncode == -signal.SIGKILL
     run = tmp_path / "run"
     assert (run / "log.jsonl").read_text().count("\n") == 2 and not (run / "summary.json").exists()
     done = children.run(*words, "--resume", cwd=tmp_path)
@@ -49,18 +46,15 @@ def test_pretraining_learns(pretrained):
     assert log[-1]["loss"] < log[0]["loss"] < 3
 
 
-def test_metatraining_trains_on_through_the_transport_and_survives_a_kill(
-    tiny, children, pretrained, tmp_path, monkeypatch
-):
+def test_metatraining_trains_on_through_the_transport_and_survives_a_kill(tiny, children, pretrained, tmp_path):
     words = ("metatrain", *tiny.words, *METATRAIN, "--weights", pretrained / "weights.safetensors", "--run-dir")
     children.run(*words, "whole", cwd=tmp_path, check=True)
     before, after = (checkpoint.load(run / "weights.safetensors") for run in (pretrained, tmp_path / "whole"))
     name = "backbone.blocks.0.0.weight"
     assert not torch.equal(before.tensors[name], after.tensors[name])
     assert after.sidecar["start"] == before.sha256 and after.sidecar["stage"] == "metatrain"
-    with monkeypatch.context() as patch:
-        patch.setenv("FSL_STOP_AT", "log.jsonl:2")
-        assert children.run(*words, "broken", cwd=tmp_path).returncode == -signal.SIGKILL
+    killed = children.run(*words, "broken", cwd=tmp_path, environment={"FSL_STOP_AT": "log.jsonl:2"})
+    assert killed.returncode == -signal.SIGKILL
     children.run(*words, "broken", "--resume", cwd=tmp_path, check=True)
     assert digest(tmp_path / "broken" / "weights.safetensors") == digest(tmp_path / "whole" / "weights.safetensors")
 
