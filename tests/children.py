@@ -5,6 +5,7 @@ killed, and begins with nothing of the test's process. What must start from the 
 stream, launchers that start the same command again) is a matter for `subprocess`.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -14,14 +15,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-
-WARM = (
-    "lightning_fabric",
-    "fewshot_cli.cli.app",
-    "fewshot_cli.evaluation.episodes",
-    "fewshot_cli.training.pretrain",
-    "fewshot_cli.training.metatrain",
-)
 
 
 class Children:
@@ -112,14 +105,36 @@ class Child:
         return subprocess.CompletedProcess(self._words, code, *texts)
 
 
+def warm() -> None:
+    """Import what commands need, and do once what is slow the first time: load compiled kernels, find fonts."""
+    import importlib
+    import io
+
+    import torch
+    from matplotlib.figure import Figure
+
+    from fewshot_cli import registry
+
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    for name in ("cli.app", "training.pretrain", "training.metatrain", "figures.curves"):
+        importlib.import_module(f"fewshot_cli.{name}")
+    importlib.import_module("lightning_fabric")
+    importlib.import_module("matplotlib.pyplot")
+    figure = Figure()
+    figure.subplots().set_title("warm")
+    figure.savefig(io.BytesIO())
+    for kind in registry.KINDS:
+        registry.entries(kind)
+    one = torch.ones(1, 1)
+    registry.solver("network_simplex")().solve(one[None], one, one)
+
+
 def serve(address: str, said: int) -> None:
     """Fork a command for every connection until stdin ends; returns in the forks, which run the command."""
-    import importlib
     import selectors
     import signal
 
-    for name in WARM:
-        importlib.import_module(name)
+    warm()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks that wait for the commands
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -155,7 +170,8 @@ def command(
     stdout: str,
     stderr: str,
 ) -> None:
-    """Become the command."""
+    """Become the command. The interpreter does not take itself down at the end, which would cost most of the time."""
+    import atexit
     import importlib
     import signal
 
@@ -176,7 +192,19 @@ def command(
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
     sys.argv = ["fsl", *words]
     module, _, function = entry.partition(":")
-    getattr(importlib.import_module(module), function)()
+    code = 1
+    try:
+        code = getattr(importlib.import_module(module), function)() or 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    except BaseException as fault:
+        sys.excepthook(type(fault), fault, fault.__traceback__)
+    finally:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(int(code))
 
 
 if __name__ == "__main__":
