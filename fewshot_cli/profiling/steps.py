@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, median_low
 from time import perf_counter
 from typing import Any
 
@@ -30,17 +30,18 @@ CLASSES = 64  # base classes of invented pictures, which decide nothing
 
 @dataclass
 class _Clock:
-    """Seconds of named stages, with the device's queue emptied at both ends."""
+    """Seconds of named stages by `now`, with the device's queue emptied at both ends."""
 
     device: torch.device
+    now: Callable[[], float] = perf_counter
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
         self._wait()
-        begin = perf_counter()
+        begin = self.now()
         out = work()
         self._wait()
-        self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + perf_counter() - begin
+        self.rounds[-1][name] = self.rounds[-1].get(name, 0.0) + self.now() - begin
         return out
 
     def _wait(self) -> None:
@@ -60,16 +61,21 @@ class _Timed(Solver):
         return self.clock("transport", lambda: self.inner.solve(*problem, **more))
 
 
-def profile_steps(recipe: Recipe, world: World, rounds: int) -> list[dict[str, Any]]:
-    """A record a stage of training: seconds of each part of a step, medians over rounds, on invented pictures.
-    `compile` compiles the backbone alone here, so that the parts can be told apart.
+def profile_steps(
+    recipe: Recipe, world: World, rounds: int, now: Callable[[], float] = perf_counter
+) -> list[dict[str, Any]]:
+    """A record for each stage of training, on invented pictures: seconds of a step and of its parts.
 
-    `bare` is the backbone's forward and backward alone on a batch that lies ready, in turns with the step; `share` of a
-    record is what the step reaches of the pictures a second of that. Raises `RecipeError` for a solver that cannot run.
+    They are those of one round, whose step took the median time of all (of an even number the lower middle one).
+    `compile` compiles the backbone alone here, so that the parts can be told apart. `bare` is the backbone's forward
+    and backward alone on a batch that lies ready, in turns with the step; `share` of a record is what the step reaches
+    of the pictures a second of that, by medians. `now` gives the time in seconds.
+
+    Raises `RecipeError` for a solver that cannot run.
     """
     return [
-        _measure("pretrain", recipe, recipe.pretrain, world, rounds),
-        _measure("metatrain", recipe, recipe.metatrain, world, rounds),
+        _measure("pretrain", recipe, recipe.pretrain, world, rounds, now),
+        _measure("metatrain", recipe, recipe.metatrain, world, rounds, now),
     ]
 
 
@@ -116,9 +122,14 @@ def _works(recipe: Recipe, classes: int, device: torch.device) -> dict[str, Call
 
 
 def _measure(
-    stage: str, recipe: Recipe, spec: PretrainSpec | MetatrainSpec, world: World, rounds: int
+    stage: str,
+    recipe: Recipe,
+    spec: PretrainSpec | MetatrainSpec,
+    world: World,
+    rounds: int,
+    now: Callable[[], float],
 ) -> dict[str, Any]:
-    device, clock, extractor = world.device, _Clock(world.device), build_extractor(recipe)
+    device, clock, extractor = world.device, _Clock(world.device, now), build_extractor(recipe)
     backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
     pictures = _pictures(stage, spec)
     if stage == "pretrain":
@@ -154,16 +165,23 @@ def _measure(
         clock("bare", lambda: _bare(bare, shown, half))
         optimizer.zero_grad(set_to_none=True)
         del loss
-    seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
-    seconds["head"] = seconds.pop("objective") - seconds["backbone"] - seconds.get("transport", 0.0)
-    whole, bare = seconds.pop("all"), seconds.pop("bare")
+    return _record(stage, pictures, clock.rounds[1:])  # the first round warms up
+
+
+def _record(stage: str, pictures: int, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """The parts of one and the same round, so that with what lies between them they add up to the whole step."""
+    middle = median_low(r["all"] for r in rounds)
+    parts = dict(next(r for r in rounds if r["all"] == middle))
+    whole = parts.pop("all")
+    del parts["bare"]
+    parts["head"] = parts.pop("objective") - parts["backbone"] - parts.get("transport", 0.0)
     return {
         "stage": stage,
         "pictures": pictures,
         "seconds": whole,
-        "parts": seconds,
+        "parts": parts,
         "pictures_per_second": pictures / whole,
-        "share": bare / whole,
+        "share": median(r["bare"] for r in rounds) / whole,
     }
 
 

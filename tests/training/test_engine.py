@@ -397,37 +397,6 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path):
     assert "another process of this run failed or was killed" in done.stderr or "Child process with PID" in done.stderr
 
 
-def test_profile_of_a_step_adds_up(fsl):
-    code, out, err = fsl(
-        "profile",
-        "--step",
-        "--recipe",
-        "glyphs_5w1s",
-        "--set",
-        "backbone.channels=8",
-        "--set",
-        "pretrain.batch=16",
-        "--set",
-        "metatrain.query=2",
-        "--rounds",
-        "5",
-        "--format",
-        "json",
-    )
-    assert code == 0, err
-    first, second = json.loads(out)["records"]
-    assert (first["stage"], first["pictures"]) == ("pretrain", 16) and (second["stage"], second["pictures"]) == (
-        "metatrain",
-        60,
-    )
-    assert set(second["parts"]) == {"augmentation", "backbone", "head", "transport", "backward", "optimiser"}
-    assert "transport" not in first["parts"]
-    for record in (first, second):
-        assert 0.7 < sum(record["parts"].values()) / record["seconds"] < 1.3 and 0 < record["share"] < 2
-    code, out, _ = fsl("profile", "--step", "--rounds", "1", "--format", "md", "--set", "pretrain.batch=16")
-    assert code == 0 and "| metatrain | transport |" in out and "of the backbone's forward and backward alone" in out
-
-
 def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):
     sets = [*SETS, "--set", "eval.episodes=4", "--data-root", glyph_root, "--run-dir", "all"]
     code, _, err = fsl(
