@@ -26,20 +26,24 @@ COMPARED = 8  # problems of a batch that the oracle solves
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure: `budget` in seconds for one solver at one size and pass, `rounds` timed calls of each."""
+    """What to measure: `budget` in seconds for one solver at one size and pass, `rounds` timed calls of each.
+
+    `now` gives the time in seconds on the CPU; a GPU has a clock of its own.
+    """
 
     batch: int = 375
     rounds: int = 7
     backward: bool = True
     budget: float = 20.0
+    now: Callable[[], float] = perf_counter
 
 
-def _clock(device: torch.device, call: Callable[[], Any]) -> float:
-    """Seconds of one call: by events on a GPU, by the wall clock on the CPU."""
+def _clock(device: torch.device, call: Callable[[], Any], now: Callable[[], float] = perf_counter) -> float:
+    """Seconds of one call: by events on a GPU, by `now` on the CPU."""
     if device.type != "cuda":
-        start = perf_counter()
+        start = now()
         call()
-        return perf_counter() - start
+        return now() - start
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     call()
@@ -107,7 +111,7 @@ def measure(
         best = _oracle(given[0])
         for record, e in entrants:
             if "skipped" not in record:
-                record |= _figures(e, best)
+                record |= _figures(e, best, settings.now)
                 last[e.name] = (n * m, record["seconds"])
     return records
 
@@ -120,13 +124,13 @@ def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -
     try:
         if not e.forward or e.forward[-1] < SHORT:
             _forward(e.solver, e.inputs[(turn + 2) % INPUTS])
-        e.forward.append(_clock(e.device, lambda: _forward(e.solver, chosen)))
+        e.forward.append(_clock(e.device, lambda: _forward(e.solver, chosen), settings.now))
     except Exception as fault:
         record["skipped"] = str(fault) or type(fault).__name__
         return
     if settings.backward and "gradient_failed" not in record:
         try:
-            e.both.append(_clock(e.device, lambda: _backward(e.solver, other)))
+            e.both.append(_clock(e.device, lambda: _backward(e.solver, other), settings.now))
         except Exception as fault:
             record["gradient_failed"] = str(fault) or type(fault).__name__
             e.both.clear()
@@ -146,12 +150,13 @@ def _enter(
         raise RuntimeError(f"about {guess:.0f} s a problem; raise --budget to measure it")
     one = tuple(x[:1].to(home) for x in given[0])
     _forward(solver, one)  # compiles, loads libraries
-    single = _clock(home, lambda: _forward(solver, one))
+    single = _clock(home, lambda: _forward(solver, one), settings.now)
     calls = settings.rounds * (3 if settings.backward else 1)
     batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(single, 1e-9))))
     inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
     if batch > 1:
-        once = _clock(home, lambda: _forward(solver, inputs[0]))  # whole batches are cheaper: choose again
+        # whole batches are cheaper: choose again
+        once = _clock(home, lambda: _forward(solver, inputs[0]), settings.now)
         batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(once / batch, 1e-9))))
         inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
     return _Entrant(name, solver, home, inputs, [], [])
@@ -174,7 +179,7 @@ def _answer(solver: Solver, given: Problems) -> tuple[Tensor, ...]:
     return (value.detach(), *centred)
 
 
-def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
+def _figures(e: _Entrant, best: tuple[Tensor, ...], now: Callable[[], float]) -> dict[str, Any]:
     batch = len(e.inputs[0][0])
     seconds = statistics.median(e.forward) / batch
     few = tuple(x[:COMPARED] for x in e.inputs[0])
@@ -197,7 +202,7 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
     overhead = None
     with suppress(Exception):  # a solver may refuse the smallest problem there is
         _forward(e.solver, tiny)
-        overhead = statistics.median(_clock(e.device, lambda: _forward(e.solver, tiny)) for _ in range(5))
+        overhead = statistics.median(_clock(e.device, lambda: _forward(e.solver, tiny), now) for _ in range(5))
     figures = {
         "device": e.device.type,
         "batch": batch,
@@ -217,17 +222,19 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...]) -> dict[str, Any]:
     return figures
 
 
-def _peak(device: torch.device, call: Callable[[], Any]) -> int | None:
-    """Bytes a call takes at its height beyond what was in use: of the device's memory, or of this process's (Linux)."""
+def _peak(device: torch.device, call: Callable[[], Any], process: Path = Path("/proc/self")) -> int | None:
+    """Bytes a call takes at its height beyond what was in use: of the device's memory, or of this process's, of which
+    Linux keeps account in the folder `process`.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    status = Path("/proc/self/status")
+    status = process / "status"
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what the process holds in reserve would hide what the call takes
-        Path("/proc/self/clear_refs").write_text("5")  # lets the high-water mark start again
+        (process / "clear_refs").write_text("5")  # lets the high-water mark start again
         before = _field(status, "VmRSS")
         call()
         return max(0, _field(status, "VmHWM") - before)

@@ -2,7 +2,9 @@
 
 import builtins
 import csv
+import dataclasses
 import io
+import itertools
 import json
 import sys
 
@@ -21,16 +23,14 @@ CPU = torch.device("cpu")
 
 
 class Slow(Solver):
-    """Takes 40 MB and 20 ms a problem, and answers with the product plan."""
+    """Takes 20 ms a problem on the clock that it is given, and answers with the product plan."""
 
     complexity = ("O(n⁵)", 5)
+    time = 0.0
 
     def solve(self, cost, supply, demand):
-        import time
-
-        scratch = torch.ones(10_000_000)
-        time.sleep(0.02 * len(cost))
-        flow = supply[:, :, None] * demand[:, None, :] / supply.sum(1)[:, None, None] * scratch[0]
+        self.time += 0.02 * len(cost)
+        flow = supply[:, :, None] * demand[:, None, :] / supply.sum(1)[:, None, None]
         count = torch.full((len(cost),), 3)
         return Plan(flow, None, None, count, count > 5)
 
@@ -58,7 +58,7 @@ def test_profile_prints_every_figure_for_every_solver(fsl, tmp_path):
         "--rounds",
         3,
         "--budget",
-        1,
+        1000,  # which no load of the machine exceeds
         "--format",
         "json",
         "--plot",
@@ -118,17 +118,46 @@ def test_profile_refuses_bad_input(fsl, arguments, phrase):
     assert code == 2 and phrase in err
 
 
-def test_a_slow_or_refusing_solver_does_not_stop_the_others():
-    solvers = {"slow": Slow(), "refusing": Refusing(), "network_simplex": registry.solver("network_simplex")()}
-    settings = profile.Settings(batch=20, rounds=2, backward=False, budget=0.3)
+def test_a_slow_or_refusing_solver_does_not_stop_the_others(monkeypatch):
+    """On a clock that only the slow solver moves, but for a millisecond each time that it is read."""
+    slow_one, reading = Slow(), itertools.count()
+    solvers = {"slow": slow_one, "refusing": Refusing(), "network_simplex": registry.solver("network_simplex")()}
+
+    def now():
+        return slow_one.time + 1e-3 * next(reading)
+
+    monkeypatch.setattr(profile, "_peak", lambda device, call: 4096)
+    settings = profile.Settings(batch=20, rounds=2, backward=False, budget=0.3, now=now)
     records = profile.measure(solvers, [(3, 3), (20, 20)], generated, CPU, settings)
     slow, refusing, own, later = records[0], records[1], records[2], records[3]
-    assert slow["batch"] <= 7 and own["batch"] == 20  # 2 rounds of 20 ms a problem within 0.3 s
-    assert 0.02 <= slow["seconds"] < 0.03 and slow["iterations"] == 3 and slow["not_converged"] == slow["batch"]
+    assert slow["batch"] == 7 and own["batch"] == 20  # 2 rounds of 20 ms a problem within 0.3 s
+    assert slow["seconds"] == pytest.approx(0.02 + 1e-3 / 7) and slow["problems_per_second"] == 1 / slow["seconds"]
+    assert own["seconds"] == pytest.approx(1e-3 / 20) and own["call_overhead_seconds"] == pytest.approx(1e-3)
+    assert slow["iterations"] == 3 and slow["not_converged"] == 7 and slow["peak_bytes"] == 4096
     assert refusing["skipped"] == "not today"
-    assert "raise --budget" in later["skipped"]  # 20 ms · (400/9)² is predicted
-    if sys.platform == "linux" and slow["peak_bytes"] is not None:
-        assert 39e6 < slow["peak_bytes"] < 80e6
+    assert later["skipped"] == "about 40 s a problem; raise --budget to measure it"  # (20 + ⅐) ms · (400/9)²
+
+
+def test_a_batch_is_cut_to_the_budget_of_all_timed_calls():
+    """Half a second for two rounds, each of three calls where the gradient is timed: 83 ms a call."""
+    solver = Slow()
+    settings = profile.Settings(batch=20, rounds=2, budget=0.5, now=lambda: solver.time + 1e-9)
+    given = [generated(3, 3, 20, seed) for seed in range(3)]
+    assert len(profile._enter("slow", solver, CPU, given, settings, None).inputs[0][0]) == 4
+    forward = dataclasses.replace(settings, backward=False)
+    assert len(profile._enter("slow", solver, CPU, given, forward, None).inputs[0][0]) == 12
+
+
+def test_peak_memory_is_what_a_call_adds_to_what_is_in_use(tmp_path):
+    def status(in_use: int, height: int) -> None:
+        (tmp_path / "status").write_text(f"Name:\tpython\nVmHWM:\t{height} kB\nVmRSS:\t{in_use} kB\n")
+
+    status(in_use=3000, height=9000)
+    assert profile._peak(CPU, lambda: status(in_use=3000, height=5000), tmp_path) == 2000 * 1024
+    assert (tmp_path / "clear_refs").read_text() == "5"  # Linux: set the height to what is in use
+    assert profile._peak(CPU, lambda: status(in_use=1000, height=2000), tmp_path) == 0
+    called = []
+    assert profile._peak(CPU, lambda: called.append(1), tmp_path / "none") is None and called == [1]
 
 
 def test_a_gradient_that_fails_leaves_the_forward_figures():
