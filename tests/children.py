@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 
 class Children:
@@ -130,7 +131,7 @@ def warm() -> None:
 
 
 def serve(address: str, said: int) -> None:
-    """Fork a command for every connection until stdin ends; returns in the forks, which run the command."""
+    """Fork a command for every connection until stdin ends."""
     import selectors
     import signal
 
@@ -153,12 +154,11 @@ def serve(address: str, said: int) -> None:
             request = json.loads(connection.makefile().readline())
             if (pid := os.fork()) == 0:
                 connection.close()
-                return command(**request)
+                command(**request)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             connection.sendall(f"{code}\n".encode())
             os._exit(0)
         connection.close()
-    return None
 
 
 def command(
@@ -169,8 +169,8 @@ def command(
     file_size: int | None,
     stdout: str,
     stderr: str,
-) -> None:
-    """Become the command. The interpreter does not take itself down at the end, which would cost most of the time."""
+) -> NoReturn:
+    """Become the command; does not return. The interpreter is left as it is, since to take it down costs most time."""
     import atexit
     import importlib
     import signal
@@ -210,3 +210,4 @@ def command(
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     serve(sys.argv[2], int(sys.argv[3]))
+    os._exit(0)

@@ -1,5 +1,6 @@
 """A dataset's published accuracies from nothing: prepare, pre-train, meta-train, evaluate, and one report."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ROWS = (
 )
 
 
+@cache
 def names() -> list[str]:
     """What can be reproduced: `<dataset>` with DeepEMD's backbone, `<dataset>_<backbone>` with another."""
     known = installed_recipes()

@@ -1,4 +1,4 @@
-"""What the engine adds to the loop: several processes, options of the recipe, large splits, and what it writes."""
+"""What the engine adds to the loop: options of the recipe, large splits, and what it writes."""
 
 import json
 import shutil
@@ -15,96 +15,12 @@ from fewshot_cli.backbones.conv64 import Conv64, Conv64Options
 from fewshot_cli.backbones.resnet12 import DropBlock, ResNet12, ResNet12Options
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec, MixSpec, PretrainSpec
 from fewshot_cli.data import pixels
-from fewshot_cli.errors import FslError
 from fewshot_cli.heads.classifiers.linear import Linear
-from fewshot_cli.runtime import processes
-from fewshot_cli.training import validation
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
 from fewshot_cli.training.average import Average
 from fewshot_cli.training.optimise import generator
 from fewshot_cli.training.pretrain import ClassObjective
 from fewshot_cli.weights import checkpoint
-
-TINY = [
-    "backbone.channels=8",
-    "pretrain.epochs=1",
-    "pretrain.batch=2400",
-    "pretrain.validation.episodes=4",
-    "pretrain.precision='32'",
-    "metatrain.epochs=1",
-    "metatrain.steps=2",
-    "metatrain.episodes_per_step=2",
-    "metatrain.query=3",
-    "metatrain.validation.episodes=4",
-    "metatrain.precision='32'",
-]
-SETS = [word for text in TINY for word in ("--set", text)]
-
-
-def alone(verb: str, root: Path, *more: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "fewshot_cli", verb, "--data-root", str(root), *map(str, more)],
-        capture_output=True,
-        text=True,
-    )
-
-
-def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in checkpoint.load(run / "weights.safetensors").tensors.items() if v.is_floating_point()}
-
-
-def learned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in tensors.items() if "running" not in k}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float) -> bool:
-    return all(torch.allclose(a[k], b[k], atol=tolerance) for k in a)
-
-
-def test_two_processes_train_and_evaluate_as_one(glyph_root, tmp_path):
-    """Three steps of pre-training and two of meta-training: the weights agree as far as single precision goes
-    (PyTorch's own batch norm on the CPU is off by 6e-4 in the variance of ten million values); the episodes of an
-    evaluation are those of one process, each once, in one run directory.
-    """
-    mixed = ("--set", "pretrain.mix={mixup: 0.5, cutmix: 1.0}", "--set", "pretrain.rotation=0.5")
-    runs = {}
-    slow = ("--set", "pretrain.optimizer.lr=0.01")
-    for name, more in (("one", ()), ("two", ("--devices", 2))):
-        done = alone("pretrain", glyph_root, *SETS, *mixed, *slow, "--run-dir", tmp_path / name, *more)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count('"best"') == 1 and done.stderr.count("epoch 1/1") == 1
-        runs[name] = weights_of(tmp_path / name)
-    assert same(learned(runs["one"]), learned(runs["two"]), 5e-5) and same(runs["one"], runs["two"], 1e-2)
-    started = checkpoint.load(tmp_path / "one" / "weights.safetensors")
-    for name, more in (("meta-one", ()), ("meta-two", ("--devices", 2))):
-        done = alone(
-            "metatrain",
-            glyph_root,
-            *SETS,
-            "--set",
-            "metatrain.optimizer.lr=0.01",
-            "--run-dir",
-            tmp_path / name,
-            "--weights",
-            started.path,
-            *more,
-        )
-        assert done.returncode == 0, done.stderr
-        runs[name] = weights_of(tmp_path / name)
-    before = learned({k: v for k, v in started.tensors.items() if k in runs["meta-one"]})
-    assert same(runs["meta-one"], runs["meta-two"], 1e-5) and not same(before, runs["meta-one"], 1e-4)
-    for name, more in (("eval-one", ()), ("eval-two", ("--devices", 2))):
-        done = alone("eval", glyph_root, "--set", "eval.episodes=7", "--batch", 2, "--run-dir", tmp_path / name, *more)
-        assert done.returncode == 0, done.stderr
-    one, two = ((tmp_path / name / "episodes.jsonl").read_text() for name in ("eval-one", "eval-two"))
-    assert one == two and one.count("\n") == 7
-    assert json.loads((tmp_path / "eval-two" / "summary.json").read_text())["processes"] == 2
-    refused = alone(
-        "pretrain", glyph_root, *SETS, "--set", "pretrain.batch=2401", "--run-dir", tmp_path / "odd", "--devices", 2
-    )
-    assert refused.returncode == 2 and "pretrain.batch: 2401 cannot be shared by 2 processes" in refused.stderr
-    assert refused.stderr.count("cannot be shared") == 1 and not (tmp_path / "odd").exists()
-
 
 IMAGE = ImageSpec(size=12, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -169,7 +85,7 @@ def test_rotations_are_told_apart_and_trained_on():
         for turn in range(4):
             maps = made.backbone(torch.rot90(x[i : i + 1], turn, (2, 3)))
             want += F.cross_entropy(made.classifier(maps), labels[i : i + 1]) / 12
-            want += 0.7 * F.cross_entropy(made.turned(maps.mean((2, 3))), torch.tensor([turn])) / 12
+            want += 0.7 * F.cross_entropy(made.rotation_head(maps.mean((2, 3))), torch.tensor([turn])) / 12
     assert torch.allclose(loss, want, atol=1e-5)
 
 
@@ -212,34 +128,20 @@ def test_dropblock_drops_squares_of_the_share_asked_for():
     assert torch.equal(plain.eval()(x), dropped.eval()(x)) and not torch.equal(dropped.train()(x), plain.train()(x))
 
 
-def test_training_stops_when_validation_no_longer_improves(fsl, glyph_root):
-    code, out, err = fsl(
-        "pretrain",
-        *SETS,
-        "--set",
-        "pretrain.epochs=30",
-        "--set",
-        "pretrain.optimizer.lr=1e-9",
-        "--set",
-        "pretrain.validation.patience=2",
-        "--set",
-        "pretrain.validation.every=1",
-        "--data-root",
-        glyph_root,
-        "--run-dir",
-        "run",
-    )
+def test_training_stops_when_validation_no_longer_improves(fsl, tiny):
+    still = ("--set", "pretrain.epochs=30", "--set", "pretrain.optimizer.lr=1e-9")
+    code, out, err = fsl("pretrain", *tiny.words, *still, "--set", "pretrain.validation.patience=2")
     assert code == 0, err
     made = json.loads(out)
     assert made["best"]["epoch"] == made["epochs"] - 2 < 28
     assert f"stopped after {made['epochs']} epochs: no better validation in the last 2" in err
 
 
-def test_a_split_larger_than_the_memory_trains_to_the_same_bytes(fsl, glyph_root, monkeypatch):
+def test_a_split_larger_than_the_memory_trains_to_the_same_bytes(fsl, tiny, monkeypatch):
     digests = set()
-    for name, room in (("large", 1 << 40), ("small", 1000)):
-        monkeypatch.setattr(validation, "room", lambda _, room=room: room)
-        code, out, err = fsl("pretrain", *SETS, "--data-root", glyph_root, "--run-dir", name)
+    for name, free in (("large", 1 << 40), ("small", 2000)):
+        monkeypatch.setattr(pixels, "free_memory", lambda _, free=free: free)
+        code, out, err = fsl("pretrain", *tiny.words, "--run-dir", name)
         assert code == 0 and ("do not fit; they are kept in a file" in err) == (name == "small"), err
         digests.add(json.loads(out)["sha256"])
     assert len(digests) == 1
@@ -256,33 +158,33 @@ def test_batches_made_ahead_keep_their_order_and_their_faults():
         list(pixels._ahead(broken()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_trains_alike(fsl, glyph_root, tmp_path, monkeypatch):
+def test_a_compiled_step_trains_alike(tiny, tmp_path):
     """In a process of its own, where nothing has imported Fabric before."""
-    losses, more = [], (*SETS, "--set", "pretrain.ema=0.9")
-    for name, compiled in (("plain", "false"), ("compiled", "true")):
-        done = alone(
-            "pretrain", glyph_root, *more, "--set", f"pretrain.compile={compiled}", "--run-dir", tmp_path / name
-        )
-        assert done.returncode == 0, done.stderr
-        losses.append(json.loads((tmp_path / name / "log.jsonl").read_text())["loss"])
+    losses, weights = [], []
+    for compiled in ("false", "true"):
+        words = ["pretrain", *tiny.words, "--set", f"pretrain.compile={compiled}", "--run-dir", compiled]
+        subprocess.run([sys.executable, "-m", "fewshot_cli", *words], cwd=tmp_path, check=True, capture_output=True)
+        losses.append(json.loads((tmp_path / compiled / "log.jsonl").read_text())["loss"])
+        weights.append(checkpoint.load(tmp_path / compiled / "weights.safetensors").tensors)
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    assert same(learned(weights_of(tmp_path / "plain")), learned(weights_of(tmp_path / "compiled")), 1e-3)
-    seen = []
-    monkeypatch.setattr(torch, "compile", lambda module: seen.append(type(module).__name__) or module)
-    assert (
-        fsl("pretrain", *more, "--set", "pretrain.compile=true", "--data-root", glyph_root, "--run-dir", "again")[0]
-        == 0
-    )
-    assert seen == ["ClassObjective"]
+    for name, plain in weights[0].items():
+        assert torch.allclose(plain, weights[1][name], atol=1e-3), name
 
 
-def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
+def test_the_whole_step_of_pretraining_is_compiled(fsl, tiny, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(type(module).__name__) or module)
+    code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.compile=true", "--set", "pretrain.ema=0.9")
+    assert code == 0 and compiled == ["ClassObjective"], err
+
+
+def test_a_run_leaves_curves_times_and_tensorboards_files(fsl, tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    code, _, err = fsl(
-        "pretrain", *SETS, "--set", "pretrain.epochs=2", "--tensorboard", "--data-root", glyph_root, "--run-dir", "run"
-    )
+    words = ("pretrain", *tiny.words, "--set", "pretrain.epochs=2", "--tensorboard", "--run-dir", "run")
+    code, _, err = fsl(*words)
     assert code == 0, err
     log, times = (
         [json.loads(line) for line in Path("run", name).read_text().splitlines()]
@@ -304,15 +206,15 @@ def test_a_run_leaves_a_picture_times_and_tensorboards_files(fsl, glyph_root):
         ("pretrain", "pretrain.batch=60000", "a batch needs 60000"),
     ],
 )
-def test_a_start_that_cannot_work_is_told_by_a_dry_run_and_leaves_nothing(fsl, glyph_root, verb, wrong, sentence):
-    weights = ("--weights", checkpoint.shipped()["glyphs_conv64"]) if verb == "metatrain" else ()
+def test_a_start_that_cannot_work_is_told_by_a_dry_run_and_leaves_nothing(fsl, tiny, pretrained, verb, wrong, sentence):
+    weights = ("--weights", pretrained / "weights.safetensors") if verb == "metatrain" else ()
     for more in (("--dry-run",), ()):
-        code, _, err = fsl(verb, "--set", wrong, "--data-root", glyph_root, *weights, *more)
+        code, _, err = fsl(verb, *tiny.words, "--set", wrong, *weights, *more)
         assert code == 3 and sentence in err and not Path("runs").exists()
-    assert fsl(verb, "--data-root", glyph_root, *weights, "--dry-run")[0] == 0
+    assert fsl(verb, *tiny.words, *weights, "--dry-run")[0] == 0
 
 
-def test_training_crops_are_cut_from_the_side_asked_for(fsl, glyph_root, monkeypatch):
+def test_training_crops_are_cut_from_the_side_asked_for(fsl, tiny, monkeypatch):
     seen, plain = [], pixels.Pixels.__init__
 
     def watch(self, split, recipe, side, *more):
@@ -320,136 +222,12 @@ def test_training_crops_are_cut_from_the_side_asked_for(fsl, glyph_root, monkeyp
         plain(self, split, recipe, side, *more)
 
     monkeypatch.setattr(pixels.Pixels, "__init__", watch)
-    code, _, err = fsl(
-        "pretrain", *SETS, "--set", "pretrain.augment.side=40", "--data-root", glyph_root, "--run-dir", "run"
-    )
-    assert code == 0 and seen == [("train", 40), ("val", 32)], err
+    code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.augment.side=20")
+    assert code == 0 and seen == [("train", 20), ("val", 16)], err
 
 
-def test_precision_on_the_command_line_is_the_recipes(fsl, glyph_root):
+def test_precision_on_the_command_line_is_the_recipes(fsl):
     code, out, _ = fsl("metatrain", "--recipe", "glyphs_5w1s", "--precision", "32", "--print-config")
     assert code == 0 and "precision: '32'" in out.partition("metatrain:")[2]
     code, _, err = fsl("pretrain", "--precision", "16")
     assert code == 2 and "pretrain.precision" in err
-
-
-@pytest.mark.parametrize(
-    ("environment", "asked", "found"),
-    [
-        ({}, (None, None), None),
-        ({}, (2, None), (2, 1)),
-        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, (None, None), None),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, (None, None), (2, 2)),
-        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, (None, None), (2, 3)),
-        (
-            {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"},
-            (4, None),
-            "the launcher started 2 processes",
-        ),
-        ({}, (1, 2), "set MASTER_ADDR"),
-        ({"MASTER_ADDR": "a"}, (1, 2), (1, 2)),
-    ],
-)
-def test_torchrun_and_srun_say_how_many_processes_there_are_and_sbatch_does_not(monkeypatch, environment, asked, found):
-    class Stop(Exception):
-        pass
-
-    def fabric(device, devices, nodes):
-        raise Stop((devices, nodes))
-
-    for name in ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "_fabric", fabric)
-    if found is None:
-        assert processes.launch(torch.device("cpu"), *asked).size == 1
-    elif isinstance(found, str):
-        with pytest.raises(FslError, match=found):
-            processes.launch(torch.device("cpu"), *asked)
-    else:
-        with pytest.raises(Stop) as stop:
-            processes.launch(torch.device("cpu"), *asked)
-        assert stop.value.args[0] == found
-
-
-def test_an_allocation_of_several_tasks_does_not_disturb_one_process(glyph_root, tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    done = alone("pretrain", glyph_root, *SETS, "--run-dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_process_that_dies_ends_the_run_with_a_sentence(tmp_path):
-    (tmp_path / "probe.py").write_text(
-        "import os, signal, sys, torch\n"
-        "from fewshot_cli.cli import app\n"
-        "from fewshot_cli.runtime.processes import launch\n"
-        "def work(**_):\n"
-        "    world = launch(torch.device('cpu'), 2, None)\n"
-        "    if world.rank:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    world.gather(1)\n"
-        "app.app = work\n"
-        "app.main()\n"
-    )
-    done = subprocess.run([sys.executable, tmp_path / "probe.py"], capture_output=True, text=True, timeout=100)
-    assert done.returncode != 0 and "internal fault" not in done.stderr
-    assert "another process of this run failed or was killed" in done.stderr or "Child process with PID" in done.stderr
-
-
-def test_reproduce_goes_on_where_it_was_and_reports(fsl, glyph_root, tmp_path):
-    sets = [*SETS, "--set", "eval.episodes=4", "--data-root", glyph_root, "--run-dir", "all"]
-    code, _, err = fsl(
-        "reproduce",
-        "glyphs",
-        *sets,
-        "--set",
-        "metatrain.optimizer.lr=1000",
-        "--set",
-        "metatrain.optimizer.weight_decay=1",
-    )
-    assert code == 3 and "NaN or infinite" in err  # it has pre-trained so far
-    shutil.rmtree("all/metatrain")
-    code, out, err = fsl("reproduce", "glyphs", *sets, "--format", "json")
-    assert code == 0 and "all/pretrain" not in err and "== all/metatrain" in err, err
-    report = json.loads(out)
-    assert [(r["method"], r["shot"]) for r in report["rows"]] == [
-        (m, s) for m in ("DeepEMD", "ProtoNet, Euclidean", "MatchingNet, cosine") for s in (1, 5)
-    ]
-    page = Path("all/report.md").read_text()
-    for row in report["rows"]:
-        summary = json.loads(Path(row["run_dir"], "summary.json").read_text())
-        assert row["accuracy"] == pytest.approx(summary["accuracy"]) and f"{row['accuracy']:.2f}" in page
-    assert report["hashes"]["weights"] == checkpoint.load(Path("all/metatrain/weights.safetensors")).sha256
-    assert json.loads(Path("all/report.json").read_text()) == report and "![curves](pretrain/training.png)" in page
-    code, _, err = fsl("reproduce", "glyphs", *sets)
-    assert code == 0 and "==" not in err  # all is done
-    code, _, err = fsl("reproduce", "glyphs", *sets, "--set", "eval.episodes=5")
-    assert code == 3 and "all/eval/emd_1: was started with another configuration (recipe.eval.episodes)" in err
-    code, _, err = fsl("reproduce", "glyphs", *sets, "--set", "backbone.channels=4")
-    assert code == 3 and "all/pretrain: was started with another configuration" in err
-    assert report["command"].startswith("fsl reproduce glyphs --set") and "'pretrain.precision='" in report["command"]
-    code, _, err = fsl("reproduce", "glyfs")
-    assert code == 2 and "did you mean 'glyphs'" in err
-
-
-def test_what_one_process_cannot_do_all_say(tmp_path):
-    """Weights that only the first process can read; the second one's fault reaches the first, which tells it."""
-    (tmp_path / "probe.py").write_text(
-        "import torch\n"
-        "from fewshot_cli.runtime.processes import launch\n"
-        "from fewshot_cli.errors import DataError\n"
-        "world = launch(torch.device('cpu'), 2, None)\n"
-        "def work():\n"
-        "    if world.rank:\n"
-        "        raise DataError('not on this machine')\n"
-        "try:\n"
-        "    world.each(work)\n"
-        "except DataError as fault:\n"
-        "    said = f\"{world.rank} {fault} {world.first(lambda: 'asked once')} {world.gather(world.rank)}\"\n"
-        "    open(f'said{world.rank}', 'w').write(said)\n"
-    )
-    done = subprocess.run([sys.executable, tmp_path / "probe.py"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for rank in (0, 1):
-        assert (tmp_path / f"said{rank}").read_text() == f"{rank} not on this machine asked once [0, 1]"
