@@ -1,9 +1,8 @@
-"""Spread a batch of problems over threads, for solvers whose compiled code releases the interpreter's lock."""
+"""Spread a batch over threads, for compiled code that releases the interpreter's lock."""
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 from pydantic import Field
 
@@ -18,19 +17,40 @@ class ThreadedOptions(Options):
     )
 
 
-def over_batch(run: Callable[[int, int], None], batch: int, workers: int) -> None:
-    """Call `run(start, stop)` on consecutive parts of range(batch), at most `workers` at a time (0: every core)."""
-    workers = min(workers or os.cpu_count() or 1, max(1, batch // 16))
+def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least: int = 16) -> None:
+    """Call `run(begin, end)` on consecutive parts of range(batch), at most `workers` at a time (0: every core).
+
+    A part has at least `least` problems, so that it is worth its thread.
+    """
+    workers = min(workers or os.cpu_count() or 1, max(1, batch // least))
     if workers == 1:
         run(0, batch)
         return
     bounds = [batch * i // workers for i in range(workers + 1)]
-    others = [_pool(workers - 1).submit(run, a, b) for a, b in zip(bounds[1:], bounds[2:], strict=False)]
+    pool = _pool.of(workers - 1)
+    others = [pool.submit(run, begin, end) for begin, end in zip(bounds[1:], bounds[2:], strict=False)]
     run(0, bounds[1])  # this thread takes its share instead of waiting
-    for done in others:
-        done.result()
+    for part in others:
+        part.result()
 
 
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers)  # kept: starting threads costs as much as a hundred small problems
+class _Pool:
+    """Threads that are kept: to start them costs as much as a hundred small problems."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def of(self, threads: int) -> ThreadPoolExecutor:
+        """At least so many threads."""
+        if self._executor is None or self._size < threads:
+            self._size, self._executor = threads, ThreadPoolExecutor(threads)
+        return self._executor
+
+    def forget(self) -> None:
+        """Start afresh: a forked child has the pool but none of its threads, and would wait for them for ever."""
+        self._size, self._executor = 0, None
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forget)

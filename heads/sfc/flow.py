@@ -7,11 +7,7 @@ and a multiple of itself. All that a step needs are the products û_i·v_j, and 
 are channels the layer itself is kept instead, with the same sparse update and a dense product a step.
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +17,7 @@ from fewshot_cli import transport
 from fewshot_cli.contracts import Solver
 from fewshot_cli.heads.sfc import kernel
 from fewshot_cli.heads.sfc.kernel import KEPT, LANES, STRIP, multiply, scale, turn
+from fewshot_cli.kernels.threads import over_batch
 
 NO_TREE = -2
 NODES_PER_CHANNEL = 6  # of all pictures together, above which the layer is kept rather than its products
@@ -28,19 +25,9 @@ ROOM, SOME = 20 << 20, 8  # bytes of cache, or episodes, that a thread works on 
 MOST = 1 << 30  # bytes that the episodes worked on together may take
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _spread(run: Callable[[int, int], None], count: int) -> None:
-    """Call run(begin, end) on consecutive parts of range(count), one for each of PyTorch's threads."""
-    threads = min(torch.get_num_threads(), count)
-    bounds = [count * t // threads for t in range(threads + 1)]
-    others = [_pool(threads - 1).submit(run, a, b) for a, b in zip(bounds[1:], bounds[2:], strict=False)]
-    run(0, bounds[1])  # this thread takes its share instead of waiting
-    for done in others:
-        done.result()
+def _spread(run: Callable[[int, int], None], episodes: int) -> None:
+    """Call run(begin, end) on consecutive parts of range(episodes), one for each of PyTorch's threads."""
+    over_batch(run, episodes, torch.get_num_threads(), least=1)
 
 
 def learn(
@@ -66,9 +53,6 @@ def learn(
     """
     if not orders:
         return start.detach().clone()
-    folder = kernel.advance.stats.cache_path
-    if not kernel.advance.signatures and not (folder and any(Path(folder).glob("kernel.advance*.nbc"))):
-        print("compiling the fine-tuning, once for this machine …", file=sys.stderr, flush=True)
     way, m, d = start.shape[1:]
     total = pictures.shape[1] * pictures.shape[2]
     gram = total <= NODES_PER_CHANNEL * d

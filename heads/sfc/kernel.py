@@ -4,10 +4,27 @@ J nodes of the layer, N of all pictures of an episode; û is a picture's node, c
 layer, w its momentum. Where products are kept, state holds û·v and moving û·w for all J and N, else v and w themselves.
 """
 
+from functools import partial
+
 import numpy as np
 
-from fewshot_cli.heads.sfc.lanes import LANES, compiled, fma, load, lowest, nonzero, splat, store, summed
+from fewshot_cli.kernels.compile import FLOATS, njit
+from fewshot_cli.kernels.vectors import (
+    F32,
+    fma,
+    load,
+    load_first,
+    lowest_bit,
+    nonzero,
+    splat,
+    store,
+    store_first,
+    summed,
+)
 
+compiled = partial(njit, title="the fine-tuning", **FLOATS)
+inlined = partial(njit, forceinline=True, **FLOATS)
+LANES = F32.count
 KEPT = 16  # steps whose sparse gradients are kept before they are added up
 LEAST = 1e-12  # lengths below it count as it, as in `torch.nn.functional.normalize`
 STRIP = 64  # columns of which four vectors stay in registers while rows are added up
@@ -53,11 +70,11 @@ def _gradient(products, at, flow, base, labels, pick, way, temperature, rate, in
             for j in range(m):
                 q, dot = (b * way + k) * m + j, splat(np.float32(0))
                 for t in range(0, n, LANES):
-                    x = load(flow, (base * m + q) * n + t, n - t)
-                    dot = fma(x, load(products, (k * m + j) * width + at[b] + t, n - t), dot)
+                    x = load_first(flow, (base * m + q) * n + t, n - t)
+                    dot = fma(x, load_first(products, (k * m + j) * width + at[b] + t, n - t), dot)
                     bits = nonzero(x)
                     while bits:  # one in a dozen is set
-                        i = t + lowest(bits)
+                        i = t + lowest_bit(bits)
                         place[filled], amount[filled] = pick[b] * n + i, flow[base + b * way + k, j, i]
                         bits, filled = bits & (bits - np.uint64(1)), filled + 1
                 ends[q + 1] = filled
@@ -95,24 +112,24 @@ def _descend(state, moving, table, rows, coefs, first, slopes, momentum, lr):
     for c in range(0, width, STRIP):
         for j in range(state.shape[0]):
             o, slope = j * width + c, splat(np.float32(slopes[j]))
-            p, q = load(state, o, 16), load(state, o + 16, 16)
-            r, s = load(state, o + 32, 16), load(state, o + 48, 16)
+            p, q = load(state, o), load(state, o + 16)
+            r, s = load(state, o + 32), load(state, o + 48)
             v, w = fma(slope, p, zero), fma(slope, q, zero)
             x, y = fma(slope, r, zero), fma(slope, s, zero)
             for t in range(first[j], first[j + 1]):
                 a, i = splat(coefs[t]), rows[t] * width + c
-                v, w = fma(a, load(table, i, 16), v), fma(a, load(table, i + 16, 16), w)
-                x, y = fma(a, load(table, i + 32, 16), x), fma(a, load(table, i + 48, 16), y)
-            v, w = fma(keep, load(moving, o, 16), v), fma(keep, load(moving, o + 16, 16), w)
-            x, y = fma(keep, load(moving, o + 32, 16), x), fma(keep, load(moving, o + 48, 16), y)
-            store(moving, o, 16, v)
-            store(moving, o + 16, 16, w)
-            store(moving, o + 32, 16, x)
-            store(moving, o + 48, 16, y)
-            store(state, o, 16, fma(down, v, p))
-            store(state, o + 16, 16, fma(down, w, q))
-            store(state, o + 32, 16, fma(down, x, r))
-            store(state, o + 48, 16, fma(down, y, s))
+                v, w = fma(a, load(table, i), v), fma(a, load(table, i + 16), w)
+                x, y = fma(a, load(table, i + 32), x), fma(a, load(table, i + 48), y)
+            v, w = fma(keep, load(moving, o), v), fma(keep, load(moving, o + 16), w)
+            x, y = fma(keep, load(moving, o + 32), x), fma(keep, load(moving, o + 48), y)
+            store(moving, o, v)
+            store(moving, o + 16, w)
+            store(moving, o + 32, x)
+            store(moving, o + 48, y)
+            store(state, o, fma(down, v, p))
+            store(state, o + 16, fma(down, w, q))
+            store(state, o + 32, fma(down, x, r))
+            store(state, o + 48, fma(down, y, s))
 
 
 @compiled
@@ -146,12 +163,12 @@ def scale(source, centre, unit, out, means, lengths):
         mean, total = np.float32(0), splat(np.float32(0))
         if centre:
             for c in range(0, d, LANES):
-                total = fma(one, load(source, r * d + c, d - c), total)
+                total = fma(one, load_first(source, r * d + c, d - c), total)
             mean, total = summed(total) / np.float32(d), splat(np.float32(0))
         for c in range(d):
             out[r, c] = source[r, c] - mean
         for c in range(0, d, LANES):
-            x = load(out, r * width + c, d - c)
+            x = load_first(out, r * width + c, d - c)
             total = fma(x, x, total)
         means[r], lengths[r] = mean, np.sqrt(summed(total))
         if unit:
@@ -182,20 +199,20 @@ def multiply(left, strips, chosen, symmetric, products):
             p, q, r = min(j + 1, last), min(j + 2, last), min(j + 3, last)
             v, w, x, y, at = zero, zero, zero, zero, chosen[b] * strips.shape[1] * LANES
             for c in range(strips.shape[1]):
-                u = load(strips, at + c * LANES, 16)
+                u = load(strips, at + c * LANES)
                 v, w = fma(splat(left[j, c]), u, v), fma(splat(left[p, c]), u, w)
                 x, y = fma(splat(left[q, c]), u, x), fma(splat(left[r, c]), u, y)
-            store(products, j * width + b * LANES, 16, v)
-            store(products, p * width + b * LANES, 16, w)
-            store(products, q * width + b * LANES, 16, x)
-            store(products, r * width + b * LANES, 16, y)
+            store(products, j * width + b * LANES, v)
+            store(products, p * width + b * LANES, w)
+            store(products, q * width + b * LANES, x)
+            store(products, r * width + b * LANES, y)
     if symmetric:
         for j in range(last + 1):
             for i in range(j):
                 products[i, j] = products[j, i]
 
 
-@compiled
+@inlined
 def _pose(products, at, coming, base, lengths, u_mean, v_mean, inverse, referred, floor, cost, left, right):
     """The transport problems of one episode's pictures `coming`, from `base` on in cost [·,m,n], left [·,m], right
     [·,n].
@@ -212,15 +229,15 @@ def _pose(products, at, coming, base, lengths, u_mean, v_mean, inverse, referred
             q, v_level = base + b * way + k, np.float32(0)
             dots[:] = 0
             for t in range(0, n, LANES):
-                sums, u = zero, load(lengths, u_at + t, n - t)
+                sums, u = zero, load_first(lengths, u_at + t, n - t)
                 for j in range(m):
-                    x = load(products, (k * m + j) * width + at[b] + t, n - t)
-                    store(cost, (q * m + j) * n + t, n - t, fma(splat(-inverse[k * m + j]), x, one))
+                    x = load_first(products, (k * m + j) * width + at[b] + t, n - t)
+                    store_first(cost, (q * m + j) * n + t, n - t, fma(splat(-inverse[k * m + j]), x, one))
                     sums = fma(one, x, sums)
                     dots[j] += summed(fma(x, u, zero))
                 seen += summed(sums)
                 if referred:
-                    store(right, q * n + t, n - t, sums)
+                    store_first(right, q * n + t, n - t, sums)
             for j in range(m):
                 v_level += v_mean[k * m + j] / m
                 seen += inverse[k * m + j]
@@ -320,7 +337,7 @@ def advance(
                 for j in range(nodes):
                     total = splat(np.float32(0))
                     for c in range(0, state.shape[2], LANES):
-                        x = load(state[e, j], c, 16)
+                        x = load(state[e, j], c)
                         total = fma(x, x, total)
                     squares[e, 0, j] = summed(total)
             for b in range(len(done) if len(trees) and len(found) else 0):

@@ -11,33 +11,11 @@ falls back on all bits where these see nothing; column prices are kept negated, 
 together.
 """
 
-import os
-from hashlib import sha256
-from pathlib import Path
-
-import numba
 import numpy as np
-from numba import njit
-from platformdirs import user_cache_path
 
-import fewshot_cli.kernels
-
-SOURCES = [Path(fewshot_cli.kernels.__file__).with_name("vectors.py")]
-SOURCES += [Path(__file__).with_name(f"{name}.py") for name in ("tree", "kernel")]
-if "NUMBA_CACHE_DIR" not in os.environ:  # read when a function is declared, so it must be set before any is
-    # Numba notices changes of a function's own file only, hence a folder for every state of all three
-    state = sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:12]
-    numba.config.CACHE_DIR = str(user_cache_path("fsl", appauthor=False) / f"numba-{state}")
-
-from fewshot_cli.kernels import vectors  # noqa: E402
-from fewshot_cli.solvers.network_simplex.tree import (  # noqa: E402
-    BIG,
-    exact_prices,
-    first_prices,
-    pivot,
-    restart,
-    start,
-)
+from fewshot_cli.kernels import vectors
+from fewshot_cli.kernels.compile import njit
+from fewshot_cli.solvers.network_simplex.tree import BIG, exact_prices, first_prices, pivot, restart, start
 
 COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
 ROW_BITS = np.int64(5)
@@ -47,13 +25,7 @@ PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
 ALL = ~np.uint64(0)
 
 
-def compiled_before() -> bool:
-    """Whether an earlier process left compiled code of this kernel."""
-    folder = Path(solve_range.stats.cache_path)
-    return any(folder.glob(f"{Path(__file__).stem}.solve_range*.nbc"))
-
-
-@njit(cache=True, nogil=True)
+@njit
 def _magnitude(source, base, count):
     """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero."""
     top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
@@ -66,7 +38,7 @@ def _magnitude(source, base, count):
     return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _masses(supply, demand, unit, s, d):
     """Integer masses, at least one unit each, with equal totals and the perturbation."""
     n, m = len(supply), len(demand)
@@ -94,7 +66,7 @@ def _masses(supply, demand, unit, s, d):
     s[s_top] -= n + m  # the one node that does not ship a unit but takes them all
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _take(masses, gap, total, top):
     """Remove `gap` from masses in proportion, the remainder from the largest."""
     left = gap
@@ -106,7 +78,7 @@ def _take(masses, gap, total, top):
     masses[top] -= left
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean):
     """Double-centred integer costs c [n·stride], and near_c: their top bits, each with its row's number in the block.
 
@@ -125,7 +97,7 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
             sums = vectors.add(sums, x)
             vectors.store(c, i * stride + t, x)
             vectors.store(column_mean, t, vectors.add(vectors.load(column_mean, t), x))
-        row_mean[i] = vectors.total(sums) // m
+        row_mean[i] = vectors.summed(sums) // m
     grand = np.int64(0)
     for j in range(m):
         column_mean[j] //= n
@@ -155,7 +127,7 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
     return drop
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _entering(near_c, stride, n, price, drop, near_price, first):
     """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
     one.
@@ -188,7 +160,7 @@ def _entering(near_c, stride, n, price, drop, near_price, first):
     return -1, -1, first
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _entering_exactly(c, stride, n, price, first):
     """The same in all bits: the most negative reduced cost of the first `BLOCK` rows after one that has any."""
     least, row, seen = np.int64(0), -1, 0
@@ -215,7 +187,7 @@ def _entering_exactly(c, stride, n, price, first):
     return -1, -1
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _violated(source, base, n, m, price, tolerance):
     """The cell whose reduced cost is furthest below −tolerance, as (row, column); (−1, −1) when there is none."""
     pad = ALL << np.uint64(((m - 1) & 7) + 1)
@@ -238,7 +210,7 @@ def _violated(source, base, n, m, price, tolerance):
     return row, column
 
 
-@njit(cache=True, nogil=True)
+@njit(title="the network simplex")
 def solve_range(
     marker, cost, supply, demand, warm, flow_out, supply_price, demand_price, basis, iterations, converged, begin, end
 ):

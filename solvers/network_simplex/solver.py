@@ -1,6 +1,5 @@
 """The default solver: a batched network simplex of our own, exact, with dual prices."""
 
-import sys
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
+from fewshot_cli.runtime.console import say
 from fewshot_cli.solvers.network_simplex import cuda
 
 MAX_NODES = 2047  # of both sides together
@@ -50,7 +50,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
         if reason is not None:
             self.devices = ("cpu",)
             if wish == "auto" and torch.cuda.is_available():
-                print(f"note: network_simplex solves on the CPU: {reason}", file=sys.stderr, flush=True)
+                say(f"note: network_simplex solves on the CPU: {reason}")
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -71,10 +71,8 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
             raise DataError(f"{n}×{m} nodes are more than the {MAX_NODES} network_simplex takes; use --solver pot")
         if cost.device.type == "cuda":
             return cuda.solve(cost, supply, demand)
-        from fewshot_cli.solvers.network_simplex.kernel import compiled_before, solve_range
+        from fewshot_cli.solvers.network_simplex.kernel import solve_range
 
-        if not solve_range.signatures and not compiled_before():
-            print("compiling the network simplex, once for this machine …", file=sys.stderr, flush=True)
         c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))
         flow, u, v = np.zeros_like(c), np.empty_like(s), np.empty_like(d)
         trees, iterations, converged = (

@@ -6,16 +6,16 @@ between; `sub` holds the set of nodes below it, itself included, as `words` word
 """
 
 import numpy as np
-from numba import njit
 
 from fewshot_cli.kernels import vectors
+from fewshot_cli.kernels.compile import njit
 
 INDEX_BITS = 11
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
 ONE, LANE = np.uint64(1), np.uint64(15)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _row_minimum(keyed, gone, row, stride):
     """Cheapest column still there in a row, as cost · 2^22 + column · 2^11 + row."""
     low = vectors.splat(BIG)
@@ -25,14 +25,14 @@ def _row_minimum(keyed, gone, row, stride):
     return (np.int64(vectors.lowest(low)) << INDEX_BITS) | row
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _set(row_key, row, key):
     """row_key[row] = key, as a vector: a scalar write would stall the vector read that follows."""
     tile = row & ~7
     vectors.store(row_key, tile, vectors.where(ONE << np.uint64(row & 7), key, vectors.load(row_key, tile)))
 
 
-@njit(cache=True, nogil=True)
+@njit
 def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
     """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
 
@@ -79,7 +79,7 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
     return root
 
 
-@njit(cache=True, nogil=True)
+@njit
 def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
     """Take the tree of an earlier solve; fills what `start` fills and returns its root, or −1 when the new masses do
     not fit.
@@ -130,7 +130,7 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
     return root if last == nodes else -1
 
 
-@njit(cache=True, nogil=True)
+@njit
 def first_prices(c, stride, n, parent, order, root, price):
     """Prices of the start: the reduced cost c − row price + column price of every tree arc is zero."""
     price[root] = 0
@@ -142,7 +142,7 @@ def first_prices(c, stride, n, parent, order, root, price):
         price[x] = price[p] + (cell if is_row else -cell)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down):
     """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices.
 
@@ -216,7 +216,7 @@ def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, 
             mask >>= np.uint64(8)
 
 
-@njit(cache=True, nogil=True)
+@njit
 def exact_prices(source, base, m, n, root, parent, price, stack, done):
     """Prices of the tree from the caller's own costs [n,m] at source[base:]; the root's is zero. stack, done:
     scratch.

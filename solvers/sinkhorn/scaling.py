@@ -2,10 +2,8 @@
 is scaled, and they stop when the scaling hardly changes.
 """
 
-import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -100,9 +98,6 @@ def _kernel() -> ModuleType | None:
         from fewshot_cli.solvers.sinkhorn import scaling_kernel
     except (ImportError, RuntimeError, OSError):
         return None
-    folder = scaling_kernel.advance.stats.cache_path
-    if not folder or not any(Path(folder).glob("scaling_kernel.advance*.nbc")):
-        print("compiling Sinkhorn's scaling, once for this machine …", file=sys.stderr, flush=True)
     return scaling_kernel
 
 

@@ -17,21 +17,28 @@ and each iteration, last to first, with ẏ_j = −β̇_j β_j / y_j and ẋ_i =
 until Ċ = −K̇∘K / ε.
 """
 
-from fewshot_cli.kernels.vectors import mul, splat
-from fewshot_cli.solvers.sinkhorn.lanes import (
-    compiled,
+from functools import partial
+
+from fewshot_cli.kernels.compile import FLOATS, njit
+from fewshot_cli.kernels.vectors import (
     distance,
     div,
     exp,
     fma,
-    full,
-    held,
-    inlined,
+    keep_first,
+    lanes_of,
     load,
-    only,
+    load_first,
+    mul,
+    splat,
+    splat_like,
     store,
+    store_first,
     summed,
 )
+
+compiled = partial(njit, title="Sinkhorn's scaling", **FLOATS)
+inlined = partial(njit, forceinline=True, **FLOATS)  # a call would count references to every array
 
 # `problems` is (cost, across, down, −ε, supply, step, demand, step): flat arrays, of cost also how many numbers apart
 # columns and rows lie, of supply and demand how many problems do. `room` is (n, matrices [2,m,W], rows [3,W], columns
@@ -43,15 +50,19 @@ from fewshot_cli.solvers.sinkhorn.lanes import (
 def _exponential(problems, p, n, kernel):
     """kernel [m,W] = exp(−cost/ε) of problem p."""
     cost, across, down, minus_epsilon = problems[0], problems[1], problems[2], splat(problems[3])
-    m, width, lanes = kernel.shape[0], kernel.shape[1], held(kernel)
+    m, width, lanes = kernel.shape[0], kernel.shape[1], lanes_of(kernel)
     if down != 1:
         for j in range(m):
             for i in range(n):
                 kernel[j, i] = cost[p * m * n + i * down + j * across]
     for j in range(m):
         for t in range(0, n, lanes):
-            z = load(cost, p * m * n + j * n + t, n - t) if down == 1 else load(kernel, j * width + t, n - t)
-            store(kernel, j * width + t, lanes, exp(div(z, minus_epsilon)))  # divided as PyTorch does
+            z = (
+                load_first(cost, p * m * n + j * n + t, n - t)
+                if down == 1
+                else load_first(kernel, j * width + t, n - t)
+            )
+            store(kernel, j * width + t, exp(div(z, minus_epsilon)))  # divided as PyTorch does
 
 
 @inlined
@@ -68,27 +79,27 @@ def _beta(problems, p, sums, t, out):
 @inlined
 def _alpha(problems, p, n, kernel, b, a):
     """a [W] = α = supply/Kβ of problem p; returns the mean of its distance to what was there."""
-    supply, at, width, lanes = problems[4], p * problems[5], kernel.shape[1], held(kernel)
-    zero, one = full(a, 0.0), full(a, 1.0)
+    supply, at, width, lanes = problems[4], p * problems[5], kernel.shape[1], lanes_of(kernel)
+    zero, one = splat_like(a, 0.0), splat_like(a, 1.0)
     moved = zero
     for t in range(0, n, lanes):
         x = zero
         for j in range(len(b)):
-            x = fma(load(kernel, j * width + t, lanes), splat(b[j]), x)
-        new = only(div(load(supply, at + t, n - t), x), n - t)
-        moved = fma(distance(new, load(a, t, lanes)), one, moved)
-        store(a, t, lanes, new)
+            x = fma(load(kernel, j * width + t), splat(b[j]), x)
+        new = keep_first(div(load_first(supply, at + t, n - t), x), n - t)
+        moved = fma(distance(new, load(a, t)), one, moved)
+        store(a, t, new)
     return summed(moved) / n
 
 
 @inlined
 def _over_rows(kernel, weights, out):
     """out [m] = Σ_i kernel[:,i]·weights[i]."""
-    width, lanes = kernel.shape[1], held(kernel)
+    width, lanes = kernel.shape[1], lanes_of(kernel)
     for j in range(len(out)):
-        total = full(weights, 0.0)
+        total = splat_like(weights, 0.0)
         for t in range(0, width, lanes):
-            total = fma(load(kernel, j * width + t, lanes), load(weights, t, lanes), total)
+            total = fma(load(kernel, j * width + t), load(weights, t), total)
         out[j] = summed(total)
 
 
@@ -128,7 +139,7 @@ def advance(begin, end, problems, done, threshold, each, left, sums, change, ite
 def finish(begin, end, problems, sums, iterations, plan, room):
     """Plans of problems begin … end−1, laid out as their costs."""
     n, kernel, a, b, across, down = room[0], room[1][0], room[2][0], room[3][0], problems[1], problems[2]
-    m, width, lanes = kernel.shape[0], kernel.shape[1], held(kernel)
+    m, width, lanes = kernel.shape[0], kernel.shape[1], lanes_of(kernel)
     for p in range(begin, end):
         _exponential(problems, p, n, kernel)
         _beta(problems, p, sums, iterations[p] - 1, b)
@@ -137,8 +148,8 @@ def finish(begin, end, problems, sums, iterations, plan, room):
         if down == 1:
             for j in range(m):
                 for t in range(0, n, lanes):
-                    x = mul(mul(load(kernel, j * width + t, lanes), load(a, t, lanes)), splat(b[j]))
-                    store(plan, p * m * n + j * n + t, n - t, x)
+                    x = mul(mul(load(kernel, j * width + t), load(a, t)), splat(b[j]))
+                    store_first(plan, p * m * n + j * n + t, n - t, x)
         else:
             for i in range(n):
                 for j in range(m):
@@ -154,8 +165,8 @@ def reverse(begin, end, problems, sums, iterations, grad, to_cost, to_supply, to
     n, kernel, to_kernel, a, to_a, to_x = room[0], room[1][0], room[1][1], room[2][0], room[2][1], room[2][2]
     b, to_b, to_y = room[3][0], room[3][1], room[3][2]
     across, down, supply, minus_epsilon = problems[1], problems[2], problems[4], splat(problems[3])
-    m, width, lanes = kernel.shape[0], kernel.shape[1], held(kernel)
-    zero, one, minus = full(a, 0.0), full(a, 1.0), full(a, -1.0)
+    m, width, lanes = kernel.shape[0], kernel.shape[1], lanes_of(kernel)
+    zero, one, minus = splat_like(a, 0.0), splat_like(a, 1.0), splat_like(a, -1.0)
     for p in range(begin, end):
         at, s_at, rounds = p * m * n, p * problems[5], iterations[p]
         _exponential(problems, p, n, kernel)
@@ -167,15 +178,19 @@ def reverse(begin, end, problems, sums, iterations, grad, to_cost, to_supply, to
                 for j in range(m):
                     to_kernel[j, i] = grad[at + i * down + j * across]
         for t in range(0, width, lanes):
-            store(to_a, t, lanes, zero)
+            store(to_a, t, zero)
         for j in range(m):
             total, own = zero, splat(b[j])
             for t in range(0, n, lanes):
-                g = load(grad, at + j * n + t, n - t) if down == 1 else load(to_kernel, j * width + t, n - t)
-                x, w = load(a, t, lanes), mul(g, load(kernel, j * width + t, lanes))
-                store(to_a, t, lanes, fma(w, own, load(to_a, t, lanes)))
+                g = (
+                    load_first(grad, at + j * n + t, n - t)
+                    if down == 1
+                    else load_first(to_kernel, j * width + t, n - t)
+                )
+                x, w = load(a, t), mul(g, load(kernel, j * width + t))
+                store(to_a, t, fma(w, own, load(to_a, t)))
                 total = fma(w, x, total)
-                store(to_kernel, j * width + t, lanes, mul(g, mul(x, own)))
+                store(to_kernel, j * width + t, mul(g, mul(x, own)))
             to_b[j] = summed(total)
         for r in range(rounds - 1, -1, -1):
             for j in range(m):
@@ -185,31 +200,31 @@ def reverse(begin, end, problems, sums, iterations, grad, to_cost, to_supply, to
                     to_demand[p, j] += to_b[j] / y
             _beta(problems, p, sums, r, b)
             for t in range(0, n, lanes):
-                x, g = zero, load(to_a, t, lanes)
+                x, g = zero, load(to_a, t)
                 for j in range(m):
-                    k = load(kernel, j * width + t, lanes)
+                    k = load(kernel, j * width + t)
                     x, g = fma(k, splat(b[j]), x), fma(k, splat(to_y[j]), g)
                 x = div(one, x)
-                v = only(mul(load(supply, s_at + t, n - t), x), n - t)
-                d = only(mul(mul(mul(g, minus), v), x), n - t)
+                v = keep_first(mul(load_first(supply, s_at + t, n - t), x), n - t)
+                d = keep_first(mul(mul(mul(g, minus), v), x), n - t)
                 if len(to_supply):
                     o = p * n + t
-                    store(to_supply, o, n - t, fma(g, x, load(to_supply, o, n - t)))
-                store(to_x, t, lanes, d)
-                store(to_a, t, lanes, zero)
+                    store_first(to_supply, o, n - t, fma(g, x, load_first(to_supply, o, n - t)))
+                store(to_x, t, d)
+                store(to_a, t, zero)
                 for j in range(m):
-                    k = fma(d, splat(b[j]), load(to_kernel, j * width + t, lanes))
-                    store(to_kernel, j * width + t, lanes, fma(v, splat(to_y[j]), k))
+                    k = fma(d, splat(b[j]), load(to_kernel, j * width + t))
+                    store(to_kernel, j * width + t, fma(v, splat(to_y[j]), k))
             if r:
                 _over_rows(kernel, to_x, to_b)
         for j in range(m):
             for t in range(0, n, lanes):
                 o = j * width + t
-                x = div(mul(load(to_kernel, o, lanes), load(kernel, o, lanes)), minus_epsilon)
+                x = div(mul(load(to_kernel, o), load(kernel, o)), minus_epsilon)
                 if down == 1:
-                    store(to_cost, at + j * n + t, n - t, x)
+                    store_first(to_cost, at + j * n + t, n - t, x)
                 else:
-                    store(to_kernel, o, lanes, x)
+                    store(to_kernel, o, x)
         if down != 1:
             for i in range(n):
                 for j in range(m):
