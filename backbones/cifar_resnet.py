@@ -30,6 +30,8 @@ class CifarResNet(Backbone[CifarResNetOptions]):
     images [N,3,H,W] → [N,64,⌈H/4⌉,⌈W/4⌉], 8×8 of 32×32, or [N,64,map,map].
     """
 
+    trial = {"depth": 8}
+
     def __init__(self, options: CifarResNetOptions | None = None) -> None:
         super().__init__(options)
         blocks = (self.options.depth - 2) // 6

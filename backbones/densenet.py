@@ -30,6 +30,7 @@ class DenseNet(PreActivated):
     """
 
     Options = DenseNetOptions
+    trial = {"depth": 10}
 
     def __init__(self, options: DenseNetOptions | None = None) -> None:
         super().__init__(options)

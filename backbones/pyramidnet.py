@@ -31,6 +31,7 @@ class PyramidNet(PreActivated):
     """
 
     Options = PyramidNetOptions
+    trial = {"depth": 29, "alpha": 12}
 
     def __init__(self, options: PyramidNetOptions | None = None) -> None:
         super().__init__(options)

@@ -31,6 +31,8 @@ class ImageNetResNet(Backbone[ImageNetResNetOptions]):
     for small pictures it is ⌈H/8⌉: 32×32 gives 4×4.
     """
 
+    trial = {"depth": 18}
+
     def __init__(self, options: ImageNetResNetOptions | None = None) -> None:
         super().__init__(options)
         depth = self.options.depth

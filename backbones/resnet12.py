@@ -1,6 +1,6 @@
 """Residual networks as few-shot learning uses them: four blocks of 3×3 convolutions, each pooled by two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Backbone, Options
+from fewshot_cli.contracts import Backbone, Layout, Options, Step
 
 Width = Annotated[int, Field(ge=1, le=4096)]
 
@@ -50,11 +50,47 @@ class DropBlock(nn.Module):
         return x * keep * (keep.numel() / keep.sum().clamp(min=1))
 
 
+def _steps(block: str, conv: str, norm: str, shortcut: str, first: int, number: int, before: int) -> Iterator[Step]:
+    """The convolutions of four residual blocks, each of a `number` and a shortcut, the first on the width `before`.
+
+    Names in the checkpoint are patterns of the block's number and of the convolution's, both counted from `first`, and
+    of its place among a block's layers.
+    """
+    for b in range(4):
+        there, here, inputs = block.format(b + first), f"blocks.{b}.", b - 1 if b else before
+        for i in range(number):
+            yield Step(
+                there + conv.format(i + first, 3 * i),
+                there + norm.format(i + first, 3 * i + 1),
+                f"{here}body.{3 * i}",
+                f"{here}body.{3 * i + 1}",
+                3,
+                b if i else inputs,
+                b,
+            )
+        theirs, ours = there + shortcut, f"{here}shortcut"
+        yield Step(f"{theirs}.0", f"{theirs}.1", f"{ours}.0", f"{ours}.1", 1, inputs, b)
+
+
+def _own(number: int, before: int) -> Iterator[Step]:
+    return _steps("blocks.{}.", "body.{1}", "body.{1}", "shortcut", 0, number, before)
+
+
+def _layout(title: str, *steps: Step) -> Layout:
+    return Layout(title, steps, lambda widths: {"widths": widths})
+
+
 class ResNet12(Backbone[ResNet12Options]):
     """ResNet-12 with LeakyReLU 0.1 and 1×1 shortcuts (DeepEMD, CVPR 2020, section 4.1 and Table 3), drop-out if wanted.
 
     images [N,3,H,W] → [N,640,H/16,W/16]: 84×84 gives 5×5.
     """
+
+    trial = {"widths": (8, 12, 16, 20)}
+    layouts = (
+        _layout("ResNet-12 of DeepEMD and FEAT", *_steps("layer{}.0.", "conv{0}", "bn{0}", "downsample", 1, 3, -1)),
+        _layout("our resnet12", *_own(3, -1)),
+    )
 
     def __init__(self, options: ResNet12Options | None = None) -> None:
         super().__init__(options)
@@ -86,6 +122,9 @@ class ResNet10(Backbone[ResNet10Options]):
     64-128-256-512 wide: 1 + 8 convolutions and the classifier make 10 layers, and 84 → 42 → 21 → 10 → 5. images
     [N,3,H,W] → [N,512,H/16,W/16].
     """
+
+    trial = {"widths": (8, 12, 16, 20)}
+    layouts = (_layout("our resnet10", Step("stem.0", "stem.1", "stem.0", "stem.1", 3, -1, 0), *_own(2, 0)),)
 
     def __init__(self, options: ResNet10Options | None = None) -> None:
         super().__init__(options)

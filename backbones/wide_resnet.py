@@ -29,6 +29,7 @@ class WideResNet(PreActivated):
     """
 
     Options = WideResNetOptions
+    trial = {"depth": 10}
 
     def __init__(self, options: WideResNetOptions | None = None) -> None:
         super().__init__(options)

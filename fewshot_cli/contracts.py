@@ -6,9 +6,10 @@ pydantic options in brackets, as in `class Mine(Solver[MyOptions])`; it is regis
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,10 +29,12 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 class Part(Generic[OptionsT]):
     """What all parts have in common: validated `options`, and whether the part can run here.
 
-    `Options` is the class of the options, taken from the brackets of the base class.
+    `Options` is the class of the options, taken from the brackets of the base class. `trial` are options under which
+    the contract suite runs the part: those of a small one, where the default is slow.
     """
 
     Options: type[OptionsT] = Options  # type: ignore[assignment]  # of a part that has none
+    trial: ClassVar[dict[str, Any]] = {}
     options: OptionsT
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -91,9 +94,46 @@ class Solver(Part[OptionsT], ABC):
         """
 
 
-class Backbone(nn.Module, Part[OptionsT], ABC):
-    """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d."""
+class Step(NamedTuple):
+    """A convolution with its batch norm in somebody else's checkpoint: their modules' names there and in our backbone.
 
+    `size` is the kernel's side; `inputs` and `outputs` are places in the layout's list of widths, −1 for the image.
+    """
+
+    conv: str
+    norm: str
+    our_conv: str
+    our_norm: str
+    size: int
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming a backbone's tensors, by which `fsl import` reads other people's checkpoints.
+
+    `steps` are all its convolutions, the one that sees the image first; `options` makes the backbone's options of the
+    widths that the tensors have.
+    """
+
+    title: str
+    steps: tuple[Step, ...]
+    options: Callable[[list[int]], dict[str, Any]]
+
+    @property
+    def sign(self) -> str:
+        """The weight of the convolution that sees the image, by which a layout is recognised."""
+        return f"{self.steps[0].conv}.weight"
+
+
+class Backbone(nn.Module, Part[OptionsT], ABC):
+    """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d.
+
+    `layouts` are the names that its tensors have in checkpoints which `fsl import` understands.
+    """
+
+    layouts: ClassVar[tuple[Layout, ...]] = ()
     channels: int
 
     def __init__(self, options: OptionsT | None = None) -> None:
@@ -110,9 +150,15 @@ class Head(nn.Module, Part[OptionsT], ABC):
 
     Patch features are maps with h = 1. Transport problems are posed with the episode as the slowest index, so that a
     solver's report can be split by episode. Weights of its own are parameters; there is no state between calls.
+
+    A head that learns on the support set may say two things more. `support_gradient` is False when it learns on
+    detached features, so that training sees the queries only. `order_matters` is True when its steps take the support
+    images in their order, so that the same classes in another order get slightly different logits.
     """
 
     needs_solver: ClassVar[bool] = False
+    support_gradient: bool = True
+    order_matters: bool = False
 
     def __init__(self, options: OptionsT | None = None, *, channels: int, solver: "Solver[Any] | None" = None) -> None:
         nn.Module.__init__(self)
@@ -134,18 +180,26 @@ class Head(nn.Module, Part[OptionsT], ABC):
 
 @runtime_checkable
 class Learns(Protocol):
-    """A head with a layer that is learned on support pictures: `classify` and `finetune-sfc` use it."""
+    """A head with a layer that is learned on support images: `classify` and `finetune-sfc` use it."""
 
-    def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
-        """The layer [E,way,…] of maps [E,P,d,h,w] with labels [P]; classes may have different numbers of pictures."""
+    def learn(self, images: Tensor, labels: Tensor, /) -> Tensor:
+        """The layer [E,way,…] of maps [E,P,d,h,w] with labels [P]; classes may have different numbers of images."""
 
     def score(self, layer: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way] of maps [E,q,d,h,w] under a layer."""
 
 
 @runtime_checkable
+class Poses(Protocol):
+    """A head whose logits come from one transport problem for each query and class: solvers are timed on these."""
+
+    def pose(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cost [B,n,m], supply [B,n] and demand [B,m] of maps [E,way,shot,d,h,w] and [E,q,d,h,w]; B = E·q·way."""
+
+
+@runtime_checkable
 class Matches(Protocol):
-    """A head whose similarity of two pictures is a flow between their nodes: `match` draws it."""
+    """A head whose similarity of two images is a flow between their nodes: `match` draws it."""
 
     def match(self, left: Tensor, right: Tensor) -> "Matching":
         """How two maps [d,h,w] match."""
@@ -153,8 +207,10 @@ class Matches(Protocol):
 
 @dataclass(frozen=True)
 class Matching:
-    """How the nodes of two pictures match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and
+    """How the nodes of two images match: `flow` [n,m], weights `supply` [n] and `demand` [m], `cosine` [n,m], and
     their similarity Σ cosine·flow / mass.
+
+    `places` [n,4] are the boxes (left, top, width, height) of an image's nodes, as shares of the map.
     """
 
     flow: Tensor
@@ -162,27 +218,39 @@ class Matching:
     demand: Tensor
     cosine: Tensor
     similarity: float
+    places: Tensor
 
 
 @runtime_checkable
 class Aligns(Protocol):
-    """A head that lays one picture's map over another's: `match --maps` draws it."""
+    """A head that lays one image's map over another's: `match --maps` draws it."""
 
     def align(self, left: Tensor, right: Tensor) -> "Alignment":
-        """What it makes of a query's and a support picture's map [d,h,w]."""
+        """What it makes of a query's and a support image's map [d,h,w]."""
+
+
+class Stage(NamedTuple):
+    """A support image's map [d,h,w] at one stage of its alignment with a query's.
+
+    `name` is the stage's key in results, `title` stands over its heat map. With a `correlation` title, the correlation
+    of its positions with the query's is drawn too.
+    """
+
+    name: str
+    title: str
+    map: Tensor
+    correlation: str | None = None
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """A support picture's map laid over a query's: `query`, `support`, the support's `carried` by correspondence and
-    `moved` by offsets too, all [d,h,w]; `weights` [HW,HW] of its positions for each of the query's, None without
-    correspondence.
+    """A support image's map laid over a query's map `query` [d,h,w]: its stages in order, the map itself the first.
+
+    `weights` [HW,HW] are those of the support's positions for each position of the query, None without them.
     """
 
     query: Tensor
-    support: Tensor
-    carried: Tensor
-    moved: Tensor
+    stages: tuple[Stage, ...]
     weights: Tensor | None
 
 
@@ -213,13 +281,14 @@ class Classifier(nn.Module, Part[OptionsT], ABC):
 
 @runtime_checkable
 class Proxied(Protocol):
-    """A classifier whose classes are proxies that share out a picture's features: `match` draws them.
-
-    Its logits are its option `scale` times the sum of what the flow weighs.
+    """A classifier that represents a class by several proxies and distributes an image's features over them: `match`
+    draws them.
     """
 
     def matched(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow of maps [N,d,h,w] to the proxies, and what it weighs, both [N,classes,HW,M]."""
+        """The flow [N,classes,HW,M] of maps [N,d,h,w] to the proxies, and what each proxy adds to the class's logit
+        [N,classes,M].
+        """
 
 
 class Extractor(Part[OptionsT]):

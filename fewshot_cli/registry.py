@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +25,11 @@ class Entry:
     name: str
     package: str
     point: EntryPoint
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it ships with this package."""
+        return self.point.value.startswith("fewshot_cli.")
 
     def load(self) -> Any:
         """The part's class. Raises `RecipeError` naming the package when its module cannot be imported."""
@@ -96,6 +102,19 @@ def dataset(name: str) -> "type[DatasetBuilder[Any]]":
 def working_solvers() -> list[str]:
     """Names of the solvers that can run here. Raises `RecipeError` when one cannot even be imported."""
     return [name for name in entries("solvers") if solver(name).unavailable_reason() is None]
+
+
+def able(kind: str, ability: type) -> list[str]:
+    """Names of the parts of a kind that have an ability, a protocol of `contracts`; this package's own come first.
+
+    Parts that do not import have none.
+    """
+    names = []
+    for name, entry in entries(kind).items():
+        with suppress(RecipeError):
+            if issubclass(entry.load(), ability):
+                names.append(name)
+    return sorted(names, key=lambda name: not entries(kind)[name].built_in)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Matching, Options, Solver
-from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cosines, nodes, weigh
+from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cells, cosines, nodes, weigh
 
 
 class EMDOptions(WeightedOptions):
@@ -34,12 +34,21 @@ class EMD(LocalHead[EMDOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         o = self.options
-        maps = support.mean(2) if o.shots == "prototype" else support.flatten(1, 2)
-        logits = emd_logits(self.solver, nodes(query, o.pyramid), nodes(maps, o.pyramid), o)
+        logits = emd_logits(self.solver, *self._sides(support, query), o)
         if o.shots == "prototype":
             return logits
         each = logits.unflatten(2, support.shape[1:3])
         return each.amax(-1) if o.shots == "nearest" else each.mean(-1)
+
+    def _sides(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes [E,q,n,d] of the queries and [E,way,m,d] of the classes, or of all their shots."""
+        o = self.options
+        maps = support.mean(2) if o.shots == "prototype" else support.flatten(1, 2)
+        return nodes(query, o.pyramid), nodes(maps, o.pyramid)
+
+    def pose(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The transport problems of an episode, as in `Poses`; one for each shot too where shots are matched apart."""
+        return pose(*self._sides(support, query), self.options)
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cost matrices."""
@@ -48,8 +57,13 @@ class EMD(LocalHead[EMDOptions]):
 
     def match(self, left: Tensor, right: Tensor) -> Matching:
         """The optimal matching of two maps [d,h,w] (Figure 5)."""
-        query, proto = (nodes(x[None, None], self.options.pyramid) for x in (left, right))
-        return matching(self.solver, query, proto, self.options)
+        pyramid = self.options.pyramid
+        query, proto = (nodes(x[None, None], pyramid) for x in (left, right))
+        cost, supply, demand = pose(query, proto, self.options)
+        transport.check(cost, supply, demand)
+        flow = transport.solve(self.solver, cost, supply, demand).flow
+        similarity = float(((1 - cost) * flow).sum() / supply.sum())
+        return Matching(flow[0], supply[0], demand[0], 1 - cost[0], similarity, cells(left.shape[1:], pyramid))
 
 
 def emd_logits(
@@ -72,12 +86,3 @@ def pose(query: Tensor, proto: Tensor, options: Options) -> tuple[Tensor, Tensor
         supply, demand = supply.detach(), demand.detach()
     cost = 1 - cosines(query, proto, options.norm)
     return cost.mT.flatten(0, 2), supply.flatten(0, 2), demand.flatten(0, 2)
-
-
-def matching(solver: Solver, query: Tensor, proto: Tensor, options: Options) -> Matching:
-    """How one picture's nodes [1,1,n,d] match one class's [1,1,m,d]."""
-    cost, supply, demand = pose(query, proto, options)
-    transport.check(cost, supply, demand)
-    flow = transport.solve(solver, cost, supply, demand).flow
-    similarity = float(((1 - cost) * flow).sum() / supply.sum())
-    return Matching(flow[0], supply[0], demand[0], 1 - cost[0], similarity)

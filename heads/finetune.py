@@ -33,6 +33,10 @@ class Finetune(Head[FinetuneOptions]):
     1).
     """
 
+    support_gradient = False
+    order_matters = True
+    trial = {"passes": 2}
+
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]

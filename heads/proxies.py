@@ -83,6 +83,12 @@ class Proxies(Head[ProxiesOptions]):
     """
 
     needs_solver = True
+    trial = {"passes": 5}
+
+    @property
+    def order_matters(self) -> bool:  # type: ignore[override]
+        """Whether its steps take a few of the support images each, or its proxies start as random numbers."""
+        return self.options.init == "linear" or (self.options.passes > 0 and self.options.batch is not None)
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

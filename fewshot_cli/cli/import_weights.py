@@ -28,11 +28,10 @@ def import_weights(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Turn the authors' checkpoint of a backbone into weights for `--weights`, without running any code in it."""
-    from fewshot_cli.weights import foreign
-    from fewshot_cli.weights.convert import convert
+    from fewshot_cli.weights.convert import convert, evaluation
 
     report = convert(file, out, backbone, force)
     if report["left_out"]:
         say(f"left out, because they are not part of the backbone: {', '.join(report['left_out'])}")
-    say_next(f"fsl eval --recipe mini_imagenet_5w1s --weights {out}{foreign.override(report['backbone'])}")
+    say_next(evaluation(out, report["backbone"]))
     emit(as_json(report), kept=str(out))

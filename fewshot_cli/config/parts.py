@@ -3,6 +3,7 @@
 import torch
 
 from fewshot_cli import registry
+from fewshot_cli.config.load import default_part
 from fewshot_cli.config.schema import PartSpec, Recipe
 from fewshot_cli.contracts import Backbone, Classifier, Extractor, Head, Solver
 from fewshot_cli.errors import RecipeError
@@ -14,6 +15,11 @@ def build_solver(spec: PartSpec) -> Solver:
     if (reason := cls.unavailable_reason()) is not None:
         raise RecipeError(f"solver {spec.name}: {reason}")
     return cls(spec.options)
+
+
+def default_solver() -> PartSpec:
+    """The solver of a recipe that names none, with its default options."""
+    return default_part("solvers", Recipe.model_fields["solver"].default.name)
 
 
 def build_backbone(recipe: Recipe) -> Backbone:

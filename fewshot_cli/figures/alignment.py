@@ -19,13 +19,12 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.figures.matching import against, parts_with, shown, two
 
-NO_MAP = "lays no map over another; use a recipe with head align, or leave out --maps"
-STEPS = ("before", "after_lsc", "after_ssm")
+NO_MAP = "lays no map over another; use a recipe with head {heads}, or leave out --maps"
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A line of the figure: query and support pictures [3,S,S] in [0,1], what became of the map, and a title."""
+    """A line of the figure: query and support images [3,S,S] in [0,1], what became of the map, and a title."""
 
     query: Tensor
     support: Tensor
@@ -33,22 +32,23 @@ class Sheet:
     title: str
 
     def heat(self) -> dict[str, Tensor]:
-        """The largest channel at each position [h,w]: of the query's map, and of the support's at each step."""
-        maps = (self.found.query, self.found.support, self.found.carried, self.found.moved)
-        return {name: x.amax(0).cpu() for name, x in zip(("query", *STEPS), maps, strict=True)}
+        """The largest channel at each position [h,w] by title: of the query's map, and of the support's at each
+        stage.
+        """
+        maps = {"query's map": self.found.query} | {stage.title: stage.map for stage in self.found.stages}
+        return {title: x.amax(0).cpu() for title, x in maps.items()}
 
     def correlations(self) -> dict[str, Tensor]:
-        """Cosines [HW,HW] of the query's positions with those of the support's map, before LSC and after."""
+        """Cosines [HW,HW] of the query's positions with those of the support's map by title, for the stages that have
+        one.
+        """
         query = F.normalize(self.found.query.flatten(1), dim=0, eps=1e-12)
-        steps = {"before": self.found.support, "after_lsc": self.found.carried}
-        return {name: (query.T @ F.normalize(x.flatten(1), dim=0, eps=1e-12)).cpu() for name, x in steps.items()}
+        maps = {stage.correlation: stage.map for stage in self.found.stages if stage.correlation is not None}
+        return {title: (query.T @ F.normalize(x.flatten(1), dim=0, eps=1e-12)).cpu() for title, x in maps.items()}
 
     def distances(self) -> dict[str, float]:
-        """Squared distance of the query's map and the support's at each step, summed over channels, mean over
-        positions.
-        """
-        steps = zip(STEPS, (self.found.support, self.found.carried, self.found.moved), strict=True)
-        return {name: float((x - self.found.query).square().sum(0).mean()) for name, x in steps}
+        """Squared distance of the query's map and the support's by stage, summed over channels, mean over positions."""
+        return {s.name: float((s.map - self.found.query).square().sum(0).mean()) for s in self.found.stages}
 
 
 def map_pictures(
@@ -90,14 +90,16 @@ def _sheet(
 
 
 def alignments(path: Path, sheets: list) -> None:
-    """A line for each `maps.Sheet`: query and support, heat maps of their maps and of the support's after LSC and after
-    SSM, and the correlations with the query before and after LSC.
+    """A line for each `Sheet`: query and support, heat maps of the query's map and of the support's at each stage, and
+    the correlations with the query.
 
     Heat maps of a line share their scale. Raises `DataError` when the file cannot be written.
     """
     plt = _pyplot()
-    names = {"query": "query's map", "before": "support's map", "after_lsc": "after LSC", "after_ssm": "after SSM"}
-    figure, axes = plt.subplots(len(sheets), 8, figsize=(16, 2.3 * len(sheets)), layout="constrained", squeeze=False)
+    columns = 2 + len(sheets[0].heat()) + len(sheets[0].correlations())
+    figure, axes = plt.subplots(
+        len(sheets), columns, figsize=(2 * columns, 2.3 * len(sheets)), layout="constrained", squeeze=False
+    )
     for line, sheet in zip(axes, sheets, strict=True):
         for axis, picture, name in zip(
             line, (sheet.query, sheet.support), ("query", sheet.title or "support"), strict=False
@@ -106,12 +108,12 @@ def alignments(path: Path, sheets: list) -> None:
             axis.set_title(name, fontsize=9)
         heat = sheet.heat()
         most = max(float(x.max()) for x in heat.values())
-        for axis, (name, values) in zip(line[2:], heat.items(), strict=False):
+        for axis, (title, values) in zip(line[2:], heat.items(), strict=False):
             axis.imshow(values.numpy(), cmap="inferno", vmin=0, vmax=most, interpolation="nearest")
-            axis.set_title(names[name], fontsize=9)
-        for axis, (name, values) in zip(line[6:], sheet.correlations().items(), strict=True):
+            axis.set_title(title, fontsize=9)
+        for axis, (title, values) in zip(line[2 + len(heat) :], sheet.correlations().items(), strict=True):
             axis.imshow(values.numpy(), cmap="viridis", vmin=-1, vmax=1, interpolation="nearest")
-            axis.set_title("correlation, " + name.replace("_lsc", " LSC"), fontsize=9)
+            axis.set_title(title, fontsize=9)
         for axis in line:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fewshot_cli import transport
-from fewshot_cli.config.parts import build_extractor
+from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.data.own import Pictures
@@ -20,7 +19,7 @@ from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.runtime.processes import World
 
 SHOWN = 240  # least side of a drawn picture
-NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head emd, or --set head=emd"
+NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head {heads}, or --set head={first}"
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,13 @@ def shown(recipe: Recipe, pictures: Pictures | Split, picks: list[int], whole: b
 def parts_with(
     recipe: Recipe, given: Path | None, root: Path, device: torch.device, contract: type, lacks: str
 ) -> Model:
-    """The recipe's parts with a head of a contract. Raises `RecipeError` for another, saying what it `lacks`."""
+    """The recipe's model with a head of an ability. Raises `RecipeError` for another, saying what it `lacks`, with the
+    names of those that have it in place of `{heads}`.
+    """
     model = Model.open(recipe, root, World(device), given)
     if not isinstance(model.head, contract):
+        able = registry.able("heads", contract)
+        lacks = lacks.format(heads=" or ".join(able), first=able[0])
         raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which {lacks}")
     return model
 
@@ -149,26 +152,18 @@ def _panel(
     similarity follows the label.
     """
     pair, names = [left, right], pictures.identities()
-    patched = build_extractor(model.recipe).patches > 0
+    patched = model.extractor.patches > 0
     seen, sizes = shown(model.recipe, pictures, pair, whole=patched)
     patches = patches_of(model.recipe, [names[i] for i in pair], sizes)
-    if patches is None:
-        pyramid = getattr(model.head.options, "pyramid", ())
-        places = torch.cat([_cells(size, size) for size in pyramid] + [_cells(*maps.shape[2:])])
-        boxes = places[None].expand(2, -1, -1)
-    else:
-        boxes = patches[0]
-        places = build_extractor(model.recipe).tiles(boxes[0])
     with transport.ledger() as book:
         found = model.head.match(maps[left], maps[right])
+    if patches is None:
+        places, boxes = found.places, found.places[None].expand(2, -1, -1)
+    else:
+        boxes = patches[0]
+        places = model.extractor.tiles(boxes[0])
     title = f"{label}{found.similarity:.3f}"
     return Panel(seen[0], seen[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
-
-
-def _cells(rows: int, columns: int) -> Tensor:
-    """Cells of a grid, row by row, as boxes [rows·columns,4] (left, top, width, height) in shares."""
-    y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
-    return torch.stack([x, y, torch.full_like(x, 1 / columns), torch.full_like(y, 1 / rows)], -1).flatten(0, 1)
 
 
 def matches(path: Path, panels: list, flows: bool) -> None:

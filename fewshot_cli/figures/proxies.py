@@ -58,7 +58,7 @@ def correspond(
     if not issubclass(registry.classifier(spec.name), Proxied):
         raise RecipeError(
             f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
-            "classifier multi_proxy, such as cifar100_resnet20_mpw"
+            f"classifier {' or '.join(registry.able('classifiers', Proxied))}, such as cifar100_resnet20_mpw"
         )
     pictures = Pictures([picture])
     if len(pictures) != 1:
@@ -75,8 +75,7 @@ def correspond(
     views = normalise(decoded.to(device), recipe.image)
     maps = model.backbone(views.contiguous(memory_format=torch.channels_last)).float()
     with transport.ledger() as book:
-        flow, weighed = (x[0].cpu() for x in model.classifier.matched(maps))  # [classes,HW,M]
-    parts = model.classifier.options.scale * (flow * weighed).sum(1)
+        flow, parts = (x[0].cpu() for x in model.classifier.matched(maps))  # [classes,HW,M] and [classes,M]
     logits = parts.sum(1)
     if not torch.isfinite(logits).all():
         raise DataError(f"{picture}: NaN or infinite logits; check the weights")

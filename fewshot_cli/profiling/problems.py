@@ -1,32 +1,29 @@
 """Transport problems to test and to time solvers with: DeepEMD's own kind, and the degenerate ones."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from fewshot_cli import transport
+from fewshot_cli import registry
 from fewshot_cli.config.load import default_part
-from fewshot_cli.config.parts import build_head
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.config.parts import build_head, default_solver
+from fewshot_cli.config.schema import PartSpec
+from fewshot_cli.contracts import Poses
 
 Problems = tuple[Tensor, Tensor, Tensor]  # cost [B,n,m], supply [B,n], demand [B,m]
 
 
-class _Witness(Solver):
-    """Keeps the problems a head poses instead of solving them."""
-
-    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
-        self.problems = (cost, supply, demand)
-        count = torch.zeros(len(cost), dtype=torch.int64)
-        return Plan(torch.zeros_like(cost), None, None, count, count == 0)
+@cache
+def _posing() -> PartSpec:
+    """The head whose problems these are: the first that poses some."""
+    return default_part("heads", registry.able("heads", Poses)[0])
 
 
+@torch.no_grad()
 def posed(support: Tensor, query: Tensor) -> Problems:
-    """What the emd head asks a solver: support [E,way,shot,d,h,w], query [E,q,d,h,w] → B = E·q·way problems."""
-    head = build_head(default_part("heads", "emd"), support.shape[3], default_part("solvers", "network_simplex"))
-    head.solver = _Witness()
-    with torch.no_grad(), transport.ledger():
-        head(support, query)
-    return head.solver.problems
+    """What a matching head asks a solver: support [E,way,shot,d,h,w], query [E,q,d,h,w] → B = E·q·way problems."""
+    return build_head(_posing(), support.shape[3], default_solver()).pose(support, query)
 
 
 def generated(n: int, m: int, batch: int = 375, seed: int = 0) -> Problems:

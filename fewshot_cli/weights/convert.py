@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_cli import registry
+from fewshot_cli.config.load import load_recipe
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.weights import foreign
 from fewshot_cli.weights.checkpoint import Checkpoint, _read, save, sidecar_of
+
+RECIPE = "mini_imagenet_5w1s"  # proposed for trying imported weights: the dataset most of the authors' are of
 
 
 def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str, Any]:
@@ -42,3 +45,14 @@ def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str,
     )
     count = sum(p.numel() for p in module.parameters())
     return {"path": str(out), "sha256": digest, "backbone": spec, "parameters": count, "left_out": found.left_out}
+
+
+def evaluation(weights: Path, backbone: dict[str, Any]) -> str:
+    """The `fsl eval` command for imported weights, which names the backbone where it is not the recipe's."""
+    name, options = backbone["name"], {key: value for key, value in backbone.items() if key != "name"}
+    known = load_recipe(RECIPE).backbone
+    command = f"fsl eval --recipe {RECIPE} --weights {weights}"
+    if name == known.name and registry.backbone(name).Options(**options) == known.options:
+        return command
+    inside = ", ".join(f"{key}: {value}" for key, value in backbone.items())
+    return f"{command} --set 'backbone={{{inside}}}'"

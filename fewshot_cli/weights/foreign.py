@@ -1,52 +1,35 @@
 """Whose tensors a foreign state dict holds, and the same tensors by our backbones' names.
 
-A layout is a list of convolutions, each followed by its batch norm, with their names there and here; every check and
-every sentence follows from it. Understood: the ResNet-12 of DeepEMD and FEAT, FEAT's four-block ConvNet, and our own
-names.
+A backbone declares the layouts it can be read from (`contracts.Layout`): lists of convolutions, each followed by its
+batch norm, with their names there and here. Every check and every sentence follows from these.
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from fewshot_cli.errors import DataError
+from fewshot_cli import registry
+from fewshot_cli.contracts import Layout, Step
+from fewshot_cli.errors import DataError, RecipeError
 
 PREFIX = r"((?:(?:module|encoder|backbone)\.)*)"  # DataParallel and the models around the backbone
 CLASSIFIER = re.compile(r"(?:module\.)*(?:fc|head|classifier\w*)(?:\.|$)", re.IGNORECASE)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
-WIDEST = 4096  # of our backbones' options
-DEFAULT = {"name": "resnet12", "widths": [64, 160, 320, 640]}  # of the recipe that `fsl import` proposes
 
 
-class Step(NamedTuple):
-    """A convolution and its batch norm, there and here; `inputs` and `outputs` are blocks, -1 the picture."""
+class Recognised(NamedTuple):
+    """The registered name of a backbone, the layout of its tensors, and the prefix of their keys."""
 
-    conv: str
-    norm: str
-    our_conv: str
-    our_norm: str
-    size: int
-    inputs: int
-    outputs: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One way of naming the tensors of one of our backbones."""
-
-    title: str
     backbone: str
-    steps: tuple[Step, ...]
-
-    @property
-    def sign(self) -> str:
-        """The weight of the convolution that sees the picture, by which a layout is recognised."""
-        return f"{self.steps[0].conv}.weight"
+    layout: Layout
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -61,16 +44,29 @@ class Translation:
     left_out: list[str]
 
 
-def recognise(tensors: dict[str, Tensor]) -> tuple[Layout, str] | None:
-    """The layout and the prefix of its keys, or None. A stem before the blocks, as other ResNets have it, is
-    unknown.
+def layouts() -> Iterator[tuple[str, Layout]]:
+    """Every layout that an installed backbone declares, with the backbone's name; one that does not import has none."""
+    for name in registry.entries("backbones"):
+        with suppress(RecipeError):
+            yield from ((name, layout) for layout in registry.backbone(name).layouts)
+
+
+def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
+    """Whose tensors these are, or None. A stem before the blocks, as other ResNets have it, is unknown.
+
+    Of several layouts with the same first convolution, the first that finds all its tensors is taken.
     """
-    for layout in LAYOUTS:
+    candidates = []
+    for name, layout in layouts():
         sign = re.compile(PREFIX + re.escape(layout.sign))
         for key, tensor in tensors.items():
             if (match := sign.fullmatch(key)) and tensor.ndim == 4 and tensor.shape[1] in (1, 3):
-                return layout, match[1]
-    return None
+                candidates.append(Recognised(name, layout, match[1]))
+                break
+    whole = (
+        c for c in candidates if all(c.prefix + key in tensors for step in c.layout.steps for key in _needed(step))
+    )
+    return next(whole, candidates[0] if candidates else None)
 
 
 def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
@@ -82,33 +78,25 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
         first = ", ".join(key[:60] for key in list(tensors)[:4])
         raise DataError(
             f"{where}: its tensors are of no known backbone (the first are {first}); understood are "
-            + "; ".join(f"{x.title} ({x.sign})" for x in LAYOUTS)
+            + "; ".join(f"{layout.title} ({layout.sign})" for _, layout in layouts())
         )
-    layout, prefix = found
+    backbone, layout, prefix = found
     body = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    left_out = _others(tensors, layout, prefix, where)
-    widths = _widths(body, layout, prefix, where)
+    left_out = _others(tensors, found, where)
+    widths = _widths(body, found, where)
     for key, shape in _shapes(layout, widths):
         if key in body and tuple(body[key].shape) != shape:
             raise DataError(
-                f"{where}: {prefix}{key} is {list(body[key].shape)}, {layout.backbone} of widths "
-                f"{'-'.join(map(str, widths))} needs {list(shape)}; give the weights of an unchanged one"
+                f"{where}: {prefix}{key} is {list(body[key].shape)}, {backbone} of {_said(widths)} needs "
+                f"{list(shape)}; give the weights of an unchanged one"
             )
-    options = {"channels": widths[0]} if layout.backbone == "conv64" else {"widths": widths}
     ours = {key: tensor for step in layout.steps for key, tensor in _named(step, body)}
-    return Translation(layout.backbone, options, ours, left_out)
+    return Translation(backbone, layout.options(widths), ours, left_out)
 
 
-def override(backbone: dict[str, Any]) -> str:
-    """What `fsl eval` must be told beside `--weights` for a backbone that is not DeepEMD's; starts with a space."""
-    if backbone == DEFAULT:
-        return ""
-    inside = ", ".join(f"{key}: {value}" for key, value in backbone.items())
-    return f" --set 'backbone={{{inside}}}'"
-
-
-def _others(tensors: dict[str, Tensor], layout: Layout, prefix: str, where: Path | str) -> list[str]:
+def _others(tensors: dict[str, Tensor], found: Recognised, where: Path | str) -> list[str]:
     """Keys that are not the backbone's. Raises `DataError` for one that may have changed what it computes."""
+    backbone, layout, prefix = found
     known = {f"{prefix}{key}" for step in layout.steps for key in (*_needed(step), *_optional(step))}
     inside = prefix.replace("module.", "") != ""  # a prefix that names the encoder: all else belongs to another part
     others = [key for key in tensors if key not in known]
@@ -116,35 +104,40 @@ def _others(tensors: dict[str, Tensor], layout: Layout, prefix: str, where: Path
         outside = inside and not key.startswith(prefix)
         if not outside and not CLASSIFIER.match(key.removeprefix(prefix)):
             raise DataError(
-                f"{where}: holds {key[:60]}, which {layout.backbone} does not have; give the weights "
-                "of an unchanged one"
+                f"{where}: holds {key[:60]}, which {backbone} does not have; give the weights of an unchanged one"
             )
     return others
 
 
-def _widths(body: dict[str, Tensor], layout: Layout, prefix: str, where: Path | str) -> list[int]:
-    """Channels of the four blocks, read from each block's first convolution."""
+def _widths(body: dict[str, Tensor], found: Recognised, where: Path | str) -> list[int]:
+    """The layout's widths, each read from the first convolution that has it. Raises `DataError` for those that the
+    backbone does not take.
+    """
+    backbone, layout, prefix = found
     for key in (key for step in layout.steps for key in _needed(step)):
         if key not in body:
-            raise DataError(
-                f"{where}: has no {prefix}{key}, which {layout.backbone} needs; give the whole network's weights"
-            )
-    widths: dict[int, int] = {}
+            raise DataError(f"{where}: has no {prefix}{key}, which {backbone} needs; give the whole network's weights")
+    read: dict[int, int] = {}
     for step in layout.steps:
         weight = body[f"{step.conv}.weight"]
-        widths.setdefault(step.outputs, len(weight) if weight.ndim else 0)
-    if layout.backbone == "conv64":
-        widths = dict.fromkeys(widths, widths[0])
-    if not all(1 <= width <= WIDEST for width in widths.values()):
+        read.setdefault(step.outputs, len(weight) if weight.ndim else 0)
+    widths = [read[place] for place in sorted(read)]
+    try:
+        registry.backbone(backbone).Options(**layout.options(widths))
+    except ValidationError as fault:
         raise DataError(
-            f"{where}: its widths are {'-'.join(map(str, widths.values()))}, {layout.backbone} takes 1 to "
-            f"{WIDEST}; give the weights of an unchanged one"
-        )
-    return [widths[block] for block in range(4)]
+            f"{where}: is of {_said(widths)}, which {backbone} does not take "
+            f"({fault.errors(include_url=False)[0]['msg'].lower()}); give the weights of an unchanged one"
+        ) from fault
+    return widths
+
+
+def _said(widths: list[int]) -> str:
+    return f"width{'s' if len(widths) > 1 else ''} {'-'.join(map(str, widths))}"
 
 
 def _shapes(layout: Layout, widths: list[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    channels = [*widths, 3]  # -1 is the picture
+    channels = [*widths, 3]  # -1 is the image
     for step in layout.steps:
         inputs, outputs = channels[step.inputs], channels[step.outputs]
         yield f"{step.conv}.weight", (outputs, inputs, step.size, step.size)
@@ -172,48 +165,3 @@ def _needed(step: Step) -> list[str]:
 
 def _optional(step: Step) -> list[str]:
     return [f"{step.conv}.bias", f"{step.norm}.num_batches_tracked"]
-
-
-def _residual(block: str, conv: str, norm: str, shortcut: str, first: int, number: int, before: int) -> Iterator[Step]:
-    """The steps of four residual blocks; names are patterns of the block and of the convolution, counted from
-    `first`.
-    """
-    for b in range(4):
-        there, here, inputs = block.format(b + first), f"blocks.{b}.", before if b == 0 else b - 1
-        for i in range(number):
-            yield Step(
-                there + conv.format(i + first, 3 * i),
-                there + norm.format(i + first, 3 * i + 1),
-                f"{here}body.{3 * i}",
-                f"{here}body.{3 * i + 1}",
-                3,
-                inputs if i == 0 else b,
-                b,
-            )
-        theirs, ours = there + shortcut, f"{here}shortcut"
-        yield Step(f"{theirs}.0", f"{theirs}.1", f"{ours}.0", f"{ours}.1", 1, inputs, b)
-
-
-def _plain(block: str, first: int) -> Iterator[Step]:
-    """The steps of four blocks of one convolution."""
-    for b in range(4):
-        there = block.format(b + first)
-        yield Step(f"{there}.0", f"{there}.1", f"blocks.{b}.0", f"blocks.{b}.1", 3, b - 1, b)
-
-
-def _own(number: int, before: int) -> Iterator[Step]:
-    return _residual("blocks.{}.", "body.{1}", "body.{1}", "shortcut", 0, number, before)
-
-
-LAYOUTS = (
-    Layout(
-        "ResNet-12 of DeepEMD and FEAT",
-        "resnet12",
-        tuple(_residual("layer{}.0.", "conv{0}", "bn{0}", "downsample", 1, 3, -1)),
-    ),
-    Layout("ConvNet by layers", "conv64", tuple(_plain("layer{}", 1))),
-    Layout("ConvNet of FEAT", "conv64", tuple(_plain("{}", 0))),
-    Layout("our resnet10", "resnet10", (Step("stem.0", "stem.1", "stem.0", "stem.1", 3, -1, 0), *_own(2, 0))),
-    Layout("our resnet12", "resnet12", tuple(_own(3, -1))),
-    Layout("our conv64", "conv64", tuple(_plain("blocks.{}", 0))),
-)

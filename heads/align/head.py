@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Alignment, Head, Options, Solver
+from fewshot_cli.contracts import Alignment, Head, Options, Solver, Stage
 from fewshot_cli.heads.align.modules import Correspondence, Foreground, Offsets, sample
 from fewshot_cli.runtime.device import free_memory
 
@@ -147,7 +147,7 @@ class Align(Head[AlignOptions]):
         return pairs * positions * max(positions, self.channels)
 
     def align(self, left: Tensor, right: Tensor) -> Alignment:
-        """What the modules make of a query's map `left` [d,h,w] and a support picture's `right` [d,h,w]."""
+        """What the modules make of a query's map `left` [d,h,w] and a support image's `right` [d,h,w]."""
         maps = self.foreground(torch.stack([left, right]))
         query, support = maps[None, :1], maps[None, 1:, None]
         keys = self.correspondence.keys(support, query) if self.correspondence is not None else None
@@ -160,7 +160,12 @@ class Align(Head[AlignOptions]):
             moved = sample(carried, self.offsets(self.offsets.support(carried) + self.offsets.query(query[0])))
         with transport.unrecorded():  # solved above
             weights = pairs.weights(one)[0] if keys is not None else None
-        return Alignment(query[0, 0], support[0, 0, 0], carried[0], moved[0], weights)
+        stages = (
+            Stage("before", "support's map", support[0, 0, 0], "correlation, before"),
+            Stage("after_lsc", "after LSC", carried[0], "correlation, after LSC"),
+            Stage("after_ssm", "after SSM", moved[0]),
+        )
+        return Alignment(query[0, 0], stages, weights)
 
 
 class _Pairs:

@@ -90,13 +90,18 @@ class MultiProxy(Classifier[MultiProxyOptions]):
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
-        flow, weighed = self.matched(maps)
+        flow, weighed = self._weighed(maps)
         return self.options.scale * (flow * weighed).sum((2, 3))
 
     def matched(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow of maps [N,d,h,w] to the proxies and what it weighs, both [N,classes,HW,M]; problems run over (N,
-        classes).
+        """The flow [N,classes,HW,M] of maps [N,d,h,w] to the proxies, and what each proxy adds to the class's logit
+        [N,classes,M].
         """
+        flow, weighed = self._weighed(maps)
+        return flow, self.options.scale * (flow * weighed).sum(2)
+
+    def _weighed(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The flow and what it weighs, both [N,classes,HW,M]; problems run over (N, classes)."""
         with torch.autocast(maps.device.type, enabled=False):
             inner, cosine = self.products(maps.float())
             flow = self.flow(cosine).flow.unflatten(0, inner.shape[:2])

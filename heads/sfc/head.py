@@ -64,6 +64,9 @@ class SFC(LocalHead[SFCOptions]):
     """
 
     needs_solver = True
+    support_gradient = False
+    order_matters = True
+    trial = {"passes": 2}
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""

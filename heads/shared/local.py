@@ -84,6 +84,18 @@ def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:
     return torch.cat([*parts, maps.flatten(-2)], -1).mT
 
 
+def cells(size: tuple[int, int], pyramid: tuple[int, ...] = ()) -> Tensor:
+    """Where the nodes of a map of a size (h, w) lie, in the order of `nodes`: boxes [N,4] (left, top, width, height) as
+    shares of the map.
+    """
+    levels = []
+    for rows, columns in (*((side, side) for side in pyramid), size):
+        y, x = torch.meshgrid(torch.arange(rows) / rows, torch.arange(columns) / columns, indexing="ij")
+        cell = torch.stack([x, y, torch.full_like(x, 1 / columns), torch.full_like(y, 1 / rows)], -1)
+        levels.append(cell.flatten(0, 1))
+    return torch.cat(levels)
+
+
 def weigh(query: Tensor, proto: Tensor, options: WeightedOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes and weights of every pair: query [E,q,n,d], proto [E,way,m,d] → query and proto nodes of the same shapes,
     supply [E,q,way,n] and demand [E,q,way,m], both with total n.

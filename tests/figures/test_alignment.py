@@ -11,7 +11,8 @@ from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone, build_head
-from fewshot_cli.contracts import Alignment
+from fewshot_cli.contracts import Alignment, Stage
+from fewshot_cli.figures import alignment
 from fewshot_cli.figures.alignment import Sheet
 from fewshot_cli.weights import checkpoint
 
@@ -91,15 +92,29 @@ def test_two_files_are_drawn_and_other_requests_refused(fsl, weights, tmp_path, 
 
 def test_heat_is_the_largest_channel_and_correlations_are_cosines():
     rng = torch.Generator().manual_seed(0)
-    maps = [torch.randn(4, 2, 3, generator=rng) for _ in range(4)]
-    sheet = Sheet(torch.rand(3, 5, 5), torch.rand(3, 5, 5), Alignment(*maps, None), "")
-    assert torch.equal(sheet.heat()["after_ssm"], maps[3].max(0).values) and torch.equal(
-        sheet.heat()["query"], maps[0].max(0).values
-    )
-    found = sheet.correlations()
-    for name, x in (("before", maps[1]), ("after_lsc", maps[2])):
-        for i in range(6):
-            for j in range(6):
-                want = F.cosine_similarity(maps[0].flatten(1)[:, i], x.flatten(1)[:, j], dim=0)
-                assert torch.allclose(found[name][i, j], want, atol=1e-6)
-    assert sheet.distances()["after_lsc"] == pytest.approx(float((maps[2] - maps[0]).square().sum() / 6))
+    query, first, last = (torch.randn(4, 2, 3, generator=rng) for _ in range(3))
+    stages = (Stage("begin", "as it was", first, "correlated"), Stage("end", "as it is", last))
+    sheet = Sheet(torch.rand(3, 5, 5), torch.rand(3, 5, 5), Alignment(query, stages, None), "")
+    heat = sheet.heat()
+    assert list(heat) == ["query's map", "as it was", "as it is"]
+    assert torch.equal(heat["as it is"], last.max(0).values) and torch.equal(heat["query's map"], query.max(0).values)
+    (correlation,) = sheet.correlations().items()
+    assert correlation[0] == "correlated"
+    for i in range(6):
+        for j in range(6):
+            want = F.cosine_similarity(query.flatten(1)[:, i], first.flatten(1)[:, j], dim=0)
+            assert torch.allclose(correlation[1][i, j], want, atol=1e-6)
+    assert list(sheet.distances()) == ["begin", "end"]
+    assert sheet.distances()["end"] == pytest.approx(float((last - query).square().sum() / 6))
+
+
+def test_a_sheet_has_a_column_for_each_stage_and_correlation_that_a_head_names(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(alignment, "save", lambda path, figure: seen.append(figure))
+    maps = torch.rand(4, 4, 2, 2)
+    stages = tuple(Stage(f"s{i}", f"stage {i}", maps[i], "correlation" if i == 2 else None) for i in range(3))
+    sheet = Sheet(torch.rand(3, 5, 5), torch.rand(3, 5, 5), Alignment(maps[3], stages, None), "a class")
+    alignment.alignments(tmp_path / "x.png", [sheet, sheet])
+    titles = [axis.get_title() for axis in seen[0].axes]
+    one = ["query", "a class", "query's map", "stage 0", "stage 1", "stage 2", "correlation"]
+    assert titles == one + one

@@ -12,7 +12,7 @@ from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone, build_classifier
 from fewshot_cli.data.store import open_store
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.figures import canvas, proxies
+from fewshot_cli.figures import proxies
 from fewshot_cli.figures.proxies import Row
 from fewshot_cli.weights import checkpoint
 
@@ -115,7 +115,7 @@ def test_the_names_of_classes_are_the_datasets_where_weights_have_none(fsl, made
 def test_a_class_of_many_proxies_shows_those_that_count(monkeypatch, tmp_path):
     """Titles, heat maps and the colours of positions, as they reach Matplotlib."""
     seen = []
-    monkeypatch.setattr(canvas, "save", lambda path, figure: seen.append(figure))
+    monkeypatch.setattr(proxies, "save", lambda path, figure: seen.append(figure))
     parts = torch.tensor([0.0, 3, -4, 1, 1, 1, 1, 1.5, 0.5, -1])
     mass = torch.zeros(2, 2, 10)
     mass[0, 0, 1], mass[0, 1, 2], mass[1, 0, 0], mass[1, 1, 9] = 1, 1, 1, 1

@@ -285,20 +285,21 @@ def test_uniform_correlations_give_the_mean_and_the_mask_lies_between_nothing_an
     head = made(temperature=1000.0, embed=False).eval()
     support, query = maps()
     found = head.align(query[0, 0], support[0, 0, 0])
-    assert torch.allclose(found.carried, found.support.mean((1, 2), keepdim=True).expand(-1, H, W), atol=2e-3)
+    before, carried, moved = (stage.map for stage in found.stages)
+    assert torch.allclose(carried, before.mean((1, 2), keepdim=True).expand(-1, H, W), atol=2e-3)
     attention = Foreground.attention(query[0])
     assert attention.shape == (4, H, W) and 0 <= float(attention.min()) < float(attention.max()) <= 1
     assert torch.allclose(Foreground.attention(torch.ones(1, D, H, W)), torch.ones(1, H, W))
-    assert isinstance(head, Aligns) and found.query.shape == found.moved.shape == (D, H, W)
+    assert isinstance(head, Aligns) and found.query.shape == moved.shape == (D, H, W)
 
 
 def test_align_shows_what_the_logit_is_made_of():
     head, (support, query) = made().eval(), maps(shot=1)
     found = head.align(query[1, 2], support[1, 0, 0])
-    distance = (found.moved - found.query).square().sum() / (H * W)
+    distance = (found.stages[-1].map - found.query).square().sum() / (H * W)
     assert torch.allclose(-head.scale * distance, head(support, query)[1, 2, 0], atol=1e-10)
     bare = made(correspondence="none", manipulate=False).eval().align(query[0, 0], support[0, 0, 0])
-    assert bare.weights is None and torch.equal(bare.carried, bare.support)
+    assert bare.weights is None and torch.equal(bare.stages[1].map, bare.stages[0].map)
 
 
 def test_the_largest_tensors_are_counted():

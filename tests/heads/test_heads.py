@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 from fewshot_cli.config.load import default_part
 from fewshot_cli.config.parts import build_head
 from fewshot_cli.errors import DataError
+from fewshot_cli.heads.shared.local import cells
 
 
 def episode(seed: int, way=3, shot=2, queries=4, d=6, side=2, episodes=1):
@@ -324,3 +325,22 @@ def test_a_position_without_direction_is_like_nothing():
     query[0, 0, :, 0, 0] = 5.0
     for name in ("emd", "knn", "full_connections", "fusion"):
         assert make(name)(support, query).abs().max() < 13
+
+
+def test_cells_lie_where_the_nodes_of_a_map_and_its_pyramid_do():
+    boxes = cells((2, 3), (1,))
+    assert boxes[0].tolist() == [0, 0, 1, 1]
+    assert torch.allclose(
+        boxes[1:4], torch.tensor([[0, 0, 1 / 3, 0.5], [1 / 3, 0, 1 / 3, 0.5], [2 / 3, 0, 1 / 3, 0.5]])
+    )
+    assert torch.allclose(boxes[4], torch.tensor([0, 0.5, 1 / 3, 0.5])) and len(boxes) == 7
+
+
+@pytest.mark.parametrize("options", [{}, {"shots": "nearest"}, {"pyramid": (2,)}])
+def test_the_posed_problems_are_those_that_the_logits_come_from(monkeypatch, options):
+    support, query = episode(5, side=3)
+    head, seen = make("emd", **options), []
+    solve = head.solver.solve
+    monkeypatch.setattr(head.solver, "solve", lambda *given: seen.append(given) or solve(*given))
+    head(support, query)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], head.pose(support, query), strict=True))

@@ -17,6 +17,7 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.embed import embed
 from fewshot_cli.figures import matching
 from fewshot_cli.figures.matching import Panel
+from fewshot_cli.heads.shared.local import cells
 from fewshot_cli.runtime.processes import World
 
 
@@ -331,8 +332,8 @@ def test_the_rebuilt_picture_takes_the_best_patch_and_darkens_by_weight():
     flow = torch.zeros(4, 4)
     flow[0, 3], flow[1, 0], flow[2, 1], flow[3, 0] = 1, 0.5, 1, 1
     supply = torch.tensor([1.0, 0.5, 1.0, 1.0])
-    cells = matching._cells(2, 2)
-    out = Panel(left, right, cells, cells, cells, Matching(flow, supply, supply, flow, 0.0), "").rebuilt()
+    places = cells((2, 2))
+    out = Panel(left, right, places, places, places, Matching(flow, supply, supply, flow, 0.0, places), "").rebuilt()
     want = torch.tensor([[0.5, 0.5], [0.0, 1.0]])  # the upper right: full patch at half the brightness
     assert torch.allclose(out[0, 1::4, 1::4], want, atol=0.15)
 
@@ -350,8 +351,9 @@ def test_lines_join_what_flows(monkeypatch):
 
     flow = torch.zeros(4, 4)
     flow[1, 2] = 1.0
-    cells, picture = matching._cells(2, 2), torch.zeros(3, 20, 20)
-    matching._flows(Axis(), Panel(picture, picture, cells, cells, cells, Matching(flow, flow, flow, flow, 0.0), ""))
+    places, picture = cells((2, 2)), torch.zeros(3, 20, 20)
+    matched = Matching(flow, flow, flow, flow, 0.0, places)
+    matching._flows(Axis(), Panel(picture, picture, places, places, places, matched, ""))
     assert drawn == [(15, 5 + 22, 5, 15)]  # from the left one's upper right to the right one's lower left
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from fewshot_cli import registry
 from fewshot_cli.config.load import load_recipe
+from fewshot_cli.contracts import Layout, Step
 from fewshot_cli.errors import DataError, Exit
 from fewshot_cli.weights import checkpoint, foreign
+from fewshot_cli.weights.convert import evaluation
 
 WIDTHS = (4, 6, 8, 10)
 
@@ -235,10 +237,12 @@ def test_sidecar_report_and_next_command(imported, tmp_path):
 
 
 def test_the_next_command_says_no_more_than_it_must():
-    spec = load_recipe("mini_imagenet_5w1s").backbone
-    assert {"name": spec.name, "widths": list(spec.options.widths)} == foreign.DEFAULT
-    assert foreign.override(foreign.DEFAULT) == ""
-    assert foreign.override({"name": "conv64", "channels": 64}) == " --set 'backbone={name: conv64, channels: 64}'"
+    spec, plain = load_recipe("mini_imagenet_5w1s").backbone, "fsl eval --recipe mini_imagenet_5w1s --weights w"
+    assert evaluation("w", {"name": spec.name, "widths": list(spec.options.widths)}) == plain
+    other = {"name": "conv64", "channels": 64}
+    assert evaluation("w", other) == plain + " --set 'backbone={name: conv64, channels: 64}'"
+    narrow = {"name": "resnet12", "widths": [1, 2, 3, 4]}
+    assert evaluation("w", narrow) == plain + " --set 'backbone={name: resnet12, widths: [1, 2, 3, 4]}'"
 
 
 def test_eval_takes_the_authors_file_and_the_import_of_it_alike(imported, fsl, glyph_root, tmp_path):
@@ -275,6 +279,18 @@ def test_a_safetensors_file_of_somebody_else_is_read_too(fsl, tmp_path):
     same(network, ours(tmp_path / "w.safetensors", json.loads(out)["backbone"]))
 
 
+def test_of_layouts_with_the_same_first_convolution_the_one_that_finds_its_tensors_is_taken(monkeypatch):
+    (other,) = registry.backbone("resnet10").layouts
+    first = Step("layer1.0.conv1", "layer1.0.bn1", "stem.0", "stem.1", 3, -1, 0)
+    similar = Layout("a stem named as a block", (first, *other.steps[1:]), other.options)
+    theirs = ("resnet12", registry.backbone("resnet12").layouts[0])
+    monkeypatch.setattr(foreign, "layouts", lambda: iter([("resnet10", similar), theirs]))
+    tensors = state(lively(Residual()), "encoder.")
+    assert foreign.recognise(tensors) == (*theirs, "encoder.")
+    del tensors["encoder.layer4.0.conv1.weight"]
+    assert foreign.recognise(tensors).layout is similar
+
+
 # What is refused
 
 
@@ -293,8 +309,8 @@ WRONG = {
     "unknown": (
         TORCHVISION,
         r"w\.pth: its tensors are of no known backbone \(the first are conv1\.weight, bn1\.weight, "
-        r"layer1\.0\.conv1\.weight\); understood are ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\); "
-        r".*ConvNet of FEAT \(0\.0\.weight\).*our conv64 \(blocks\.0\.0\.weight\)",
+        r"layer1\.0\.conv1\.weight\); understood are .*ConvNet of FEAT \(0\.0\.weight\); our conv64 "
+        r"\(blocks\.0\.0\.weight\).*; ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\)",
     ),
     "missing": (
         changed("layer2.0.conv3.weight", None),
@@ -310,7 +326,7 @@ WRONG = {
     ),
     "scalar": (
         changed("layer2.0.conv1.weight", torch.tensor(1.0)),
-        r"its widths are 4-0-8-10, resnet12 takes 1 to 4096",
+        r"w\.pth: is of widths 4-0-8-10, which resnet12 does not take \(input should be greater than or equal to 1\); ",
     ),
     "grey": (
         changed("layer1.0.conv1.weight", torch.ones(4, 1, 3, 3)),
@@ -318,7 +334,7 @@ WRONG = {
     ),
     "uneven": (
         state(Plain("{}", 0)) | {"3.0.weight": torch.ones(7, 6, 3, 3)},
-        r"3\.0\.weight is \[7, 6, 3, 3\], conv64 of widths 6-6-6-6 needs \[6, 6, 3, 3\]",
+        r"3\.0\.weight is \[7, 6, 3, 3\], conv64 of width 6 needs \[6, 6, 3, 3\]",
     ),
     "changed network": (
         changed("layer1.0.se.fc1.weight", torch.ones(2)),
