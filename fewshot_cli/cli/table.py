@@ -1,19 +1,30 @@
 """`fsl table`: a paper's table, ours beside the printed values, with paired differences."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import in_format
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import Format, as_csv, grid, markdown
+from fewshot_cli.runtime.render import Format, JUnitCase, junit
 
-_OWN = ("head", "head.name", "extractor", "extractor.name", "episode.way", "episode.shot", "eval.episodes")
-_TRAINED_OWN = ("pretrain.classifier", "backbone", "dataset.name", "dataset", "solver", "seed", "eval.protocol")
+if TYPE_CHECKING:  # importing these would import pydantic for --help
+    from fewshot_cli.papers.request import Request
+    from fewshot_cli.papers.schema import EvaluatedTable, MetatrainedTable, Table, TrainedTable
+
+_SET_BY_ROWS = ("head", "head.name", "extractor", "extractor.name", "episode.way", "episode.shot", "eval.episodes")
+_SET_BY_TRAINED_ROWS = (
+    "pretrain.classifier",
+    "backbone",
+    "dataset.name",
+    "dataset",
+    "solver",
+    "seed",
+    "eval.protocol",
+)
 
 
 def _tables(incomplete: str) -> list[str]:
@@ -67,117 +78,138 @@ def table(
     """Run every row of a paper's table and print ours, the published value and the difference.
 
     The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are
-    trained over several seeds. Where rows are trained the same command goes on where it was stopped, and tables share
+    trained over several seeds. Where rows are trained the same command continues what was stopped, and tables share
     what they can.
     """
-    from fewshot_cli.figures import canvas, curves
-    from fewshot_cli.papers import evaluated
     from fewshot_cli.papers.catalog import find_table
-    from fewshot_cli.runtime import runs
+    from fewshot_cli.papers.request import Request
     from fewshot_cli.runtime.device import resolve
+    from fewshot_cli.runtime.processes import Processes
 
     found = find_table(name)
-    meta = found.get("metatrained", False)
-    if resume and (meta or found.get("trained")):
-        raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
-    if found.get("trained"):
-        given = {"--dataset": dataset, "--recipe": recipe, "--episodes": episodes, "--weights": weights}
-        for option, value in given.items():
-            if value is not None:
-                raise FslError(
-                    f"{option}: the rows of {name} are trained on the paper's data by recipes of "
-                    "their own; leave it out"
-                )
-        return _trained(found, seeds, sets, solver, rows, plot, format, device, seed, data_root, run_dir)
-    if seeds is not None:
-        raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
-    episodes = episodes or (2000 if meta else 600)
-    if meta and (recipe is not None or dataset is None):
-        raise FslError(
-            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {found['home']} or another"
-        )
-    if (dataset is None) == (recipe is None):
-        raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
-    if plot is not None and len({c["shot"] for c in found["columns"]}) < 3:
-        raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or take deepemd.Fig4")
-    if plot is not None:
-        canvas.check(plot)
-    _refuse(sets, _OWN, "eval")
-    base = dataset if meta else recipe or evaluated.recipe_for(dataset, weights)
-    common = (
-        base,
-        tuple(sets or ()),
-        solver,
-        seed,
-        episodes,
-        tuple(rows or ()),
-        weights,
-        o.data_root(data_root),
-        resolve(device),
-    )
-    if meta:
-        from fewshot_cli.papers.metatrained import Request
-
-        ask = Request(*common, found["recipe"], found["columns"][0]["shot"])
-        path = (run_dir or Path("runs") / "table" / "lsc" / dataset) / name
-        result = evaluated.run(found, ask, path, (path / runs.CONFIG).exists())
-    else:
-        ask = evaluated.Request(*common)
-        path = runs.choose(run_dir, "table", f"{name}-{Path(base).stem}", resume)
-        result = evaluated.run(found, ask, path, resume)
-    emit(_rendered(result, format), kept=str(path))
-    if plot is not None and any("accuracy" in r for r in result["records"]):
-        curves.curves(plot, result["records"], f"{name} on {result['dataset']}, {episodes} episodes")
-        say(f"curve: {plot}")
-    if (reason := evaluated.missing_everywhere(result)) is not None:
-        raise DataError(f"no row of {name} could be run: {reason}")
-
-
-def _refuse(sets: list[str] | None, own: tuple[str, ...], verb: str) -> None:
-    """Refuse `--set` of what the rows of a table set themselves."""
-    for word in sets or []:
-        if word.partition("=")[0].strip() in own:
-            raise FslError(f"--set {word}: the rows of a table set this themselves; leave it out, or use `fsl {verb}`")
-
-
-def _trained(found, seeds, sets, solver, rows, plot, form: Format, device, seed, data_root, run_dir) -> None:  # noqa: ANN001
-    from fewshot_cli.figures import canvas, curves
-    from fewshot_cli.papers import trained
-    from fewshot_cli.runtime.device import resolve
-    from fewshot_cli.runtime.processes import World
-
-    name = found["name"]
-    if form is Format.junit:
-        raise FslError(f"--format junit: {name} has no test to report; take table, json, md or csv")
-    if plot is not None and name != "mpw.Fig2":
-        raise FslError(f"--plot draws the iterations of the solver over training, and {name} has others; take mpw.Fig2")
-    if plot is not None:
-        canvas.check(plot)
-    _refuse(sets, _TRAINED_OWN, "pretrain")
+    given = {"--dataset": dataset, "--recipe": recipe, "--episodes": episodes, "--weights": weights, "--seeds": seeds}
+    _check(found, {option: value for option, value in given.items() if value is not None}, sets or [], resume)
+    _check_output(found, format, plot)
     first = 1 if seed is None else seed
-    ask = trained.Request(
-        tuple(sets or ()),
-        solver,
-        tuple(range(first, first + (seeds or 5))),
-        tuple(rows or ()),
+    request = Request(
         o.data_root(data_root),
-        World(resolve(device)),
+        Processes(resolve(device)),
+        sets=tuple(sets or ()),
+        rows=tuple(rows or ()),
+        dataset=dataset,
+        recipe=recipe,
+        weights=weights,
+        solver=solver,
+        seed=seed,
+        seeds=tuple(range(first, first + (seeds or 5))),
+        episodes=episodes or (2000 if found.kind == "metatrained" else 600),
     )
-    path = run_dir or Path("runs") / "table" / name.partition(".")[0]
-    result = trained.run(found, ask, path)
+    run = {"evaluated": _evaluated, "metatrained": _metatrained, "trained": _trained}[found.kind]
+    run(found, request, run_dir, resume, format, plot)
+
+
+def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool) -> None:
+    """Refuse options that a table of this kind does not have. Raises `FslError`."""
+    name, kind = table.name, table.kind
+    if resume and kind != "evaluated":
+        raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
+    if kind == "trained":
+        for option in given.keys() - {"--seeds"}:
+            raise FslError(
+                f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
+            )
+        return _refuse(sets, _SET_BY_TRAINED_ROWS, "pretrain")
+    if "--seeds" in given:
+        raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
+    if kind == "metatrained" and ("--recipe" in given or "--dataset" not in given):
+        raise FslError(
+            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {table.home} or another"
+        )
+    if ("--dataset" in given) == ("--recipe" in given):
+        raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
+    return _refuse(sets, _SET_BY_ROWS, "eval")
+
+
+def _check_output(table: "Table", form: Format, plot: Path | None) -> None:
+    """Refuse formats and plots that a table of this kind does not have. Raises `FslError`."""
+    from fewshot_cli.figures import canvas
+
+    name = table.name
+    if table.kind == "trained":
+        if form is Format.junit:
+            raise FslError(f"--format junit: {name} has no test to report; use table, json, md or csv")
+        if plot is not None and name != "mpw.Fig2":
+            raise FslError(
+                f"--plot draws the iterations of the solver over training, and {name} has others; use mpw.Fig2"
+            )
+    elif plot is not None and len({column.shot for column in table.columns}) < 3:
+        raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or use deepemd.Fig4")
+    if plot is not None:
+        canvas.check(plot)
+
+
+def _refuse(sets: list[str], keys: tuple[str, ...], verb: str) -> None:
+    """Refuse `--set` of what the rows of a table set themselves."""
+    for text in sets:
+        if text.partition("=")[0].strip() in keys:
+            raise FslError(f"--set {text}: the rows of a table set this themselves; leave it out, or use `fsl {verb}`")
+
+
+def _evaluated(
+    table: "EvaluatedTable", request: "Request", run_dir: Path | None, resume: bool, form: Format, plot: Path | None
+) -> None:
+    from fewshot_cli.papers import evaluated
+    from fewshot_cli.runtime import runs
+
+    cells = evaluated.EvaluatedCells(request)
+    path = runs.choose(run_dir, "table", f"{table.name}-{Path(cells.base).stem}", resume)
+    _print_episodes(evaluated.run(table, request, cells, cells.base, path, resume), path, form, plot)
+
+
+def _metatrained(
+    table: "MetatrainedTable", request: "Request", run_dir: Path | None, resume: bool, form: Format, plot: Path | None
+) -> None:
+    from fewshot_cli.papers import evaluated
+    from fewshot_cli.papers.metatrained import MetatrainedCells
+    from fewshot_cli.runtime.runs import CONFIG
+
+    dataset = request.dataset or table.home
+    path = (run_dir or Path("runs") / "table" / table.name.partition(".")[0] / dataset) / table.name
+    cells = MetatrainedCells(table, request, path)
+    _print_episodes(evaluated.run(table, request, cells, dataset, path, (path / CONFIG).exists()), path, form, plot)
+
+
+def _trained(
+    table: "TrainedTable", request: "Request", run_dir: Path | None, resume: bool, form: Format, plot: Path | None
+) -> None:
+    from fewshot_cli.figures import curves
+    from fewshot_cli.papers import trained
+
+    result = trained.run(table, request, run_dir or Path("runs") / "table" / table.name.partition(".")[0])
     records = result["records"]
-    if form is Format.json:
-        emit(json.dumps(result, indent=2))
-    elif form is Format.csv:
-        emit(as_csv(records))
-    else:
-        draw = markdown if form is Format.md else grid
-        emit("\n\n".join([draw(*_trained_cells(records)), "\n".join(_trained_notes(result))]))
+    emit(in_format(form, result, [_trained_cells(records)], ["\n".join(_trained_notes(result))], records))
     if plot is not None and any("iterations" in r for r in records):
-        curves.iterations(plot, records, f"{name}, seeds {', '.join(map(str, result['seeds']))}")
+        curves.iterations(plot, records, f"{table.name}, seeds {', '.join(map(str, result['seeds']))}")
         say(f"curve: {plot}")
     if all("missing" in r for r in records):
-        raise DataError(f"no row of {name} could be run: {records[0]['missing']}")
+        raise DataError(f"no row of {table.name} could be run: {records[0]['missing']}")
+
+
+def _print_episodes(result: dict[str, Any], path: Path, form: Format, plot: Path | None) -> None:
+    from fewshot_cli.figures import curves
+    from fewshot_cli.papers.evaluated import missing_everywhere
+
+    if form is Format.junit:
+        text = _junit(result)
+    else:
+        text = in_format(form, result, [_cells(result)], ["\n".join(_notes(result))], result["records"])
+    emit(text, kept=str(path))
+    if plot is not None and any("accuracy" in r for r in result["records"]):
+        title = f"{result['table']} on {result['dataset']}, {result['episodes']} episodes"
+        curves.curves(plot, result["records"], title)
+        say(f"curve: {plot}")
+    if (reason := missing_everywhere(result)) is not None:
+        raise DataError(f"no row of {result['table']} could be run: {reason}")
 
 
 def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -186,11 +218,11 @@ def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[
         "measured",
         "ours, median",
         "least to largest",
-        "minus the first",
+        "difference to baseline",
         "published",
         "million parameters (printed)",
         "million multiply-adds (printed)",
-        "training, test over the first",
+        "training/test time ÷ baseline",
         "iterations (spread)",
     ]
     lines = []
@@ -268,40 +300,17 @@ def _notes(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _rendered(result: dict[str, Any], form: Format) -> str:
-    if form is Format.json:
-        return json.dumps(result, indent=2)
-    if form is Format.csv:
-        return as_csv(result["records"])
-    if form is Format.junit:
-        return _junit(result)
-    draw = markdown if form is Format.md else grid
-    return "\n\n".join([draw(*_cells(result)), "\n".join(_notes(result))])
-
-
 def _junit(result: dict[str, Any]) -> str:
-    records = result["records"]
-    suite = ET.Element(
-        "testsuite",
-        name=f"fsl table {result['table']}",
-        tests=str(len(records)),
-        failures="0",
-        errors="0",
-        skipped=str(sum("missing" in r for r in records)),
-    )
-    for r, cells in zip(records, _cells(result)[1], strict=True):
-        case = ET.SubElement(
-            suite,
-            "testcase",
-            classname=result["table"],
-            name=f"{cells[0]}, {cells[1]}",
-            time=f"{r.get('seconds', 0):.3f}",
+    cases = []
+    for r, cells in zip(result["records"], _cells(result)[1], strict=True):
+        text = f"accuracy {cells[2]} %; published {cells[4] or '-'} {cells[5]}".strip()
+        cases.append(
+            JUnitCase(
+                f"{cells[0]}, {cells[1]}",
+                result["table"],
+                r.get("seconds", 0.0),
+                "" if "missing" in r else text,
+                skipped=r.get("missing"),
+            )
         )
-        if "missing" in r:
-            ET.SubElement(case, "skipped", message=r["missing"])
-        else:
-            ET.SubElement(
-                case, "system-out"
-            ).text = f"accuracy {cells[2]} %; published {cells[4] or '-'} {cells[5]}".strip()
-    ET.indent(suite)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suite, encoding="unicode")
+    return junit(f"fsl table {result['table']}", cases)

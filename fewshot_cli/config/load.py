@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
@@ -24,8 +25,8 @@ _PARTS = {
 }
 
 
-class _Source:
-    """Raw data of a recipe with the place of each key, for messages."""
+class Source:
+    """Raw data of a recipe or another file with the place of each key, for messages."""
 
     def __init__(self, where: str, data: dict[str, Any], lines: dict[tuple, int]) -> None:
         self.data = data
@@ -33,6 +34,7 @@ class _Source:
         self.where = where
 
     def fault(self, path: tuple, reason: str) -> RecipeError:
+        """The error `file:line: key: reason`, with the line of the key or of the nearest one around it."""
         given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
         if given and path not in self.places:  # a key inside this one was given by --set
             return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
@@ -41,13 +43,13 @@ class _Source:
                 return RecipeError(f"{self.places[path[:cut]]}: {'.'.join(map(str, path))}: {reason}")
         return RecipeError(f"{self.where}: {'.'.join(map(str, path))}: {reason}")
 
-    def over(self, base: "_Source") -> "_Source":
+    def over(self, base: "Source") -> "Source":
         """This source laid over its base: mappings merge, a part of another name replaces.
 
         What a recipe expects of itself (`expect`, `description`) is not passed on.
         """
         kept = {k: v for k, v in base.data.items() if k not in ("expect", "description")}
-        out = _Source(self.where, _merge(kept, self.data), {})
+        out = Source(self.where, _merge(kept, self.data), {})
         out.places = base.places | self.places
         return out
 
@@ -82,8 +84,8 @@ def find_recipe(name_or_path: str) -> Path:
     raise RecipeError(f"{name_or_path}: no such recipe{hint}; `fsl list recipes` shows those installed")
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> _Source:
-    source = _Source(str(path), *strict_yaml.load(path))
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
+    source = Source(str(path), *strict_yaml.load(path))
     base = source.data.pop("base", None)
     if base is None:
         return source
@@ -113,7 +115,7 @@ def load_recipe(
     return validate(source)
 
 
-def _override(source: _Source, text: str) -> None:
+def _override(source: Source, text: str) -> None:
     key, value = overrides.parse(text)
     path = tuple(key.split("."))
     if path == ("name",):
@@ -133,7 +135,7 @@ def _override(source: _Source, text: str) -> None:
     source.places[path] = f"--set {key}"
 
 
-def validate(source: _Source) -> Recipe:
+def validate(source: Source) -> Recipe:
     """Check raw data against the schema and every part's options. Raises `RecipeError` for the first fault."""
     data = json.loads(json.dumps(source.data))
     parts: dict[tuple, PartSpec] = {}
@@ -155,14 +157,14 @@ def validate(source: _Source) -> Recipe:
     return whole
 
 
-def head_in(recipe: Recipe, options: dict[str, Any], source: _Source | str = "recipe", path: tuple = ()) -> PartSpec:
+def head_in(recipe: Recipe, options: dict[str, Any], source: Source | str = "recipe", path: tuple = ()) -> PartSpec:
     """The recipe's head with some other options. Raises `RecipeError` for one that it does not have."""
     both = {**json.loads(recipe.head.options.model_dump_json()), **options}
     cls = registry.head(recipe.head.name)
     return PartSpec(name=recipe.head.name, options=validate_options(cls.Options, both, source, path))
 
 
-def _part(source: _Source, kind: str, path: tuple, raw: Any) -> PartSpec:
+def _part(source: Source, kind: str, path: tuple, raw: Any) -> PartSpec:
     if isinstance(raw, str):
         raw = {"name": raw}
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
@@ -196,36 +198,64 @@ def default_part(kind: str, name: str, **options: Any) -> PartSpec:
     return PartSpec(name=name, options=registry.part(kind, name).Options(**options))
 
 
-def validate_options(model: type[BaseModel], data: dict[str, Any], source: "_Source | str", path: tuple = ()) -> Any:
+def validate_options(model: type[BaseModel], data: dict[str, Any], source: Source | str, path: tuple = ()) -> Any:
     """Validate plain data strictly against a model; the first fault as a `RecipeError` with its place."""
     if isinstance(source, str):
-        source = _Source(source, data, {})
+        source = Source(source, data, {})
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as fault:
         error = fault.errors(include_url=False)[0]
-        where = (*path, *error["loc"])
-        if error["type"] == "extra_forbidden":
-            owner = _model_at(model, error["loc"][:-1])
+        keys, owner = _located(model, error["loc"])
+        where, kind = (*path, *keys), error["type"]
+        if kind == "extra_forbidden":
             names = [k for k in owner.model_fields if k != "name" or owner is not Recipe] if owner else []
-            hint = registry.did_you_mean(str(error["loc"][-1]), names)
+            hint = registry.did_you_mean(str(keys[-1]), names)
             raise source.fault(where, f"unknown key{hint}; known here: {', '.join(names) or 'none'}") from fault
-        if error["type"] == "missing":
-            raise source.fault(where, "is missing; every recipe needs it") from fault
+        if kind == "missing":
+            raise source.fault(where, "is missing; it has no default") from fault
+        if kind.startswith("union_tag"):  # a model chosen by one of its keys
+            key, known = (error["ctx"].get(k, "").strip("'") for k in ("discriminator", "expected_tags"))
+            if kind == "union_tag_not_found":
+                raise source.fault((*where, key), "is missing; it has no default") from fault
+            hint = registry.did_you_mean(error["ctx"]["tag"], known.split("', '"))
+            reason = f"must be one of '{known}', not {error['ctx']['tag']!r}{hint}"
+            raise source.fault((*where, key), reason) from fault
         given = f", not {error['input']!r}" if not isinstance(error["input"], (dict, list)) else ""
         raise source.fault(where, f"{error['msg'][0].lower()}{error['msg'][1:]}{given}") from fault
 
 
-def _model_at(model: type[BaseModel], loc: tuple) -> type[BaseModel] | None:
+def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[str | int], type[BaseModel] | None]:
+    """The keys of a fault's place, without what Pydantic adds for the members of a union, and the model that has the
+    last
+    of them (None where it lies in no model).
+    """
+    keys: list[str | int] = []
+    here: Any = model
+    owner = None
     for word in loc:
-        if get_origin(model) is dict:  # values by name
-            model = get_args(get_args(model)[1])[0]
+        if tagged := _tagged(here):
+            here = tagged[str(word)]
             continue
-        field = model.model_fields.get(str(word))
-        inner = field.annotation if field else None
-        if get_origin(inner) in (Union, UnionType):
-            inner = get_args(inner)[0]
-        if get_origin(inner) is not dict and not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return None
-        model = inner
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+        here = get_args(here)[0] if get_origin(here) in (Annotated, Union, UnionType) else here
+        owner = here if isinstance(here, type) and issubclass(here, BaseModel) else None
+        inside = get_args(here)
+        if owner is not None:
+            field = owner.model_fields.get(str(word))
+            here = field.annotation if field else None
+        elif inside:  # values in a row, or by name
+            here = inside[0] if isinstance(word, int) else inside[1]
+        elif isinstance(word, str):  # a member of a union of plain types
+            continue
+        keys.append(word)
+    return keys, owner
+
+
+def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models of a union that are told apart by the value of one key, by that value; empty for anything else."""
+    if get_origin(annotation) is not Annotated:
+        return {}
+    union, *notes = get_args(annotation)
+    key = next((note.discriminator for note in notes if isinstance(note, FieldInfo)), None)
+    members = get_args(union) if key else ()
+    return {tag: member for member in members for tag in get_args(member.model_fields[key].annotation)}

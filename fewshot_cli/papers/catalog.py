@@ -3,61 +3,62 @@
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from fewshot_cli.config import strict_yaml
+from fewshot_cli.config.load import Source, validate_options
 from fewshot_cli.errors import RecipeError
+from fewshot_cli.papers.schema import EvaluatedRow, MetatrainedRow, Paper, Table, TrainedRow
 from fewshot_cli.registry import did_you_mean
+
+RowT = TypeVar("RowT", EvaluatedRow, MetatrainedRow, TrainedRow)
+
+
+def load_paper(path: Path) -> Paper:
+    """A paper's file. Raises `RecipeError` with file and line for the first key or value that is not right."""
+    source = Source(str(path), *strict_yaml.load(path))
+    paper: Paper = validate_options(Paper, source.data, source)
+    for place, reason in paper.contradictions():
+        raise source.fault(place, reason)
+    return paper
 
 
 @cache
-def _paper(name: str) -> dict[str, Any]:
-    return strict_yaml.load(Path(str(resources.files("fewshot_cli.papers"))) / f"{name}.yaml")[0]
+def _paper(name: str) -> Paper:
+    return load_paper(Path(str(resources.files("fewshot_cli.papers"))) / f"{name}.yaml")
 
 
 def table_names() -> list[str]:
     """Every table of every paper, as `paper.table`."""
-    papers = sorted(p.name for p in resources.files("fewshot_cli.papers").iterdir())
-    return [f"{p[:-5]}.{t}" for p in papers if p.endswith(".yaml") for t in _paper(p[:-5])["tables"]]
+    files = sorted(p.name for p in resources.files("fewshot_cli.papers").iterdir() if p.name.endswith(".yaml"))
+    papers = [name.removesuffix(".yaml") for name in files]
+    return [f"{paper}.{table}" for paper in papers for table in _paper(paper).tables]
 
 
-def find_table(name: str) -> dict[str, Any]:
+def find_table(name: str) -> Table:
     """A table by `paper.table`, with its source spelled out. Raises `RecipeError` when there is none."""
-    if name not in table_names():
-        raise RecipeError(
-            f"{name}: no such table{did_you_mean(name, table_names())}; there are {', '.join(table_names())}"
-        )
-    paper, _, table = name.partition(".")
-    made = _paper(paper)["tables"][table]
-    source, comma, place = made["source"].partition(",")
-    return {
-        **made,
-        "name": name,
-        "source": _paper(paper)["sources"][source] + comma + place,
-        "parts": _paper(paper).get("parts", {}),
-    }
+    known = table_names()
+    if name not in known:
+        raise RecipeError(f"{name}: no such table{did_you_mean(name, known)}; there are {', '.join(known)}")
+    paper, _, key = name.partition(".")
+    return _paper(paper).table(key, name)
 
 
-def chosen(table: dict[str, Any], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows that one of the words names, or else whose names hold it; all without words. Raises `RecipeError` for
-    none.
+def chosen_rows(table: str, rows: tuple[RowT, ...], words: tuple[str, ...]) -> list[RowT]:
+    """Rows that one of the words names, or else whose names contain it; all without words. Raises `RecipeError`
+    for none.
     """
-    names = [r["name"].lower() for r in table["rows"]]
+    names = [row.name.lower() for row in rows]
     meant = {
-        name
-        for word in map(str.lower, wanted)
-        for name in names
-        if name == word or (word not in names and word in name)
+        name for word in map(str.lower, words) for name in names if name == word or (word not in names and word in name)
     }
-    rows = [r for r in table["rows"] if not wanted or r["name"].lower() in meant]
-    if not rows:
-        raise RecipeError(
-            f"--rows {' '.join(wanted)}: no row of {table['name']} is called so; it has "
-            + ", ".join(repr(r["name"]) for r in table["rows"])
-        )
-    return rows
+    chosen = [row for row in rows if not words or row.name.lower() in meant]
+    if not chosen:
+        known = ", ".join(repr(row.name) for row in rows)
+        raise RecipeError(f"--rows {' '.join(words)}: no row of {table} is called so; it has {known}")
+    return chosen
 
 
 def elsewhere(paper: str, dataset: str) -> list[str]:
-    """What others found for a paper's method on a dataset."""
-    return _paper(paper).get("elsewhere", {}).get(dataset, [])
+    """What others measured for a paper's method on a dataset."""
+    return list(_paper(paper).elsewhere.get(dataset, ()))

@@ -1,13 +1,10 @@
-"""A paper's table, run row by row on shared episodes beside the printed values."""
+"""A paper's table of few-shot accuracies, run row by row on shared episodes beside the printed values."""
 
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from fewshot_cli.config.load import installed_recipes, load_recipe
@@ -17,14 +14,63 @@ from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.results import EpisodeRecord
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
-from fewshot_cli.papers.catalog import chosen
+from fewshot_cli.papers.catalog import chosen_rows
+from fewshot_cli.papers.request import Request
+from fewshot_cli.papers.schema import (
+    EpisodesColumn,
+    EpisodesTable,
+    EvaluatedRow,
+    MetatrainedColumn,
+    MetatrainedRow,
+)
 from fewshot_cli.runtime.console import progress, say
-from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights.find import find_weights
 
 ROWS = "rows.jsonl"
+Row = EvaluatedRow | MetatrainedRow
+Column = EpisodesColumn | MetatrainedColumn
+
+
+class Cells(Protocol):
+    """How the cells of one kind of table are evaluated: a recipe, weights, and the commands that do it alone."""
+
+    def recipe(self, row: Any, column: Any) -> Recipe:
+        """The recipe by which a row and column are evaluated."""
+
+    def weights(self, row: Any, column: Any) -> Path | None:
+        """The weights that they are evaluated with, None for those of the recipe."""
+
+    def command(self, row: Any, column: Any) -> str:
+        """The command line that gives the same."""
+
+
+class EvaluatedCells:
+    """Rows are whole parts put into one 1-shot recipe, and evaluated with its weights."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.base = request.recipe or recipe_for(request.dataset or "", request.weights)
+
+    def recipe(self, row: EvaluatedRow, column: EpisodesColumn) -> Recipe:
+        """As `Cells.recipe`."""
+        return load_recipe(self.base, self._sets(row, column), self.request.solver, self.request.seed)
+
+    def weights(self, row: EvaluatedRow, column: EpisodesColumn) -> Path | None:
+        """As `Cells.weights`: those of the request."""
+        return self.request.weights
+
+    def command(self, row: EvaluatedRow, column: EpisodesColumn) -> str:
+        """As `Cells.command`."""
+        return self.request.command("eval", self.base, self._sets(row, column), weights=self.request.weights)
+
+    def _sets(self, row: EvaluatedRow, column: EpisodesColumn) -> list[str]:
+        options = row.set or ()
+        pinned = [] if any(text.startswith("extractor=") for text in options) else ["extractor=fcn"]
+        episodes = [f"episode.way={column.way}", f"episode.shot={column.shot}"]
+        return [*pinned, *options, *self.request.sets, *episodes, f"eval.episodes={self.request.episodes}"]
 
 
 def recipe_for(dataset: str, weights: Path | None) -> str:
@@ -55,101 +101,56 @@ def recipe_for(dataset: str, weights: Path | None) -> str:
     return known[0]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a table is run with; `sets` are `--set` options for every row, `wanted` parts of row names (none: all)."""
-
-    base: str
-    sets: tuple[str, ...]
-    solver: str | None
-    seed: int | None
-    episodes: int
-    wanted: tuple[str, ...]
-    weights: Path | None
-    root: Path
-    device: torch.device
-
-    def runner(self, run_dir: Path) -> "Runner":
-        """What evaluates a row."""
-        return Runner(self)
-
-    def recipe(self, row: dict[str, Any], column: dict[str, int]) -> Recipe:
-        """The recipe of one row and column."""
-        return load_recipe(self.base, self._sets(row, column), self.solver, self.seed)
-
-    def _sets(self, row: dict[str, Any], column: dict[str, int]) -> list[str]:
-        pinned = [] if any(s.startswith("extractor=") for s in row["set"]) else ["extractor=fcn"]
-        return [
-            *pinned,
-            *row["set"],
-            *self.sets,
-            *(f"episode.{k}={v}" for k, v in column.items()),
-            f"eval.episodes={self.episodes}",
-        ]
-
-    def command(self, row: dict[str, Any], column: dict[str, int]) -> str:
-        """The `fsl eval` command of one row and column."""
-        named = {"solver": self.solver, "seed": self.seed, "weights": self.weights}
-        words = [word for s in self._sets(row, column) for word in ("--set", s)]
-        words += [word for k, v in named.items() if v is not None for word in (f"--{k}", str(v))]
-        return shlex.join(["fsl", "eval", "--recipe", self.base, *words])
-
-
-def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dict[str, Any]:
+def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir: Path, resume: bool) -> dict[str, Any]:
     """Run the rows asked for, the reference first; a row that cannot run says why and stops no other.
 
-    A record holds row, way, shot, ours (accuracy, ci95) or `missing`, the published value and where it was measured,
-    the paired difference to the reference row (or `difference_missing`), and the command. A row that could not run is
-    tried again when the table is resumed. Raises `RecipeError` when no row's name is meant, `DataError` when data or
-    weights are others than those of the rows already there.
+    `base` is the recipe or the dataset that the rows have in common. A record holds row, way, shot, ours (accuracy,
+    ci95) or `missing`, the published value and where it was measured, the paired difference to the reference row (or
+    `difference_missing`), and the command. A row that could not run is tried again when the table is resumed. Raises
+    `RecipeError` when no row's name is meant, `DataError` when data or weights are others than those of the rows
+    already there.
     """
-    rows = chosen(table, ask.wanted)
-    reference = next(r for r in table["rows"] if r["name"] == table["reference"])
-    plain = ask.recipe(reference, table["columns"][0])
-    identity = {
-        "table": table["name"],
+    rows: list[Any] = chosen_rows(table.name, table.rows, request.rows)
+    reference = next(row for row in table.rows if row.name == table.reference)
+    plain = cells.recipe(reference, table.columns[0])
+    decided_by = {
+        "table": table.name,
         "recipe": plain.identity(),
-        "episodes": ask.episodes,
-        "device": ask.device.type,
-        "sets": list(ask.sets),
+        "episodes": request.episodes,
+        "device": request.processes.device.type,
+        "sets": list(request.sets),
     }
-    job, hashes = Run(run_dir, "table", plain.resolved(), identity, resume), _hashes(plain, ask)
+    job, hashes = Run(run_dir, "table", plain.resolved(), decided_by, resume), _hashes(plain, request)
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
         raise DataError(
             f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
             "the same ones or choose another --run-dir"
         )
-    runner = ask.runner(run_dir)
-    ordered = [reference, *(r for r in rows if r is not reference)]
-    for column in table["columns"]:
-        for row in ordered:
-            place = (row["name"], column["way"], column["shot"])
-            if place in done or "set" not in row:
+    evaluate = _Evaluator(request, cells)
+    for column in table.columns:
+        for row in [reference, *(row for row in rows if row is not reference)]:
+            place = (row.name, column.way, column.shot)
+            if place in done or row.set is None:
                 continue
-            say(f"{table['name']}: {row['name']}, {column['way']}-way {column['shot']}-shot")
-            where = {k: v for k, v in column.items() if k != "set"}
-            made = runner(row, column)
-            done[place] = {
-                "row": row["name"],
-                **where,
-                **made,
-                "hashes": hashes,
-                **({} if "missing" in made else {"command": runner.command(row, column)}),
-            }
+            say(f"{table.name}: {row.name}, {column.way}-way {column.shot}-shot")
+            made = evaluate(row, column)
+            command = {} if "missing" in made else {"command": cells.command(row, column)}
+            where = {"row": row.name, "way": column.way, "shot": column.shot}
+            done[place] = {**where, **made, "hashes": hashes, **command}
             job.append(ROWS, [done[place]])
-    records = [_record(table, row, i, done, plain.dataset.name) for row in rows for i in range(len(table["columns"]))]
+    places = range(len(table.columns))
     result = {
         "format": 1,
-        "table": table["name"],
-        "title": table["title"],
-        "source": table["source"],
-        "base": ask.base,
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
+        "base": base,
         "dataset": plain.dataset.name,
-        "episodes": ask.episodes,
-        "reference": table["reference"],
+        "episodes": request.episodes,
+        "reference": table.reference,
         "interval": INTERVAL,
-        "records": records,
+        "records": [_record(table, row, place, done, plain.dataset.name) for row in rows for place in places],
         "versions": versions(),
         "run_dir": str(run_dir),
     }
@@ -161,82 +162,74 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path, resume: bool) -> dic
     return result
 
 
-def _hashes(plain: Recipe, ask: Request) -> dict[str, str | None]:
+def _hashes(plain: Recipe, request: Request) -> dict[str, str | None]:
     """Hashes of data and weights, empty where one is not at hand: a resumed table must not mix others in."""
     try:
-        data = open_dataset(plain.dataset.name, plain.store, ask.root).index["sha256"]
-        return {"data": data, "weights": find_weights(plain, ask.weights).checkpoint.sha256}
+        data = open_dataset(plain.dataset.name, plain.store, request.root).index["sha256"]
+        return {"data": data, "weights": find_weights(plain, request.weights).checkpoint.sha256}
     except FslError:
         return {}
 
 
-class Runner:
-    """Evaluates rows, keeping the last features and weights for the next row that needs them."""
+class _Evaluator:
+    """Evaluates cells, keeping the last features for the next cell that needs them."""
 
-    def __init__(self, ask: Request) -> None:
-        self.ask, self._features = ask, ("", None)
+    def __init__(self, request: Request, cells: Cells) -> None:
+        self.request, self.cells = request, cells
+        self._features: tuple[str, Tensor] | None = None
 
-    def __call__(self, row: dict[str, Any], column: dict[str, int]) -> dict[str, Any]:
+    def __call__(self, row: Row, column: Column) -> dict[str, Any]:
         begin = perf_counter()
         try:
-            accuracies = self._accuracies(self.ask.recipe(row, column), self.weights(row, column))
-        except FslError as fault:
-            return {"missing": str(fault)}
+            accuracies = self._accuracies(self.cells.recipe(row, column), self.cells.weights(row, column))
+        except FslError as error:
+            return {"missing": str(error)}
         return {"accuracies": accuracies, "seconds": perf_counter() - begin}
 
-    def command(self, row: dict[str, Any], column: dict[str, Any]) -> str:
-        """What evaluates one row and column alone."""
-        return self.ask.command(row, column)
+    def _accuracies(self, recipe: Recipe, weights: Path | None) -> list[float]:
+        model = Model.open(recipe, self.request.root, self.request.processes, weights, with_dataset=True)
+        features = self._kept(model.feature_key(model.split), model.features).to(model.matching_device)
+        accuracies: list[float] = []
+        with progress(recipe.head.name, self.request.episodes) as bar:
 
-    def weights(self, row: dict[str, Any], column: dict[str, Any]) -> Path | None:
-        """The weights of a row, None for those of its recipe."""
-        return self.ask.weights
+            def keep(records: list[EpisodeRecord]) -> None:
+                accuracies.extend(r["accuracy"] for r in records)
+                bar.update(len(accuracies), "{:.2f} ± {:.2f} %".format(*mean_ci95(accuracies)))
 
-    def _accuracies(self, one: Recipe, given: Path | None) -> list[float]:
-        model = Model.open(one, self.ask.root, World(self.ask.device), given, with_dataset=True)
-        features = self._have(model.feature_key(model.split), model.features)
-        head, sampler, out = model.head, model.sampler, []
-        features = features.to(model.matching_device)
-        batch = episodes_per_call(head, sampler, features)
-        with progress(one.head.name, self.ask.episodes) as bar:
+            batch = episodes_per_call(model.head, model.sampler, features)
+            run_episodes(model.head, features, model.sampler, range(self.request.episodes), batch, keep)
+        return accuracies
 
-            def keep(records: list[dict[str, Any]]) -> None:
-                out.extend(r["accuracy"] for r in records)
-                bar.update(len(out), "{:.2f} ± {:.2f} %".format(*mean_ci95(out)))
-
-            run_episodes(head, features, sampler, range(self.ask.episodes), batch, keep)
-        return out
-
-    def _have(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        if self._features[0] != name:
+    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        if self._features is None or self._features[0] != name:
             self._features = (name, make())
         return self._features[1]
 
 
 def _record(
-    table: dict[str, Any], row: dict[str, Any], place: int, done: dict[tuple, dict], dataset: str
+    table: EpisodesTable, row: Row, place: int, done: dict[tuple[str, int, int], dict[str, Any]], dataset: str
 ) -> dict[str, Any]:
-    column = table["columns"][place]
-    out: dict[str, Any] = {"row": row["name"], "way": column["way"], "shot": column["shot"]}
-    ours = done.get((row["name"], column["way"], column["shot"]), {"missing": "not part of this package"})
-    base = done.get((table["reference"], column["way"], column["shot"]), {})
+    column = table.columns[place]
+    out: dict[str, Any] = {"row": row.name, "way": column.way, "shot": column.shot}
+    ours = done.get((row.name, column.way, column.shot), {"missing": "not part of this package"})
+    base = done.get((table.reference, column.way, column.shot), {})
     if "missing" in ours:
         out["missing"] = ours["missing"]
     else:
         out["accuracy"], out["ci95"] = mean_ci95(ours["accuracies"])
-        if row["name"] != table["reference"]:
+        if row.name != table.reference:
             if "missing" in base:
                 out["difference_missing"] = base["missing"]
             else:
                 out["difference"], out["difference_ci95"] = paired(ours["accuracies"], base["accuracies"])
         out |= {"seconds": ours["seconds"], "command": ours["command"]}
-    printed = row.get("published", {})
-    where = dataset if dataset in printed else table["home"] if table["home"] in printed and "set" in row else None
+    printed = row.published
+    where = dataset if dataset in printed else table.home if table.home in printed and row.set is not None else None
     value = printed[where][place] if where else None
     if value:
-        out |= {"published": value[0], "published_on": where}
-        if len(value) > 1:
-            out["published_ci95"] = value[1]
+        out |= {"published": value.accuracy, "published_on": where}
+        if value.ci95 is not None:
+            out["published_ci95"] = value.ci95
     return out
 
 

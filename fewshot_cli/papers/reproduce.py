@@ -12,6 +12,7 @@ from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluation.episodes import evaluate_episodes
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import elsewhere, find_table
+from fewshot_cli.papers.schema import EvaluatedTable
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.files import write_json, write_text
 from fewshot_cli.runtime.processes import World
@@ -102,7 +103,8 @@ def _report(
     world: World,
 ) -> dict[str, Any]:
     table = find_table("deepemd.T3")
-    printed = {row["name"]: row["published"].get(base.dataset.name) for row in table["rows"]}
+    assert isinstance(table, EvaluatedTable)
+    printed = {row.name: row.published.get(base.dataset.name) for row in table.rows}
     own = {
         key: [r["accuracy"] for r in Run.records(Path(s["run_dir"]) / "episodes.jsonl")] for key, s in summaries.items()
     }
@@ -124,8 +126,8 @@ def _report(
             if method != ROWS[0][0]:
                 few = min(len(own[method, shot]), len(own[ROWS[0][0], shot]))
                 row["difference"], row["difference_ci95"] = paired(own[method, shot][:few], own[ROWS[0][0], shot][:few])
-            if printed.get(known):
-                row["published"] = printed[known][place]
+            if published := printed.get(known):
+                row["published"] = [x for x in published[place] or () if x is not None]
             rows.append(row)
     stages = {}
     for verb in ("pretrain", "metatrain"):
@@ -147,7 +149,7 @@ def _report(
         "dataset": base.store,
         "backbone": base.backbone.name,
         "interval": INTERVAL,
-        "published": table["source"],
+        "published": table.source,
         "elsewhere": elsewhere("deepemd", base.dataset.name),
         "rows": rows,
         "stages": stages,

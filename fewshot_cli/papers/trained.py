@@ -3,7 +3,7 @@ solver.
 """
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any
@@ -17,12 +17,13 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluation.classification import evaluate_classes
-from fewshot_cli.papers.catalog import chosen
+from fewshot_cli.papers.catalog import chosen_rows
+from fewshot_cli.papers.request import Request
+from fewshot_cli.papers.schema import TrainedRow, TrainedTable
 from fewshot_cli.profiling import costs
 from fewshot_cli.profiling.steps import beside
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import write_json
-from fewshot_cli.runtime.processes import World
 from fewshot_cli.runtime.runs import Run, fingerprint, read, stage, versions
 from fewshot_cli.training.log import LOG
 from fewshot_cli.training.pretrain import pretrain
@@ -31,29 +32,16 @@ INTERVAL = "Student's t over seeds, paired"
 TIMES, ROUNDS = "times.json", 9
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a table is run with: `sets` are `--set` options of every row, `solver` that of the rows which need one,
-    `wanted` parts of row names (none: all), `seeds` the seeds that every row is trained with.
-    """
-
-    sets: tuple[str, ...]
-    solver: str | None
-    seeds: tuple[int, ...]
-    wanted: tuple[str, ...]
-    root: Path
-    world: World
-
-    def words(self, table: dict[str, Any], row: dict[str, Any]) -> list[str]:
-        """The `--set` options of a row."""
-        own = [*row.get("set", []), *(s for part in row.get("parts", []) for s in table["parts"][part]), *self.sets]
-        one = load_recipe(row["recipe"], own)
-        needs = registry.classifier(one.pretrain.classifier.name).needs_solver
-        other = self.solver is not None and self.solver != one.classifier_solver.name
-        return [*own, f"solver={self.solver}"] if other and needs else own
+def row_sets(row: TrainedRow, request: Request) -> list[str]:
+    """The `--set` options of a row; the request's solver is that of the rows which need one."""
+    options = [*row.set, *request.sets]
+    recipe = load_recipe(row.recipe, options)
+    needs = registry.classifier(recipe.pretrain.classifier.name).needs_solver
+    other = request.solver is not None and request.solver != recipe.classifier_solver.name
+    return [*options, f"solver={request.solver}"] if other and needs else options
 
 
-def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
+def run(table: TrainedTable, request: Request, run_dir: Path) -> dict[str, Any]:
     """Train and evaluate what is not done yet below `run_dir`, seed by seed, and return the table.
 
     Tables that are run in the same folder share the rows they have in common. A record holds row, column, a value for
@@ -61,44 +49,44 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
     and multiply-adds, training and test time over that row's, the solver's iterations, what is printed, and the
     command; a row that cannot run has `missing`. Raises `RecipeError` when no row's name is meant.
     """
-    rows = chosen(table, ask.wanted)
-    if all(column["measure"].endswith("_seconds") for column in table["columns"]):
-        ask = replace(ask, seeds=ask.seeds[:1])  # times are measured once
+    rows = chosen_rows(table.name, table.rows, request.rows)
+    if all(column.measure.endswith("_seconds") for column in table.columns):
+        request = replace(request, seeds=request.seeds[:1])  # times are measured once
     values: dict[tuple[str, int], list[float]] = {}
     missing: dict[str, str] = {}
-    for seed in ask.seeds:
+    for seed in request.seeds:
         for row in rows:
             try:
-                if row["name"] not in missing:
-                    for place, found in enumerate(_values(table, row, ask, seed, run_dir)):
-                        values.setdefault((row["name"], place), []).append(found)
-            except FslError as fault:
-                if isinstance(fault, RecipeError) and ask.sets:
+                if row.name not in missing:
+                    for place, found in enumerate(_values(table, row, request, seed, run_dir)):
+                        values.setdefault((row.name, place), []).append(found)
+            except FslError as error:
+                if isinstance(error, RecipeError) and request.sets:
                     raise  # an option that was typed
-                missing[row["name"]] = str(fault)
+                missing[row.name] = str(error)
     records = [
         {
-            "row": row["name"],
-            "group": row["group"],
-            "column": column["name"],
+            "row": row.name,
+            "group": row.group,
+            "column": column.name,
             **(
-                {"missing": missing[row["name"]]}
-                if row["name"] in missing
-                else _record(table, row, place, rows, values, ask, run_dir)
+                {"missing": missing[row.name]}
+                if row.name in missing
+                else _record(table, row, place, rows, values, request, run_dir)
             ),
         }
         for row in rows
-        for place, column in enumerate(table["columns"])
+        for place, column in enumerate(table.columns)
     ]
     result = {
         "format": 1,
-        "table": table["name"],
-        "title": table["title"],
-        "source": table["source"],
+        "table": table.name,
+        "title": table.title,
+        "source": table.source,
         "interval": INTERVAL,
-        "seeds": list(ask.seeds),
+        "seeds": list(request.seeds),
         "records": records,
-        "device": str(ask.world.device),
+        "device": str(request.processes.device),
         "versions": versions(),
         "run_dir": str(run_dir),
     }
@@ -107,97 +95,105 @@ def run(table: dict[str, Any], ask: Request, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def _place(row: dict[str, Any], seed: int, run_dir: Path) -> Path:
-    words = "".join(c if c.isalnum() else "_" for c in row["name"]).strip("_")
-    data = load_recipe(row["recipe"]).store
+def _place(row: TrainedRow, seed: int, run_dir: Path) -> Path:
+    words = "".join(c if c.isalnum() else "_" for c in row.name).strip("_")
+    data = load_recipe(row.recipe).store
     return run_dir / data / words / f"seed_{seed}"
 
 
-def _values(table: dict[str, Any], row: dict[str, Any], ask: Request, seed: int, run_dir: Path) -> list[float]:
+def _values(table: TrainedTable, row: TrainedRow, request: Request, seed: int, run_dir: Path) -> list[float]:
     """What each column measures for one seed."""
-    words, place = ask.words(table, row), _place(row, seed, run_dir)
-    one = load_recipe(row["recipe"], words, seed=seed)
-    if all(column["measure"].endswith("_seconds") for column in table["columns"]):
-        store = open_dataset(one.dataset.name, one.store, ask.root)
-        found = _times(table, row, ask, run_dir)[row is not _baseline(table, row)]
+    words, place = row_sets(row, request), _place(row, seed, run_dir)
+    one = load_recipe(row.recipe, words, seed=seed)
+    if all(column.measure.endswith("_seconds") for column in table.columns):
+        store = open_dataset(one.dataset.name, one.store, request.root)
+        found = _times(table, row, request, run_dir)[row is not _baseline(table, row)]
         counts = {
             "training": len(store.split("train")) // one.pretrain.batch,
             "test": len(store.split("test")) / one.pretrain.batch,
         }
-        kinds = [column["measure"].removesuffix("_seconds") for column in table["columns"]]
+        kinds = [column.measure.removesuffix("_seconds") for column in table.columns]
         return [found[kind] * counts[kind] for kind in kinds]
-    made = stage(ask.world, place / "pretrain", lambda path, again: pretrain(one, ask.root, path, again, ask.world))
+    made = stage(
+        request.processes,
+        place / "pretrain",
+        lambda path, again: pretrain(one, request.root, path, again, request.processes),
+    )
     out = []
-    for column in table["columns"]:
-        if column["measure"] == "iterations":
+    for column in table.columns:
+        if column.measure == "iterations":
             found = _iterations([place])
             if not found:
                 raise DataError(f"solver {one.classifier_solver.name} counts no iterations; take sinkhorn")
             out.append(found["mean"])
             continue
-        tested = load_recipe(row["recipe"], [*words, *column.get("set", [])], seed=seed)
+        tested = load_recipe(row.recipe, [*words, *column.set], seed=seed)
         path = place / f"eval_{tested.store}"
         summary = stage(
-            ask.world,
+            request.processes,
             path,
             lambda path, again, tested=tested: evaluate_classes(
-                tested, ask.root, path, again, ask.world, Path(made["weights"]), False
+                tested, request.root, path, again, request.processes, Path(made["weights"]), False
             ),
         )
-        out.append(summary[column["measure"]])
+        out.append(summary[column.measure])
     return out
 
 
 def _record(
-    table: dict[str, Any],
-    row: dict[str, Any],
+    table: TrainedTable,
+    row: TrainedRow,
     place: int,
-    rows: list[dict[str, Any]],
+    rows: list[TrainedRow],
     values: dict[tuple[str, int], list[float]],
-    ask: Request,
+    request: Request,
     run_dir: Path,
 ) -> dict[str, Any]:
-    own = values[row["name"], place]
-    words = ask.words(table, row)
+    own = values[row.name, place]
+    words = row_sets(row, request)
     out = {
-        "measure": table["columns"][place]["measure"],
+        "measure": table.columns[place].measure,
         "values": own,
         "value": median(own),
-        **_costs(load_recipe(row["recipe"], words), ask),
+        **_costs(load_recipe(row.recipe, words), request),
     }
     base = _baseline(table, row)
-    other = values.get((base["name"], place))
+    other = values.get((base.name, place))
     if base is not row and other and len(other) == len(own):
         apart = [a - b for a, b in zip(own, other, strict=True)]
         out["difference"] = mean(apart)
         if len(apart) > 1:
             out["difference_ci95"] = float(stats.t.ppf(0.975, len(apart) - 1) * stats.sem(apart))
     if base is not row:
-        theirs, ours = _times(table, row, ask, run_dir)
+        theirs, ours = _times(table, row, request, run_dir)
         out |= {f"{kind}_over_first": ours[kind] / theirs[kind] for kind in ours}
-    places = [_place(row, seed, run_dir) for seed in ask.seeds]
+    places = [_place(row, seed, run_dir) for seed in request.seeds]
     if all((path / "pretrain" / LOG).exists() for path in places) and (found := _iterations(places)):
         out["iterations"] = found
-    if "published" in row:
-        out["published"] = row["published"][place]
-    out |= {f"printed_{kind}": row[kind] for kind in ("parameters", "multiply_adds") if kind in row}
+    if row.published is not None:
+        out["published"] = row.published[place]
+    out |= {
+        f"printed_{kind}": value
+        for kind, value in (("parameters", row.parameters), ("multiply_adds", row.multiply_adds))
+        if value is not None
+    }
     sets = [word for s in words for word in ("--set", s)]
-    out["command"] = shlex.join(["fsl", "pretrain", "--recipe", row["recipe"], *sets])
+    out["command"] = shlex.join(["fsl", "pretrain", "--recipe", row.recipe, *sets])
     return out
 
 
-def _baseline(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    return next(r for r in table["rows"] if r["group"] == row["group"])
+def _baseline(table: TrainedTable, row: TrainedRow) -> TrainedRow:
+    return next(r for r in table.rows if r.group == row.group)
 
 
-def _costs(one: Recipe, ask: Request) -> dict[str, float]:
+def _costs(one: Recipe, request: Request) -> dict[str, float]:
     """Parameters and multiply-adds in millions, as the paper counts them."""
     backbone, classes = (
         build_backbone(one),
-        len(open_dataset(one.dataset.name, one.store, ask.root).split("train").classes),
+        len(open_dataset(one.dataset.name, one.store, request.root).split("train").classes),
     )
     classifier = build_classifier(
-        one.pretrain.classifier, backbone.channels, classes, one.classifier_solver, ask.world.device
+        one.pretrain.classifier, backbone.channels, classes, one.classifier_solver, request.processes.device
     )
     found = costs.count(backbone, one.image.size)
     products = found.multiply_adds_bn + classifier.multiply_adds(found.positions)
@@ -205,24 +201,22 @@ def _costs(one: Recipe, ask: Request) -> dict[str, float]:
     return {"parameters": parameters / 1e6, "multiply_adds": products / 1e6}
 
 
-def _times(table: dict[str, Any], row: dict[str, Any], ask: Request, run_dir: Path) -> list[dict[str, float]]:
+def _times(table: TrainedTable, row: TrainedRow, request: Request, run_dir: Path) -> list[dict[str, float]]:
     """Seconds of a training step and of a test pass, of the first row of its group and of the row (of the next row, for
     the first one), measured in turns, once.
     """
     base = _baseline(table, row)
     beside_it = (
-        row
-        if row is not base
-        else next(r for r in (*table["rows"], row) if r["group"] == row["group"] and r is not base)
+        row if row is not base else next(r for r in (*table.rows, row) if r.group == row.group and r is not base)
     )
-    pair = [load_recipe(r["recipe"], ask.words(table, r)) for r in (base, beside_it)]
-    name = fingerprint([str(ask.world.device), *(one.identity() for one in pair)])
+    pair = [load_recipe(r.recipe, row_sets(r, request)) for r in (base, beside_it)]
+    name = fingerprint([str(request.processes.device), *(one.identity() for one in pair)])
     path = run_dir / TIMES
     known = read(path) if path.exists() else {}
     if name not in known:
         say(f"timing {row['name']}")
-        classes = len(open_dataset(pair[0].dataset.name, pair[0].store, ask.root).split("train").classes)
-        known[name] = beside(pair, classes, ask.world, ROUNDS)
+        classes = len(open_dataset(pair[0].dataset.name, pair[0].store, request.root).split("train").classes)
+        known[name] = beside(pair, classes, request.processes, ROUNDS)
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
     return known[name]
@@ -246,6 +240,3 @@ def _iterations(places: list[Path]) -> dict[str, Any]:
         "spread_in_epoch": mean(within),
         "epochs": [mean(x) for x in zip(*epochs, strict=True)],
     }
-
-
-__all__ = ["Request", "run"]

@@ -12,7 +12,10 @@ from fewshot_cli import registry
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone
 from fewshot_cli.papers import evaluated
-from fewshot_cli.papers.catalog import chosen, find_table, table_names
+from fewshot_cli.papers.catalog import chosen_rows, find_table, table_names
+from fewshot_cli.papers.evaluated import EvaluatedCells
+from fewshot_cli.papers.request import Request
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.weights import checkpoint
 from fewshot_cli.weights.find import find_weights
 
@@ -22,15 +25,9 @@ DATA = ("--recipe", "glyphs_5w1s", "--episodes", "6")
 def test_every_row_of_every_table_is_a_recipe():
     count = 0
     for name in (n for n in table_names() if n.startswith("deepemd.")):
-        table = find_table(name)
-        assert table["reference"] in [row["name"] for row in table["rows"]]
-        for row in table["rows"]:
-            for column, printed in enumerate(
-                zip(*row.get("published", {"": [None] * len(table["columns"])}).values(), strict=True)
-            ):
-                assert all(value is None or 0 < value[0] < 100 for value in printed), (name, row["name"], column)
-            if "set" in row:
-                load_recipe("cub_5w1s", row["set"])
+        for row in find_table(name).rows:
+            if row.set is not None:
+                load_recipe("cub_5w1s", list(row.set))
                 count += 1
     names = {
         "deepemd": ("T1", "T2", "T3", "Fig4", "grid"),
@@ -120,14 +117,16 @@ def test_rows_are_whole_parts_whatever_the_base_has(tmp_path):
     (tmp_path / "odd.yaml").write_text(
         "base: glyphs_5w1s\nextractor: grid\nhead: {name: emd, norm: cosine, floor: 0.5}\n"
     )
-    ask = evaluated.Request(str(tmp_path / "odd.yaml"), (), None, None, 5, (), None, tmp_path, torch.device("cpu"))
+    request = Request(tmp_path, Processes(torch.device("cpu")), recipe=str(tmp_path / "odd.yaml"), episodes=5)
+    cells = EvaluatedCells(request)
     for name, rows in (("deepemd.T2", ("EMD, equal", "EMD, CR")), ("deepemd.grid", ("FCN 5×5", "FCN P(5,2)"))):
         table = find_table(name)
-        for row in table["rows"]:
-            if row["name"] in rows:
-                made = ask.recipe(row, table["columns"][0])
+        for row in table.rows:
+            if row.name in rows:
+                made = cells.recipe(row, table.columns[0])
                 assert (made.extractor.name, made.head.options.norm, made.head.options.floor) == ("fcn", "center", 1e-3)
-    t1 = {row["name"]: ask.recipe(row, {"way": 5, "shot": 1}) for row in find_table("deepemd.T1")["rows"]}
+    table = find_table("deepemd.T1")
+    t1 = {row.name: cells.recipe(row, table.columns[0]) for row in table.rows}
     assert {t1[name].head.options.norm for name in t1 if "local, cosine" in name} == {"cosine"}
 
 
@@ -154,7 +153,7 @@ def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
         (("deepemd.T1", *DATA, "--rows", "zzz"), "no row of deepemd.T1 is called so"),
         (("deepemd.T1", *DATA, "--set", "head=knn"), "the rows of a table set this themselves"),
         (("deepemd.grid", *DATA, "--set", "extractor=grid"), "the rows of a table set this themselves"),
-        (("deepemd.T1", *DATA, "--plot", "x.png"), "take deepemd.Fig4"),
+        (("deepemd.T1", *DATA, "--plot", "x.png"), "use deepemd.Fig4"),
     ],
 )
 def test_bad_requests_get_a_sentence(fsl, arguments, sentence):
@@ -169,10 +168,9 @@ def test_a_figures_name_is_refused_before_the_work(fsl, glyph_root):
 
 def test_a_word_names_a_row_or_else_all_that_hold_it():
     table = find_table("lsc.T3")
-    names = [r["name"] for r in chosen(table, ("lsc",))]
-    assert names == ["LSC"] and [r["name"] for r in chosen(table, ("LSC+", "FOE"))] == [
-        "FOE",
-        "LSC+SSM",
-        "FOE+LSC+SSM",
-    ]
-    assert len(chosen(table, ())) == 6
+
+    def chosen(*words):
+        return [row.name for row in chosen_rows(table.name, table.rows, words)]
+
+    assert chosen("lsc") == ["LSC"] and chosen("LSC+", "FOE") == ["FOE", "LSC+SSM", "FOE+LSC+SSM"]
+    assert len(chosen()) == 6

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import built
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.store import StoreWriter, open_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.stats import paired
-from fewshot_cli.papers import evaluated, metatrained
+from fewshot_cli.papers import evaluated
 from fewshot_cli.papers.catalog import find_table, table_names
+from fewshot_cli.papers.evaluated import EvaluatedCells
+from fewshot_cli.papers.metatrained import MetatrainedCells
+from fewshot_cli.papers.request import Request
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 from fewshot_cli.weights import checkpoint
 
@@ -50,7 +55,7 @@ TABLE = {
     "name": "lsc.T9",
     "title": "t",
     "source": "s",
-    "metatrained": True,
+    "kind": "metatrained",
     "recipe": "{dataset}_5w{shot}s_mine.yaml",
     "home": "glyphs",
     "reference": "bare",
@@ -65,13 +70,23 @@ def ask(tmp_path, monkeypatch, glyph_root):
     Path("glyphs_5w1s_mine.yaml").write_text(RECIPE)
     Path("glyphs_5w5s_mine.yaml").write_text("base: glyphs_5w1s_mine\nepisode: {shot: 5}\nmetatrain: {shot: 5}\n")
 
-    def make(weights=None, sets=("metatrain.phases.ssm.epochs=2",), wanted=()):
-        device = torch.device("cpu")
-        return metatrained.Request(
-            "glyphs", sets, None, None, 12, wanted, weights, glyph_root, device, TABLE["recipe"], 1
+    def make(weights=None, sets=("metatrain.phases.ssm.epochs=2",), rows=()):
+        return Request(
+            glyph_root,
+            Processes(torch.device("cpu")),
+            sets=sets,
+            rows=rows,
+            dataset="glyphs",
+            weights=weights,
+            episodes=12,
         )
 
     return make
+
+
+def run(table, request: Request, path: Path, resume: bool = False):
+    table = built(table)
+    return evaluated.run(table, request, MetatrainedCells(table, request, path), "glyphs", path, resume)
 
 
 def only(pattern: str) -> Path:
@@ -81,7 +96,7 @@ def only(pattern: str) -> Path:
 
 
 def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph_root, fsl):
-    result = evaluated.run(TABLE, ask(), Path("t/one"), False)
+    result = run(TABLE, ask(), Path("t/one"))
     records = {(r["row"], r["shot"]): r for r in result["records"]}
     start = checkpoint.load(only("t/pretrain_mine_*") / "weights.safetensors").sha256
     places = {
@@ -114,25 +129,25 @@ def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph
 
 
 def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
-    evaluated.run(TABLE, ask(wanted=("bare",)), Path("t/one"), False)
+    run(TABLE, ask(rows=("bare",)), Path("t/one"))
     made = {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")}
     other = {**TABLE, "name": "lsc.T8", "rows": [{**ROWS[1], "name": "nothing"}, ROWS[0]], "reference": "nothing"}
-    evaluated.run(other, ask(wanted=("nothing",)), Path("t/two"), False)
+    run(other, ask(rows=("nothing",)), Path("t/two"))
     assert {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")} == made
     with pytest.raises(
         DataError, match="another configuration"
     ):  # sets that the reference row itself overrides count too
-        evaluated.run(TABLE, ask(wanted=("all",), sets=("metatrain.phases.ssm.epochs=3",)), Path("t/one"), True)
-    evaluated.run(TABLE, ask(wanted=("bare",), sets=("metatrain.start=none",)), Path("t/three"), False)
+        run(TABLE, ask(rows=("all",), sets=("metatrain.phases.ssm.epochs=3",)), Path("t/one"), True)
+    run(TABLE, ask(rows=("bare",), sets=("metatrain.start=none",)), Path("t/three"))
     assert len(list(Path("t").glob("pretrain*"))) == 1
     fresh = set(Path("t").rglob("lsc/weights.safetensors")) - set(made)
     assert [checkpoint.load(p).sidecar["start"] for p in fresh] == [None, None]
 
 
 def test_given_weights_stand_in_for_the_pretraining(ask):
-    evaluated.run(TABLE, ask(wanted=("bare",)), Path("t/one"), False)
+    run(TABLE, ask(rows=("bare",)), Path("t/one"))
     given = only("t/pretrain*") / "weights.safetensors"
-    evaluated.run(TABLE, ask(weights=given, wanted=("bare",)), Path("u/one"), False)
+    run(TABLE, ask(weights=given, rows=("bare",)), Path("u/one"))
     assert not list(Path("u").glob("pretrain*"))
     sidecars = [checkpoint.load(p).sidecar for p in Path("u").rglob("lsc/weights.safetensors")]
     assert [s["start"] for s in sidecars] == [checkpoint.load(given).sha256] * 2
@@ -142,22 +157,17 @@ def test_every_row_of_the_paper_is_a_recipe():
     seen = 0
     for name in (n for n in table_names() if n.startswith("lsc.")):
         table = find_table(name)
-        assert table["reference"] in [row["name"] for row in table["rows"]]
-        for row in table["rows"]:
-            datasets = row.get("published", {"cub": [None] * len(table["columns"])})
-            for dataset, printed in datasets.items():
-                assert len(printed) == len(table["columns"])
-                if "set" not in row:
+        for row in table.rows:
+            for dataset in row.published or ("cub",):
+                if row.set is None:
                     continue
-                one = metatrained.Request(
-                    dataset, (), None, None, 5, (), None, Path(), torch.device("cpu"), table["recipe"], 1
-                )
-                for column in table["columns"]:
-                    trained, tested = one.trained(row, column), one.recipe(row, column)
-                    assert (
-                        trained.head == tested.head and trained.metatrain.shot == trained.episode.shot == column["shot"]
-                    )
-                    assert one.pretrained(row).start == trained.start and trained.dataset.name == dataset
+                request = Request(Path(), Processes(torch.device("cpu")), dataset=dataset, episodes=5)
+                cells = MetatrainedCells(table, request, Path("t/one"))
+                for column in table.columns:
+                    trained, tested = cells.trained(row, column), cells.recipe(row, column)
+                    assert trained.head == tested.head
+                    assert trained.metatrain.shot == trained.episode.shot == column.shot
+                    assert cells.pretrained(row).start == trained.start and trained.dataset.name == dataset
                     assert ("ssm" in trained.phases) == trained.head.options.manipulate
                     seen += 1
     assert seen > 60
@@ -222,18 +232,22 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
     assert code == 0 and json.loads(out)["classes"] == 3 and "left out 3 of 6 classes" in err, err
     seen = {cls for r in Run.records(Path("few/episodes.jsonl")) for cls in r["classes"]}
     assert seen == {"Mallard", "Ovenbird", "Osprey"}
-    table = {
-        **TABLE,
-        "recipe": "{dataset}_mine.yaml",
-        "columns": [{"way": 2, "shot": 1}],
-        "reference": "a",
-        "rows": [{"name": "a", "set": ["dataset.name=nabirds", "eval.without=cub"]}],
-    }
-    Path("cub_mine.yaml").write_text("base: glyphs_5w1s\nepisode: {way: 2, query: 3}\n")
-    request = evaluated.Request(
-        "cub_mine.yaml", (), None, None, 20, (), checkpoint.shipped()["glyphs_conv64"], root, torch.device("cpu")
+    table = built(
+        {
+            "name": "lsc.T9",
+            "title": "t",
+            "source": "s",
+            "kind": "evaluated",
+            "home": "glyphs",
+            "columns": [{"way": 2, "shot": 1}],
+            "reference": "a",
+            "rows": [{"name": "a", "set": ["dataset.name=nabirds", "eval.without=cub"]}],
+        }
     )
-    rows = evaluated.run(table, request, Path("t"), False)["records"]
+    Path("cub_mine.yaml").write_text("base: glyphs_5w1s\nepisode: {way: 2, query: 3}\n")
+    weights = checkpoint.shipped()["glyphs_conv64"]
+    request = Request(root, Processes(torch.device("cpu")), recipe="cub_mine.yaml", weights=weights, episodes=20)
+    rows = evaluated.run(table, request, EvaluatedCells(request), "cub", Path("t"), False)["records"]
     assert rows[0]["accuracy"] == json.loads(out)["accuracy"]
     birds(tmp_path / "new", "cub", {"train": ["x", "y"]})
     shutil.rmtree(root / "cub")

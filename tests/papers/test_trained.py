@@ -8,12 +8,14 @@ import pytest
 import torch
 from bars import store, write
 from PIL import Image
+from tables import built
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.errors import RecipeError
-from fewshot_cli.papers import evaluated, trained
+from fewshot_cli.papers import trained
 from fewshot_cli.papers.catalog import find_table, table_names
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.papers.request import Request
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 
 ROWS = [
@@ -30,6 +32,7 @@ TABLE = {
     "name": "mpw.T9",
     "title": "t",
     "source": "s",
+    "kind": "trained",
     "rows": ROWS,
     "parts": {"proxies": ["pretrain.classifier={name: multi_proxy, proxies: 2}"]},
     "columns": [
@@ -47,14 +50,16 @@ def ask(tmp_path, monkeypatch):
     write("lin.yaml", "plain", "linear")
     monkeypatch.setattr(trained, "ROUNDS", 1)
 
-    def make(seeds=(1, 2), sets=("pretrain.epochs=2",), wanted=(), solver=None):
-        return trained.Request(sets, solver, seeds, wanted, tmp_path / "data", World(torch.device("cpu")))
+    def make(seeds=(1, 2), sets=("pretrain.epochs=2",), rows=(), solver=None):
+        return Request(
+            tmp_path / "data", Processes(torch.device("cpu")), sets=sets, solver=solver, seeds=seeds, rows=rows
+        )
 
     return make
 
 
 def test_a_record_is_what_the_runs_below_it_say(ask, tmp_path):
-    result = trained.run(TABLE, ask(), tmp_path / "t")
+    result = trained.run(built(TABLE), ask(), tmp_path / "t")
     records = {(r["row"], r["column"]): r for r in result["records"]}
     assert len(records) == 4 and json.loads((tmp_path / "t/mpw.T9.json").read_text()) == result
     ours, base = records["small, multi-proxy", "plain"], records["small, linear", "plain"]
@@ -83,14 +88,14 @@ def test_a_record_is_what_the_runs_below_it_say(ask, tmp_path):
 
 
 def test_finished_rows_are_not_trained_again_and_tables_share_them(ask, tmp_path, capsys):
-    first = trained.run(TABLE, ask(seeds=(1,)), tmp_path / "t")
+    first = trained.run(built(TABLE), ask(seeds=(1,)), tmp_path / "t")
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "t").rglob("weights.safetensors")}
     other = {**TABLE, "name": "mpw.T8", "columns": [{"name": "iterations", "measure": "iterations"}], "rows": ROWS[1:]}
-    second = trained.run(other, ask(seeds=(1, 2)), tmp_path / "t")
+    second = trained.run(built(other), ask(seeds=(1, 2)), tmp_path / "t")
     assert all(p.stat().st_mtime_ns == at for p, at in made.items())
     assert len(list((tmp_path / "t").rglob("weights.safetensors"))) == len(made) + 1  # the second seed of one row
     assert second["records"][0]["values"][0] == first["records"][3]["iterations"]["mean"]
-    assert trained.run(TABLE, ask(seeds=(1,)), tmp_path / "t") == first
+    assert trained.run(built(TABLE), ask(seeds=(1,)), tmp_path / "t") == first
 
 
 def test_a_row_that_cannot_run_says_so_and_stops_no_other(ask, tmp_path):
@@ -99,29 +104,30 @@ def test_a_row_that_cannot_run_says_so_and_stops_no_other(ask, tmp_path):
         {"name": "large, linear", "group": "large", "recipe": "cifar100_resnet20"},
         {"name": "large, multi-proxy", "group": "large", "recipe": "cifar100_resnet20", "parts": ["proxies"]},
     ]
-    result = trained.run({**TABLE, "rows": rows}, ask(seeds=(1,)), tmp_path / "t")
+    result = trained.run(built({**TABLE, "rows": rows}), ask(seeds=(1,)), tmp_path / "t")
     missing = {r["row"]: r["missing"] for r in result["records"] if "missing" in r}
     assert set(missing) == {"large, linear", "large, multi-proxy"} and "cifar100" in missing["large, linear"]
     assert sum("value" in r for r in result["records"]) == 4
-    nothing = trained.run({**TABLE, "rows": rows[2:]}, ask(seeds=(1,)), tmp_path / "n")
+    nothing = trained.run(built({**TABLE, "rows": rows[2:]}), ask(seeds=(1,)), tmp_path / "n")
     assert all("missing" in r for r in nothing["records"]) and not (tmp_path / "n").exists()
     with pytest.raises(RecipeError, match="--set pretrain.epoch"):
-        trained.run(TABLE, ask(sets=("pretrain.epoch=1",)), tmp_path / "t")
+        trained.run(built(TABLE), ask(sets=("pretrain.epoch=1",)), tmp_path / "t")
     with pytest.raises(RecipeError, match="no row of mpw.T9 is called so"):
-        trained.run(TABLE, ask(wanted=("zzz",)), tmp_path / "t")
+        trained.run(built(TABLE), ask(rows=("zzz",)), tmp_path / "t")
 
 
 def test_a_solver_is_swapped_where_there_is_one(ask):
-    mine = ask(solver="network_simplex", sets=())
-    assert mine.words(TABLE, ROWS[0]) == [] and mine.words(TABLE, ROWS[1])[-1] == "solver=network_simplex"
+    linear, proxies = built(TABLE).rows
+    other = ask(solver="network_simplex", sets=())
+    assert trained.row_sets(linear, other) == [] and trained.row_sets(proxies, other)[-1] == "solver=network_simplex"
     same = ask(solver="sinkhorn", sets=())
-    assert same.words(TABLE, ROWS[1]) == TABLE["parts"]["proxies"]  # with the recipe's own options of it
+    assert trained.row_sets(proxies, same) == TABLE["parts"]["proxies"]  # with the recipe's own options of it
 
 
 def test_times_are_those_of_an_epoch_and_of_the_test_split(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "beside", lambda pair, *_: [{"training": 1.0 + i, "test": 3.0 + i} for i in range(2)])
     columns = [{"name": "a", "measure": "training_seconds"}, {"name": "b", "measure": "test_seconds"}]
-    result = trained.run({**TABLE, "columns": columns}, ask(seeds=(1, 2)), tmp_path / "t")
+    result = trained.run(built({**TABLE, "columns": columns}), ask(seeds=(1, 2)), tmp_path / "t")
     assert result["records"][0]["values"] == [result["records"][0]["value"]]  # measured once, whatever the seeds
     values = {(r["row"], r["column"]): r["value"] for r in result["records"]}
     # 56 training and 42 test pictures in batches of 14
@@ -138,14 +144,11 @@ def test_every_trained_row_is_a_recipe():
     seen = 0
     for name in (n for n in table_names() if n.startswith("mpw.")):
         table = find_table(name)
-        for row in table["rows"]:
-            words = [*row.get("set", []), *(s for p in row.get("parts", []) for s in table["parts"][p])]
-            one = load_recipe(row["recipe"], words)
-            for column in table["columns"]:
-                load_recipe(row["recipe"], [*words, *column.get("set", [])])
-            assert one.eval.protocol == "classification" and len(row.get("published", table["columns"])) == len(
-                table["columns"]
-            )
+        for row in table.rows:
+            recipe = load_recipe(row.recipe, list(row.set))
+            for column in table.columns:
+                load_recipe(row.recipe, [*row.set, *column.set])
+            assert recipe.eval.protocol == "classification"
             seen += 1
     assert seen == 12 + 16 + 6 + 14 + 2 + 6
 
@@ -155,11 +158,10 @@ def test_the_command_draws_and_refuses(fsl, ask, monkeypatch):
     one = {
         **TABLE,
         "name": "mpw.Fig2",
-        "trained": True,
         "rows": rows,
         "columns": [{"name": "iterations", "measure": "iterations"}],
     }
-    monkeypatch.setattr(evaluated, "find", lambda name: {**one, "name": name})
+    monkeypatch.setattr("fewshot_cli.papers.catalog.find_table", lambda name: built({**one, "name": name}))
     common = ("--seeds", "1", "--set", "pretrain.epochs=2", "--data-root", "data")
     code, out, err = fsl("table", "mpw.Fig2", *common, "--plot", "f.png", "--format", "json")
     assert code == 0, err

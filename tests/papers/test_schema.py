@@ -1,0 +1,65 @@
+"""Papers' files are checked to the key, as recipes are."""
+
+import re
+from importlib import resources
+
+import pytest
+
+from fewshot_cli.errors import RecipeError
+from fewshot_cli.papers.catalog import find_table, load_paper, table_names
+from fewshot_cli.papers.schema import EvaluatedTable, MetatrainedTable, TrainedTable
+
+KINDS = {"deepemd": EvaluatedTable, "lsc": MetatrainedTable, "mpw": TrainedTable}
+
+
+@pytest.fixture
+def edited(tmp_path):
+    """A copy of a paper's file with one piece of text replaced: what is said of it, and the line of the edit."""
+
+    def make(paper, old, new):
+        text = (resources.files("fewshot_cli.papers") / f"{paper}.yaml").read_text("utf-8")
+        assert old in text
+        line = text[: text.index(old)].count("\n") + 1
+        path = tmp_path / "paper.yaml"
+        path.write_text(text.replace(old, new, 1), "utf-8")
+        with pytest.raises(RecipeError) as error:
+            load_paper(path)
+        return str(error.value).removeprefix(str(path)), line
+
+    return make
+
+
+def test_every_table_is_of_its_papers_kind():
+    for name in table_names():
+        table = find_table(name)
+        assert type(table) is KINDS[name.partition(".")[0]] and table.name == name
+        assert not table.source.startswith(("paper,", "journal,"))  # spelled out
+
+
+@pytest.mark.parametrize("paper", KINDS)
+def test_a_misspelt_key_is_named_with_its_line_and_the_right_one(edited, paper):
+    said, line = edited(paper, "published:", "publishd:")
+    assert re.match(rf":{line}: tables\.\w+\.rows\.\d+\.publishd: unknown key \(did you mean 'published'\?\)", said), (
+        said
+    )
+
+
+@pytest.mark.parametrize(
+    ("paper", "old", "new", "sentence"),
+    [
+        ("deepemd", "kind: evaluated", "kind: evaluate", "did you mean 'evaluated'"),
+        ("deepemd", "reference: DeepEMD", "reference: DeepEMB", "there is no row 'DeepEMB' (did you mean 'DeepEMD'?)"),
+        ("deepemd", "home: mini_imagenet", "home: mini_imagnet", "did you mean 'mini_imagenet'"),
+        ("lsc", "{dataset}_5w{shot}s_conv64_align", "{data}_5w{shot}s", "{data} stands for nothing"),
+        ("mpw", "measure: accuracy", "measure: acuracy", "input should be 'accuracy'"),
+        ("mpw", "source: paper, Table 1", "source: papers, Table 1", "there is no source 'papers'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(edited, paper, old, new, sentence):
+    said, line = edited(paper, old, new)
+    assert said.startswith(f":{line}: tables.") and sentence in said, said
+
+
+def test_a_row_has_one_printed_value_for_each_column(edited):
+    said, _ = edited("deepemd", "columns: [{way: 5, shot: 1}, {way: 10, shot: 1}]", "columns: [{way: 5, shot: 1}]")
+    assert "has 2 values for 1 columns; write null where nothing is printed" in said
