@@ -39,7 +39,9 @@ class Part(Generic[OptionsT]):
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        for base in getattr(cls, "__orig_bases__", ()):
+        if "Options" in cls.__dict__:
+            return
+        for base in cls.__dict__.get("__orig_bases__", ()):
             for given in get_args(base):
                 if isinstance(given, type) and issubclass(given, Options):
                     cls.Options = given
@@ -70,6 +72,23 @@ class Plan:
     basis: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass,
+    `gradient` relative to the largest component. `deterministic` means a problem's answer does not depend on its batch;
+    problems of more than `largest` cells would take it too long.
+    """
+
+    value: float
+    marginal: float
+    gradient: float
+    deterministic: bool = True
+    largest: int = 1 << 30
+
+
+EXACT, APPROXIMATE = Tolerance(1e-8, 1e-8, 1e-4), Tolerance(0.05, 1e-3, 0.05, False)
+
+
 class Solver(Part[OptionsT], ABC):
     """Solves min <C,X> subject to X1 = supply, Xᵀ1 = demand, X ≥ 0 for a batch; no state between calls.
 
@@ -77,7 +96,7 @@ class Solver(Part[OptionsT], ABC):
     when `transport.value` differentiates from flow and prices, `autograd` when the flow itself carries the graph.
     `warm_start`: `solve` also takes `basis`, that of an earlier plan for nearly the same problems (see
     `transport.Basis`). `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n
-    where it is a power.
+    where it is a power. `tolerance`: what the contract suite lets it be off by (default: by whether it is exact).
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -85,6 +104,14 @@ class Solver(Part[OptionsT], ABC):
     gradient: ClassVar[Literal["envelope", "autograd"]] = "envelope"
     warm_start: ClassVar[bool] = False
     complexity: ClassVar[tuple[str, float | None]] = ("", None)
+    tolerance: ClassVar[Tolerance | None] = None
+
+    @classmethod
+    def reference_rank(cls, n: int, m: int) -> int | None:
+        """Its rank among the solvers that others are compared with on n×m problems, the lowest first; None: it is
+        none.
+        """
+        return None
 
     @abstractmethod
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

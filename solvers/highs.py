@@ -9,7 +9,9 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, eye_array, kron, vstack
 from torch import Tensor
 
-from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
+
+REFERENCE_CELLS = 12_000  # of a problem, beyond which it is too slow to compare others with
 
 
 class HighsOptions(Options):
@@ -22,7 +24,13 @@ class Highs(Solver[HighsOptions]):
     """The transport problem as a linear program, solved by HiGHS' dual simplex one at a time; full gradient."""
 
     exact = True
+    tolerance = Tolerance(1e-8, 1e-8, 1e-5)
     complexity = ("O(2ⁿ) at worst for the dual simplex on n² variables", None)
+
+    @classmethod
+    def reference_rank(cls, n: int, m: int) -> int | None:
+        """First while it takes no more than seconds."""
+        return 0 if n * m <= REFERENCE_CELLS else None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; float64 inside. Problems are scaled to unit mass and unit largest cost."""

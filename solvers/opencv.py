@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
 
@@ -15,6 +15,7 @@ class OpenCV(Solver[ThreadedOptions]):
     """
 
     exact = True
+    tolerance = Tolerance(2e-5, 1e-4, 0.05)
     complexity = ("O(n³) to O(n⁴) observed for the transportation simplex (Rubner 2000); exponential at worst", 3.5)
 
     @classmethod

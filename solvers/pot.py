@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
 
@@ -21,6 +21,7 @@ class POT(Solver[POTOptions]):
     """Network simplex of Python Optimal Transport, one problem at a time, threads over the batch; full gradient."""
 
     exact = True
+    tolerance = Tolerance(1e-10, 1e-10, 1e-6)
     complexity = ("O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for LEMON's", 3)
 
     @classmethod
@@ -31,6 +32,11 @@ class POT(Solver[POTOptions]):
         except (ImportError, RuntimeError, OSError) as fault:
             return f"POT does not import ({fault}); pip install POT"
         return None
+
+    @classmethod
+    def reference_rank(cls, n: int, m: int) -> int | None:
+        """At any size."""
+        return 2
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; float64 inside."""

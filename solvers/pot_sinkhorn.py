@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.solvers.sinkhorn.solver import COMPLEXITY, EntropicOptions
 
 TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
@@ -28,6 +28,7 @@ class POTSinkhorn(Solver[POTSinkhornOptions]):
 
     devices = ("cpu", "cuda")
     gradient = "autograd"
+    tolerance = Tolerance(0.02, 1e-4, 0.02, False)
     complexity = COMPLEXITY
 
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
 
 
@@ -45,6 +45,7 @@ class QPTH(Solver[QPTHOptions]):
 
     devices = ("cpu", "cuda")
     gradient = "autograd"
+    tolerance = Tolerance(1e-4, 1e-5, 1e-2, False, largest=300)
     complexity = ("O(n⁶): dense factors of n² variables", 6)
 
     @classmethod

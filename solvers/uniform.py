@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 
@@ -18,6 +18,7 @@ class Uniform(Solver[ThreadedOptions]):
     """
 
     exact = True
+    tolerance = Tolerance(1e-11, 1e-11, 1e-6)
     complexity = ("O(n³)", 3)
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

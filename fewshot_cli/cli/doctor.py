@@ -1,6 +1,5 @@
 """`fsl doctor`: what works on this machine, and whether a solver keeps the contract."""
 
-import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,13 @@ from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format
 
+KINDS = ("solver", "head", "backbone", "classifier", "extractor", "dataset")
+
 
 def _checkable(incomplete: str) -> list[str]:
     from fewshot_cli.registry import entries
 
-    names = [f"solver:{name}" for name in (*entries("solvers"), "all")]
+    names = [f"{kind}:{name}" for kind in KINDS for name in (*entries(f"{kind}s"), "all")]
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -25,9 +26,9 @@ def doctor(
         list[str] | None,
         typer.Option(
             "--check",
-            metavar="solver:NAME",
+            metavar="KIND:NAME",
             autocompletion=_checkable,
-            help="Run the contract suite on a solver, or on solver:all; repeatable.",
+            help="Run the contract suite on a part, such as head:emd or solver:all; repeatable.",
         ),
     ] = None,
     format: Annotated[
@@ -35,12 +36,13 @@ def doctor(
     ] = Format.table,
     data_root: o.DataRoot = None,
 ) -> None:
-    """Say what works on this machine and what is missing, or run the contract suite on solvers.
+    """Say what works on this machine and what is missing, or run the contract suite on parts.
 
     The exit code is 1 when a check fails.
     """
     rows = _contract(check) if check else _machine(o.data_root(data_root))
-    emit(in_format(format, rows, [(list(rows[0]), [list(row.values()) for row in rows])]))
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    emit(in_format(format, rows, [(header, [[row.get(key, "") for key in header] for row in rows])]))
     failed = [row for row in rows if row.get("outcome") == "failed"]
     if failed:
         say(f"fsl: {len(failed)} of {len(rows)} checks failed")
@@ -50,6 +52,7 @@ def doctor(
 def _machine(root: Path) -> list[dict[str, str]]:
     import torch
 
+    from fewshot_cli.kernels import compile as kernels
     from fewshot_cli.registry import entries
     from fewshot_cli.runtime.runs import versions
 
@@ -58,6 +61,10 @@ def _machine(root: Path) -> list[dict[str, str]]:
     rows.append({"what": "GPU", "state": ", ".join(gpus) or "none that PyTorch sees"})
     rows.append({"what": "CPU threads", "state": str(torch.get_num_threads())})
     stores = sorted(p.name for p in root.iterdir() if (p / "index.json").is_file()) if root.is_dir() else []
+    place = kernels.folder()
+    reason = kernels.unwritable_reason(place)
+    kept = f"kept in {place}" if reason is None else f"compiled anew in each process: {place}: {reason}"
+    rows.append({"what": "compiled kernels", "state": kept})
     rows.append({"what": f"data in {root}", "state": ", ".join(stores) or "none prepared; fsl prepare NAME"})
     for name, entry in entries("solvers").items():
         try:
@@ -68,33 +75,23 @@ def _machine(root: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _contract(wanted: list[str]) -> list[dict[str, str]]:
-    from fewshot_cli.registry import working_solvers
-    from fewshot_cli.testing import solvers
+def _contract(words: list[str]) -> list[dict[str, str]]:
+    from fewshot_cli.registry import entries, working_solvers
+    from fewshot_cli.testing.parts import outcome, suite
 
-    names: list[str] = []
-    for word in wanted:
+    parts: dict[tuple[str, str], None] = {}
+    for word in words:
         kind, _, name = word.partition(":")
-        if kind != "solver" or not name:
-            raise FslError(f"--check {word}: is not of the form solver:NAME; try --check solver:network_simplex")
-        names += working_solvers() if name == "all" else [name]
-    rows = []
-    for name in dict.fromkeys(names):
-        case = solvers.case(name)
-        for label, check in solvers.CHECKS.items():
-            try:
-                reason = check(case)
-                outcome = ("passed", check.__doc__) if reason is None else ("skipped", reason)
-            except solvers.Failed as fault:
-                outcome = ("failed", str(fault))
-            except Exception as fault:  # a third party's solver may raise anything
-                outcome = ("failed", f"raises {type(fault).__name__}: {fault}")
-            rows.append(
-                {
-                    "solver": name,
-                    "check": label,
-                    "outcome": outcome[0],
-                    "what": inspect.cleandoc(outcome[1]).partition("\n\n")[0].replace("\n", " "),
-                }
+        if kind not in KINDS or not name:
+            kinds = ", ".join(KINDS)
+            raise FslError(
+                f"--check {word}: write KIND:NAME with a kind of {kinds}; try --check solver:network_simplex"
             )
+        known = working_solvers() if kind == "solver" else list(entries(f"{kind}s"))
+        parts |= dict.fromkeys((kind, one) for one in (known if name == "all" else [name]))
+    rows = []
+    for kind, name in parts:
+        for label, check in suite(kind, name).items():
+            result, said = outcome(check)
+            rows.append({kind: name, "check": label, "outcome": result, "what": said})
     return rows

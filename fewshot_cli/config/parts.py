@@ -1,5 +1,7 @@
 """Construct what a recipe names: solver, backbone with weights, head."""
 
+from typing import Any
+
 import torch
 
 from fewshot_cli import registry
@@ -20,6 +22,20 @@ def build_solver(spec: PartSpec) -> Solver:
 def default_solver() -> PartSpec:
     """The solver of a recipe that names none, with its default options."""
     return default_part("solvers", Recipe.model_fields["solver"].default.name)
+
+
+def reference_solver(n: int, m: int) -> Solver[Any]:
+    """The solver that others are compared with on n×m problems: the first in rank of those that work here.
+
+    Raises `RecipeError` when there is none.
+    """
+    ranked = []
+    for name in registry.working_solvers():
+        if (rank := registry.solver(name).reference_rank(n, m)) is not None:
+            ranked.append((rank, name))
+    if not ranked:
+        raise RecipeError(f"no solver works here that could serve as the reference at {n}×{m}; install POT")
+    return registry.solver(min(ranked)[1])()
 
 
 def build_backbone(recipe: Recipe) -> Backbone:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_cli import registry, transport
+from fewshot_cli import transport
+from fewshot_cli.config.parts import reference_solver
 from fewshot_cli.contracts import Solver
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.runtime.device import matching_device
 
 INPUTS = 3  # different batches that take turns, so that none is answered from a cache
-ORACLE_CELLS = 12_000  # HiGHS is the oracle up to this size, the network simplex above
 SHORT = 0.05  # seconds; below it the caches that the solver before left cold would count, so an untimed call goes first
 COMPARED = 8  # problems of a batch that the oracle solves
 
@@ -167,8 +167,7 @@ def _oracle(given: Problems) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mean.
     """
     n, m = given[0].shape[1:]
-    name = "highs" if n * m <= ORACLE_CELLS else "network_simplex" if n + m <= 2047 else "pot"
-    return _answer(registry.solver(name)(), tuple(x[:COMPARED].double() for x in given))
+    return _answer(reference_solver(n, m), tuple(x[:COMPARED].double() for x in given))
 
 
 def _answer(solver: Solver, given: Problems) -> tuple[Tensor, ...]:

@@ -6,10 +6,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fewshot_cli import registry, transport
+from fewshot_cli import transport
 from fewshot_cli.config.load import default_part
-from fewshot_cli.config.parts import build_solver
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.config.parts import build_solver, reference_solver
+from fewshot_cli.contracts import APPROXIMATE, EXACT, Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.testing.families import family
@@ -19,32 +19,7 @@ class Failed(AssertionError):
     """A solver broke its contract."""
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass,
-    `gradient` relative to the largest component. `deterministic` means a problem's answer does not depend on its batch;
-    problems of more than `largest` cells would take it too long.
-    """
-
-    value: float
-    marginal: float
-    gradient: float
-    deterministic: bool = True
-    largest: int = 1 << 30
-
-
-EXACT, APPROXIMATE = Tolerance(1e-8, 1e-8, 1e-4), Tolerance(0.05, 1e-3, 0.05, False)
-TOLERANCES = {
-    "highs": Tolerance(1e-8, 1e-8, 1e-5),
-    "network_simplex": Tolerance(1e-11, 1e-11, 1e-6),
-    "opencv": Tolerance(2e-5, 1e-4, 0.05),
-    "pot": Tolerance(1e-10, 1e-10, 1e-6),
-    "pot_sinkhorn": Tolerance(0.02, 1e-4, 0.02, False),
-    "qpth": Tolerance(1e-4, 1e-5, 1e-2, False, largest=300),
-    "sinkhorn": Tolerance(0.02, 1e-4, 0.02, False),
-    "uniform": Tolerance(1e-11, 1e-11, 1e-6),
-}
-ORACLE_NOISE = 1e-8  # HiGHS stops at about this itself
+ORACLE_NOISE = 1e-8  # the reference itself may stop at about this
 
 
 @dataclass(frozen=True)
@@ -66,7 +41,7 @@ class Case:
 def case(name: str, solver: Solver | None = None) -> Case:
     """The registered solver `name`, or one of its kind with other options. Raises `RecipeError` when it cannot run."""
     built = solver or build_solver(default_part("solvers", name))
-    return Case(built, TOLERANCES.get(name, EXACT if built.exact else APPROXIMATE))
+    return Case(built, built.tolerance or (EXACT if built.exact else APPROXIMATE))
 
 
 def require(fine: bool | Tensor, sentence: str) -> None:
@@ -77,8 +52,8 @@ def require(fine: bool | Tensor, sentence: str) -> None:
 
 @cache
 def oracle(name: str, n: int, m: int, batch: int, seed: int = 0) -> Tensor:
-    """Optimal values [B] of a family, by HiGHS."""
-    return transport.value(registry.solver("highs")(), *family(name, n, m, batch, seed))
+    """Optimal values [B] of a family, by the reference solver."""
+    return transport.value(reference_solver(n, m), *family(name, n, m, batch, seed))
 
 
 def solved(case: Case, given: Problems) -> Plan | None:

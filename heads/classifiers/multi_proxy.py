@@ -172,6 +172,8 @@ class Flatten(Classifier[FlattenOptions]):
     [N,classes].
     """
 
+    trial = {"positions": 4}
+
     def __init__(self, options: FlattenOptions | None = None, *, channels: int, classes: int) -> None:
         super().__init__(options, channels=channels, classes=classes)
         self.layer = nn.Linear(channels * self.options.positions, classes)

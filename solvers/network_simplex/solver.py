@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 from fewshot_cli.runtime.console import say
@@ -36,6 +36,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
     devices = ("cpu", "cuda")
     exact = True
     warm_start = True
+    tolerance = Tolerance(1e-11, 1e-11, 1e-6)
     complexity = (
         "O(n³ log n) for network simplex with Orlin's pivots; exponential at worst for the pivots used here",
         3,
@@ -60,6 +61,11 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
         except (ImportError, RuntimeError, OSError) as fault:
             return f"Numba does not import ({fault}); pip install numba"
         return None
+
+    @classmethod
+    def reference_rank(cls, n: int, m: int) -> int | None:
+        """Where its integers hold that many nodes."""
+        return 1 if n + m <= MAX_NODES else None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor, basis: Tensor | None = None) -> Plan:
         """See `Solver.solve`; integers and float64 inside. Raises `DataError` when n + m is above 2047.

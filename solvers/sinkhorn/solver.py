@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewshot_cli.contracts import Options, Plan, Solver
+from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
 from fewshot_cli.solvers.sinkhorn.scaling import scale
 
 VISIT = 10  # iterations between two looks at the marginals
@@ -60,6 +60,7 @@ class Sinkhorn(Solver[SinkhornOptions]):
 
     devices = ("cpu", "cuda")
     gradient = "autograd"
+    tolerance = Tolerance(0.02, 1e-4, 0.02, False)
     complexity = COMPLEXITY
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

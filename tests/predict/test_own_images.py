@@ -274,7 +274,7 @@ def test_retrieve_finds_no_picture_by_itself(fsl, folders, tmp_path):
     result = json.loads(out)
     assert (result["queries"], result["left_out"]) == (2, 2) and {r["class"] for r in result["ranking"]} == {"class0"}
     code, out, _ = fsl(*base[:-3], "--gallery", tmp_path / "few")
-    assert "left out: 2 queries whose class has no other picture" in out
+    assert "left out: 2 queries whose class has no other image" in out
     (tmp_path / "few" / "class0" / "1.png").unlink()
     code, _, err = fsl(*base, tmp_path / "few")
     assert code == 3 and "no query has another image of its class" in err
@@ -360,7 +360,7 @@ def test_lines_join_what_flows(monkeypatch):
 def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     a = folders / "support" / "class0" / "0.png"
     code, _, err = fsl("match", a, "-o", tmp_path / "m.png")
-    assert code == 2 and "give two pictures" in err
+    assert code == 2 and "give two images" in err
     code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w5s")
     assert code == 2 and "--set head=emd" in err
     code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--query", "3", "--recipe", "glyphs_5w1s")

@@ -120,14 +120,14 @@ BENT = {
         lambda p, c, s: plan_with(p, supply_price=-p.supply_price),
         lambda p, c, s: plan_with(p, flow=p.flow.flip(1)),
     ],
-    "like_qpth": [lambda p, c, s: plan_with(p, demand_price=0.99 * p.demand_price)],
+    "like_autograd": [lambda p, c, s: plan_with(p, demand_price=0.99 * p.demand_price)],
     "between": [lambda p, c, s: plan_with(p, supply_price=p.supply_price * 1.5)],
 }
 
 
 @pytest.mark.parametrize(("check", "bend"), [(check, bend) for check, bends in BENT.items() for bend in bends])
 def test_suite_catches_a_solver_that(check, bend):
-    if check == "like_qpth" and registry.solver("qpth").unavailable_reason() is not None:
+    if check == "like_autograd" and registry.solver("qpth").unavailable_reason() is not None:
         pytest.skip("qpth is not installed")
     assert solvers.CHECKS[check](solvers.Case(Spoiled(lambda p, c, s: None), solvers.EXACT)) is None
     with pytest.raises(solvers.Failed):

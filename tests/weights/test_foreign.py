@@ -220,7 +220,7 @@ def test_a_classifier_and_what_is_outside_the_encoder_is_left_out_and_said(impor
     more = {key: torch.zeros(2) for key in extra}
     report, err = imported({"params": state(lively(Residual()), prefix) | more})
     assert report["left_out"] == extra
-    assert f"left out, not of the backbone: {', '.join(extra)}\n" in err
+    assert f"left out, because they are not part of the backbone: {', '.join(extra)}\n" in err
 
 
 def test_sidecar_report_and_next_command(imported, tmp_path):
