@@ -120,4 +120,4 @@ def able(kind: str, ability: type) -> list[str]:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean X?)` with the nearest known name, or the empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {str(near[0])!r}?)" if near else ""

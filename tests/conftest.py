@@ -1,5 +1,6 @@
 """Shared fixtures: the embedded dataset, small enough to train on in a test, and the command line in-process."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,21 @@ from pathlib import Path
 import pytest
 from children import Children
 from tiny import PRETRAINED, Tiny, make
+
+
+def pytest_configure(config):
+    """Workers share the cores, so none of them takes more than one; they are started after this."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker begins with whole files, so that what a file's tests share is made once; at the end they help out."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

@@ -91,7 +91,7 @@ def run(table: TrainedTable, request: Request, run_dir: Path) -> dict[str, Any]:
         "run_dir": str(run_dir),
     }
     if len(missing) < len(rows):
-        write_json(run_dir / f"{table['name']}.json", result)
+        write_json(run_dir / f"{table.name}.json", result)
     return result
 
 
@@ -214,7 +214,7 @@ def _times(table: TrainedTable, row: TrainedRow, request: Request, run_dir: Path
     path = run_dir / TIMES
     known = read(path) if path.exists() else {}
     if name not in known:
-        say(f"timing {row['name']}")
+        say(f"timing {row.name}")
         classes = len(open_dataset(pair[0].dataset.name, pair[0].store, request.root).split("train").classes)
         known[name] = beside(pair, classes, request.processes, ROUNDS)
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -645,6 +645,7 @@ def limited(size: int, *words: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_write_refused_half_way_through_preparing_leaves_nothing(tmp_path):
     pictures(tmp_path / "good", list("abcd"), 4)
     words = ["prepare", "images", "--from", "good", "--data-root", "root"]
@@ -655,6 +656,7 @@ def test_a_write_refused_half_way_through_preparing_leaves_nothing(tmp_path):
     assert limited(resource.RLIM_INFINITY, *words, cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_write_refused_in_the_middle_of_a_run_can_be_resumed_to_the_same_bytes(fsl, world, tmp_path):
     words = arguments(world, "--episodes", "400", "--batch", "7")
     done = limited(20_000, *words, "--run-dir", "short", cwd=tmp_path)
@@ -807,6 +809,7 @@ def test_comparing_what_is_no_run_is_refused(refused, tmp_path, spoiled):
     refused(Exit.DATA, sentence, "compare", "a", "b")
 
 
+@pytest.mark.slow
 def test_an_interrupt_says_how_to_go_on_and_resuming_does(fsl, world, tmp_path):
     words = arguments(world, "--episodes", "3000", "--batch", "1", "--run-dir", "r")
     process = started(words, tmp_path, stdout=subprocess.PIPE)

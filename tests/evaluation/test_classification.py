@@ -52,7 +52,7 @@ def test_trained_classes_are_recognised_and_counted_as_a_loop_counts_them(fsl, p
     assert got["top5"] == pytest.approx(100 * float(hits.any(1).float().mean()))
     code, out, _ = fsl("eval", "--recipe", mine, "--weights", made["weights"])
     assert code == 0 and "top-5 %" in out and "7 classes" in out
-    assert fsl("eval", "--recipe", mine, "--weights", made["weights"], "--format", "junit")[1].count("70 pictures") == 1
+    assert fsl("eval", "--recipe", mine, "--weights", made["weights"], "--format", "junit")[1].count("70 images") == 1
 
 
 def test_the_best_epoch_is_that_of_the_validation_pictures(fsl, plain):
@@ -78,6 +78,7 @@ def test_weights_of_other_classes_or_without_a_classifier_are_refused(fsl, plain
     assert code == 3 and "holds no classifier, which protocol classification needs" in err
 
 
+@pytest.mark.slow
 def test_few_shot_pretraining_takes_the_classifier_and_its_own_solver(fsl, glyph_root):
     Path("mine.yaml").write_text("""
 base: glyphs_5w1s

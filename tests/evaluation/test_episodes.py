@@ -108,6 +108,7 @@ def test_queries_of_a_large_episode_are_scored_part_by_part(monkeypatch, name):
     assert len(seen) > 3 and sum(seen) == 20
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken(glyph_root, weights, tmp_path):
     def command(path: Path, *more: str) -> list[str]:
         return [

@@ -164,6 +164,7 @@ def test_a_range_with_swapped_ends_is_refused(fsl):
         assert code == 2 and "the lower end 0.9 lies above the upper end 0.1" in err
 
 
+@pytest.mark.slow
 def test_validation_while_patches_are_trained_is_their_evaluation(fsl, glyph_root):
     sets = ["--set", "extractor={name: grid, sizes: [1, 2]}", "--data-root", glyph_root]
     tiny = [
@@ -234,6 +235,7 @@ def test_augmentation_in_training_gives_the_extractors_patches():
     )  # the level of one cell is the whole picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["grid", "sampling"])
 def test_patches_are_evaluated_and_meta_trained(fsl, glyph_root, tmp_path, extractor):
     sets = ["--set", f"extractor={extractor}", "--data-root", glyph_root]

@@ -2,6 +2,7 @@
 
 import itertools
 import zlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -40,12 +41,17 @@ def naive_nodes(m, pyramid=()) -> np.ndarray:
     return np.array(out + [m[:, i, j] for i in range(h) for j in range(w)])
 
 
-def naive_labels(x: np.ndarray, weights: str, clusters: int) -> np.ndarray:
+@cache
+def labels_of(nodes: bytes, shape: tuple[int, int], weights: str, clusters: int) -> np.ndarray:
     from sklearn.cluster import KMeans, MeanShift
 
-    if weights == "kmeans":
-        return KMeans(clusters, n_init=1, random_state=0).fit_predict(x)
-    return MeanShift().fit_predict(x)
+    x = np.frombuffer(nodes, np.float32).reshape(shape)
+    return (KMeans(clusters, n_init=1, random_state=0) if weights == "kmeans" else MeanShift()).fit_predict(x)
+
+
+def naive_labels(x: np.ndarray, weights: str, clusters: int) -> np.ndarray:
+    """Clusters of an image's nodes [n,d], which a loop over pairs meets again and again."""
+    return labels_of(x.tobytes(), x.shape, weights, clusters)
 
 
 def naive_weights(u, v, weights="cross_reference", clusters=2, cluster_nodes="centroids", norm="center"):

@@ -46,6 +46,7 @@ def script(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_an_edited_vector_operation_is_compiled_anew(script, tmp_path):
     package = tmp_path / "package"
     for name in ("fewshot_cli", "solvers", "heads", "backbones", "recipes"):

@@ -57,6 +57,7 @@ def test_a_row_is_the_evaluation_its_command_names(fsl, glyph_root):
     assert abs(rows[1]["difference"] - (rows[1]["accuracy"] - reference)) < 1e-9
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_run_say_so_and_stop_no_other(fsl, glyph_root):
     arguments = ("table", "deepemd.Fig4", *DATA, "--rows", "Prototype", "--rows", "Cosine", "--data-root", glyph_root)
     code, out, err = fsl(*arguments, "--format", "json", "--set", "episode.query=105", "--plot", "figures/curve.png")

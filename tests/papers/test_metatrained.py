@@ -95,6 +95,7 @@ def only(pattern: str) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph_root, fsl):
     result = run(TABLE, ask(), Path("t/one"))
     records = {(r["row"], r["shot"]): r for r in result["records"]}
@@ -128,6 +129,7 @@ def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph
     )  # the column's own options count
 
 
+@pytest.mark.slow
 def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
     run(TABLE, ask(rows=("bare",)), Path("t/one"))
     made = {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")}
@@ -144,6 +146,7 @@ def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
     assert [checkpoint.load(p).sidecar["start"] for p in fresh] == [None, None]
 
 
+@pytest.mark.slow
 def test_given_weights_stand_in_for_the_pretraining(ask):
     run(TABLE, ask(rows=("bare",)), Path("t/one"))
     given = only("t/pretrain*") / "weights.safetensors"

@@ -300,6 +300,7 @@ def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     assert code == 2 and "--query needs --gallery" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["fcn", "grid", "sampling"])
 def test_match_draws_two_pictures_or_an_episode(fsl, folders, glyph_root, tmp_path, extractor):
     a, b = (folders / "support" / f"class{i}" / "0.png" for i in (0, 1))

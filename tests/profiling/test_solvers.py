@@ -232,7 +232,7 @@ def test_doctor_runs_the_contract_suite_and_fails_a_broken_solver(fsl, monkeypat
     assert code == 1 and {"optimal", "consistent"} <= set(failed) and "strict" not in failed and "checks failed" in err
     for wrong in ("network_simplex", "head:emd", "solver:"):
         code, _, err = fsl("doctor", "--check", wrong)
-        assert code == 2 and "solver:NAME" in err
+        assert code == 2 and "KIND:NAME" in err
     code, _, err = fsl("doctor", "--check", "solver:opencw")
     assert code == 2 and "did you mean 'opencv'" in err
 

@@ -139,6 +139,7 @@ def test_a_missing_fence_is_seen(compiler, tmp_path):
     assert run.returncode != 0 and "data race" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("wide", [False, True])
 def test_source_compiles_for_gpus(arch, wide):
