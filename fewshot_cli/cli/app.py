@@ -36,7 +36,7 @@ from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.runtime.console import complain, emit, say
 from fewshot_cli.version import __version__
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "prepare": prepare,
     "import": import_weights,
     "pretrain": pretrain,

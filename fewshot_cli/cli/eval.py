@@ -1,5 +1,6 @@
 """`fsl eval`: episodes from cached features, an accuracy with its interval, and the gate for CI."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, gr
 
 if TYPE_CHECKING:
     from fewshot_cli.config.schema import Recipe
-    from fewshot_cli.runtime.processes import World
+    from fewshot_cli.runtime.processes import Processes
 
 
 def evaluate(
@@ -76,11 +77,11 @@ def evaluate(
     processes = launch(resolve(device), devices, nodes)
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
     root = o.data_root(data_root)
-    if classifier is not None:
-        summary = _score(loaded, classifier, query, path, resume, weights, root, processes)
+    if classifier is not None and query is not None:
+        summary: Mapping[str, Any] | None = _score(loaded, classifier, query, path, resume, weights, root, processes)
     else:
         summary = _evaluate(loaded, path, resume, weights, root, processes, batch, check)
-    if summary is None:
+    if summary is None or path is None:
         return say("dry run: recipe, data, weights and solver are in order")
     emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
     if solver is not None:
@@ -117,8 +118,8 @@ def _score(
     resume: bool,
     weights: Path | None,
     root: Path,
-    processes: "World",
-) -> dict[str, Any] | None:
+    processes: "Processes",
+) -> Mapping[str, Any] | None:
     """The summary of a fine-tuned classifier on a folder of images."""
     from fewshot_cli.predict.finetune import score
 
@@ -133,10 +134,10 @@ def _evaluate(
     resume: bool,
     weights: Path | None,
     root: Path,
-    processes: "World",
+    processes: "Processes",
     batch: int,
     check: bool,
-) -> dict[str, Any] | None:
+) -> Mapping[str, Any] | None:
     """The summary of the recipe's evaluation, by its protocol."""
     if recipe.eval.protocol == "classification":
         from fewshot_cli.evaluation.classification import evaluate_classes
@@ -147,14 +148,14 @@ def _evaluate(
     return evaluate_episodes(recipe, root, path, resume, processes, weights, batch, check)
 
 
-def _say_if_unused(recipe: "Recipe", summary: dict[str, Any]) -> None:
+def _say_if_unused(recipe: "Recipe", summary: Mapping[str, Any]) -> None:
     """Say that `--solver` changed nothing where no transport problem was posed."""
     if summary.get("solver") is None:
         part = recipe.head.name if recipe.eval.protocol == "episodes" else recipe.pretrain.classifier.name
         say(f"note: {part} poses no transport problems here, so --solver changed nothing")
 
 
-def _judge(recipe: "Recipe", summary: dict[str, Any], strict: bool, check: bool) -> None:
+def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: bool) -> None:
     """Leave with the exit code of `--strict` or `--check` where the result is not good enough."""
     if strict and summary["not_converged"]:
         raise NotConverged(
@@ -165,7 +166,7 @@ def _judge(recipe: "Recipe", summary: dict[str, Any], strict: bool, check: bool)
         raise typer.Exit(Exit.GATE)
 
 
-def _in_format(summary: dict[str, Any], form: Format) -> str:
+def _in_format(summary: Mapping[str, Any], form: Format) -> str:
     if form is Format.json:
         return as_json(summary)
     if form is Format.junit:
@@ -180,7 +181,7 @@ def _in_format(summary: dict[str, Any], form: Format) -> str:
     return "\n".join([grid(header, [cells]), *_notes(summary)])
 
 
-def _row(summary: dict[str, Any]) -> dict[str, Any]:
+def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The result by column."""
     begin = {"recipe": summary["recipe"], "dataset": summary["dataset"]}
     solver = summary["solver"] or "-"
@@ -207,7 +208,7 @@ def _row(summary: dict[str, Any]) -> dict[str, Any]:
     return begin | middle | end
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _notes(summary: Mapping[str, Any]) -> list[str]:
     notes = [f"interval: {summary['interval']}; seed {summary['seed']}; weights {summary['weights']}"]
     if iterations := summary.get("iterations"):
         notes.append(
@@ -223,7 +224,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _junit_case(summary: dict[str, Any]) -> JUnitCase:
+def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
     over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
     text = f"accuracy {summary['accuracy']:.2f} ± {summary['ci95']:.2f} % over {over}"
     failure, source = None, ""

@@ -30,7 +30,7 @@ def finetune_sfc(
         return output.print_recipe(loaded)
     path = None if dry_run else runs.choose(run_dir, "finetune-sfc", loaded.name, resume)
     summary = finetune(loaded, support, path, resume, weights, o.data_root(data_root), resolve(device))
-    if summary is None:
+    if summary is None or path is None:
         return say("dry run: recipe, weights, solver and support folder are in order")
     output.say_next(f"fsl eval --recipe {recipe} --classifier {summary['classifier']} --query FOLDER")
     return output.print_summary(summary, path)

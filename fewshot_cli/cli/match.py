@@ -12,7 +12,11 @@ from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import as_json
 
 if TYPE_CHECKING:
+    import torch
+
     from fewshot_cli.config.schema import Recipe
+
+    Source = tuple[Path | None, Path, torch.device]  # weights, data root and device
 
 
 def match(
@@ -116,22 +120,26 @@ def _maps_need_episodes() -> FslError:
 
 
 def _draw_flow(
-    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, flows: bool, source: Any
+    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, flows: bool, source: "Source"
 ) -> list[dict[str, Any]]:
     """Draw the matching of two images, or of a query (episode and number) with every class of its episode."""
     from fewshot_cli.figures.matching import match_episode, match_pictures
 
     if query is not None:
-        return match_episode(recipe, *query, out, flows, *source)
-    return match_pictures(recipe, *images, out, flows, *source)
+        episode, number = query
+        return match_episode(recipe, episode, number, out, flows, *source)
+    left, right = images
+    return match_pictures(recipe, left, right, out, flows, *source)
 
 
 def _draw_maps(
-    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, source: Any
+    recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, source: "Source"
 ) -> list[dict[str, Any]]:
     """Draw what head align makes of feature maps, of two images or a query as in `_draw_flow`."""
     from fewshot_cli.figures.alignment import map_episode, map_pictures
 
     if query is not None:
-        return map_episode(recipe, *query, out, *source)
-    return map_pictures(recipe, *images, out, *source)
+        episode, number = query
+        return map_episode(recipe, episode, number, out, *source)
+    left, right = images
+    return map_pictures(recipe, left, right, out, *source)

@@ -33,11 +33,14 @@ def metatrain(
     if print_config:
         return output.print_recipe(loaded)
     chosen_device, root = resolve(device), o.data_root(data_root)
-    if dry_run:
-        train(loaded, root, None, False, Processes(chosen_device), weights)
-        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
-    processes = launch(chosen_device, devices, nodes)
-    path = processes.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
+    processes = Processes(chosen_device) if dry_run else launch(chosen_device, devices, nodes)
+    path = (
+        None
+        if dry_run
+        else processes.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
+    )
     summary = train(loaded, root, path, resume, processes, weights, tensorboard)
+    if summary is None or path is None:
+        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     output.say_next(f"fsl eval --recipe {recipe} --weights {summary['weights']}")
     return output.print_summary(summary, path)

@@ -1,6 +1,6 @@
 """What several verbs print: a result in the chosen format, a run's summary, a recipe, the next command, warnings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def in_format(
     return "\n\n".join([*tables(form, *blocks), *notes])
 
 
-def print_summary(summary: dict[str, Any], path: Path) -> None:
+def print_summary(summary: Mapping[str, Any], path: Path) -> None:
     """The summary of a run that is kept in its directory."""
     from fewshot_cli.runtime.runs import SUMMARY
 

@@ -32,12 +32,11 @@ def pretrain(
     if print_config:
         return output.print_recipe(loaded)
     chosen_device, root = resolve(device), o.data_root(data_root)
-    if dry_run:
-        train(loaded, root, None, False, Processes(chosen_device))
-        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
-    processes = launch(chosen_device, devices, nodes)
-    path = processes.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
+    processes = Processes(chosen_device) if dry_run else launch(chosen_device, devices, nodes)
+    path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
     summary = train(loaded, root, path, resume, processes, tensorboard)
+    if summary is None or path is None:
+        return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     verb = "eval" if loaded.eval.protocol == "classification" else "metatrain"
     output.say_next(f"fsl {verb} --recipe {recipe} --weights {summary['weights']}")
     return output.print_summary(summary, path)

@@ -139,9 +139,9 @@ def _source(recipe: str | None, weights: Path | None, root: Path, device: "torch
         return problems.generated, "invented features"
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.evaluation.model import Model
-    from fewshot_cli.runtime.processes import World
+    from fewshot_cli.runtime.processes import Processes
 
-    model = Model.open(load_recipe(recipe), root, World(device), weights)
+    model = Model.open(load_recipe(recipe), root, Processes(device), weights)
     features, labels = model.features(), model.split.labels
 
     def make(n: int, m: int, batch: int, seed: int) -> problems.Problems:
@@ -258,7 +258,7 @@ def _measure_steps(
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.profiling.steps import profile_steps
     from fewshot_cli.runtime import runs
-    from fewshot_cli.runtime.processes import World
+    from fewshot_cli.runtime.processes import Processes
 
     loaded = load_recipe(recipe, sets, solver)
     if threads:
@@ -269,7 +269,7 @@ def _measure_steps(
         "device": str(device),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
-        "records": profile_steps(loaded, World(device), rounds),
+        "records": profile_steps(loaded, Processes(device), rounds),
         "versions": runs.versions(),
     }
 

@@ -1,9 +1,7 @@
 """`fsl reproduce`: a dataset's published accuracies from nothing, with a report."""
 
-import json
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +9,7 @@ import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.runtime.console import emit, say
-
-
-class Form(StrEnum):
-    """Formats of the report on stdout."""
-
-    md = "md"
-    json = "json"
+from fewshot_cli.runtime.render import Format, as_json
 
 
 def _names(incomplete: str) -> list[str]:
@@ -39,7 +31,9 @@ def reproduce(
     nodes: o.Nodes = None,
     data_root: o.DataRoot = None,
     run_dir: o.RunDir = None,
-    format: Annotated[Form, typer.Option("--format", help="Format of the report on stdout.")] = Form.md,
+    format: Annotated[
+        Format, o.format_option(Format.md, Format.json, help="Format of the report on stdout.")
+    ] = Format.md,
 ) -> None:
     """Prepare, pre-train, meta-train and evaluate at 1 and 5 shots; the same command continues what was interrupted."""
     from fewshot_cli.papers import reproduce as work
@@ -52,7 +46,4 @@ def reproduce(
         name, list(sets or []), source, o.data_root(data_root), path, world, shlex.join(["fsl", *sys.argv[1:]])
     )
     say(f"report: {path / 'report.md'}")
-    emit(
-        json.dumps(report, indent=2) if format is Form.json else work.as_markdown(report),
-        kept=str(path / "report.json"),
-    )
+    emit(as_json(report) if format is Format.json else work.as_markdown(report), kept=str(path / "report.json"))

@@ -53,7 +53,9 @@ def _kind(text: str) -> o.Kind:
     if plural not in set(o.Kind):
         from fewshot_cli.registry import did_you_mean
 
-        raise FslError(f"{text}: no such kind{did_you_mean(plural, o.Kind)}; choose one of {', '.join(sorted(o.Kind))}")
+        raise FslError(
+            f"{text}: no such kind{did_you_mean(plural, map(str, o.Kind))}; choose one of {', '.join(sorted(o.Kind))}"
+        )
     return o.Kind(plural)
 
 

@@ -1,80 +1,78 @@
-"""stdout is data, stderr is talk: sentences, progress with a running figure, and output that survives a closed pipe."""
+"""Results go to stdout, messages and progress to stderr, and either of them may be closed."""
 
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from fewshot_cli.errors import DataError
 
-_muted = 0
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_silent_rank = 0  # of this process, where it is not the first of several and therefore prints nothing
 
 
 def mute(rank: int) -> None:
-    """Say and emit nothing from now on: the first process of the same run talks."""
-    global _muted
-    _muted = rank
+    """Print no results and no messages from now on, since the first of the processes of this run does."""
+    global _silent_rank
+    _silent_rank = rank
 
 
 def complain(text: str, shared: bool = False) -> None:
-    """A fault, told by every process that has it, but one that all of them `share` by the first alone."""
-    global _muted
-    rank, _muted = _muted, 0
-    if not (rank and shared):
-        say(f"fsl: process {rank}: {text}" if rank else f"fsl: {text}")
-    _muted = rank
+    """An error message, from every process that has the error; one that all `share`, from the first process only."""
+    if not _silent_rank:
+        _write(f"fsl: {text}")
+    elif not shared:
+        _write(f"fsl: process {_silent_rank}: {text}")
 
 
 def say(text: str) -> None:
-    """A line of talk on stderr."""
-    if sys.stderr is None or _muted:  # print(file=None) would write to stdout
+    """A message on stderr; nothing when it is closed."""
+    if not _silent_rank:
+        _write(text)
+
+
+def _write(text: str) -> None:
+    if sys.stderr is None:  # print(file=None) would write to stdout
         return
     with suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
         print(text, file=sys.stderr, flush=True)
 
 
 def emit(text: str, kept: str = "") -> None:
-    """Data on stdout. Raises `DataError` when stdout is closed; `kept` says where the result still is."""
-    if _muted:
+    """A result on stdout. Raises `DataError` when stdout is closed; `kept` says where the result still is."""
+    if _silent_rank:
         return
     try:
         if sys.stdout is None:
             raise BrokenPipeError
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError) as error:
         with suppress(OSError):  # keep the interpreter from complaining about the same pipe at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         where = f"; the result is kept in {kept}" if kept else "; run the command again with stdout open"
-        raise DataError(f"stdout is closed, so nothing could be printed{where}") from fault
+        raise DataError(f"stdout is closed, so nothing could be printed{where}") from error
 
 
 class Bar:
-    """A progress bar of one task; `update(done, text)` sets how far it is and the running figure beside it."""
+    """A progress bar of one task; `update(done, note)` sets how far it is and the running figure beside it."""
 
     def __init__(self, title: str, total: int | None) -> None:
-        self._title, self._total, self._live, self._task = title, total, None, None
+        self._title, self._total = title, total
         self._last = time.monotonic()
-        if sys.stderr is not None and sys.stderr.isatty() and not _muted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-            )
-            self._live = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._live.start()
-            self._task = self._live.add_task(title, total=total, note="")
+        self._live: tuple[Progress, TaskID] | None = None
+        if sys.stderr is not None and sys.stderr.isatty() and not _silent_rank:
+            self._live = _drawn(title, total)
 
     def update(self, done: int, note: str = "") -> None:
         """Set progress; off a terminal a line appears every 30 seconds."""
         if self._live is not None:
-            self._live.update(self._task, completed=done, note=note)
+            drawn, task = self._live
+            drawn.update(task, completed=done, note=note)
         elif time.monotonic() - self._last > 30:
             self._last = time.monotonic()
             say(f"{self._title}: {done}{f'/{self._total}' if self._total else ''} {note}".rstrip())
@@ -82,7 +80,25 @@ class Bar:
     def close(self) -> None:
         """Remove the bar."""
         if self._live is not None:
-            self._live.stop()
+            self._live[0].stop()
+
+
+def _drawn(title: str, total: int | None) -> "tuple[Progress, TaskID]":
+    """A bar drawn by Rich, and its task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    progress.start()
+    return progress, progress.add_task(title, total=total, note="")
 
 
 @contextmanager
