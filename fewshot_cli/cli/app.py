@@ -132,9 +132,7 @@ def main() -> NoReturn:
     except (typer.Abort, typer.Exit) as stop:
         code = getattr(stop, "exit_code", Exit.INTERRUPTED)
     except Exception as error:
-        if shared["debug"]:
-            say("".join(traceback.format_exception(error)).rstrip())
-        code = _report(error)
+        code = _report(error, shared["debug"])
     _leave(code)
 
 
@@ -149,14 +147,16 @@ def _run(shared: dict[str, bool]) -> int:
     return code if isinstance(code, int) else Exit.OK
 
 
-def _report(error: Exception) -> int:
-    """Say what went wrong and return the exit code."""
-    if isinstance(error, FslError):
-        complain(str(error), getattr(error, "shared", False))
-        return error.code
+def _report(error: Exception, debug: bool) -> int:
+    """Say what went wrong, with `debug` after the traceback, and return the exit code."""
     if (show := getattr(error, "show", None)) is not None:  # a usage error of Typer's parser prints itself
         show()
         return Exit.USAGE
+    if debug:
+        say("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, FslError):
+        complain(str(error), getattr(error, "shared", False))
+        return error.code
     if _is_out_of_memory(error):
         reason = str(error).partition("\n")[0]
         complain(
