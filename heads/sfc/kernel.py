@@ -23,6 +23,7 @@ from fewshot_cli.kernels.vectors import (
 )
 
 compiled = partial(njit, title="the fine-tuning", **FLOATS)
+# a call might run a copy compiled by itself, with other last bits, in the process that compiles the code, and no other
 inlined = partial(njit, forceinline=True, **FLOATS)
 LANES = F32.count
 KEPT = 16  # steps whose sparse gradients are kept before they are added up
@@ -30,7 +31,7 @@ LEAST = 1e-12  # lengths below it count as it, as in `torch.nn.functional.normal
 STRIP = 64  # columns of which four vectors stay in registers while rows are added up
 
 
-@compiled
+@inlined
 def _flush(rows, coefs, first, slopes, steps, momentum, lr, made):
     """Add the gradients kept from `steps` steps to made [2,J,N+1]: layer and momentum as sums of the û_i and v_j(0)."""
     for j in range(made.shape[1]):
@@ -52,7 +53,7 @@ def _flush(rows, coefs, first, slopes, steps, momentum, lr, made):
                     moving[r] = np.float32(f) * v + np.float32(g) * w
 
 
-@compiled
+@inlined
 def _gradient(products, at, flow, base, labels, pick, way, temperature, rate, inverse, rows, coefs, first, slopes):
     """The step's gradient for one episode, times rate: node j's is Σ coefs·û[rows] from first[j] on + slopes[j]·v_j.
 
@@ -101,7 +102,7 @@ def _gradient(products, at, flow, base, labels, pick, way, temperature, rate, in
             first[k * m + j + 1], slopes[k * m + j] = to, slope * own * own
 
 
-@compiled
+@inlined
 def _descend(state, moving, table, rows, coefs, first, slopes, momentum, lr):
     """A step of SGD with momentum on state and moving [J,W], the layer's products or the layer; table [N,W] is û there.
 
@@ -132,7 +133,7 @@ def _descend(state, moving, table, rows, coefs, first, slopes, momentum, lr):
             store(state, o + 48, fma(down, y, s))
 
 
-@compiled
+@inlined
 def _meet(state, rows, coefs, first, out):
     """Products [J] of each gradient's Σ coefs·û with the node, or its momentum, whose products with û are in state."""
     for j in range(state.shape[0]):
@@ -141,7 +142,7 @@ def _meet(state, rows, coefs, first, out):
             out[j] += coefs[t] * state[j, rows[t]]
 
 
-@compiled
+@inlined
 def _lengths(with_node, with_momentum, with_new, slopes, momentum, lr, squares):
     """Carry squares [3,J], |v|², v·w and |w|² of each node v and its momentum w, over a step."""
     for j in range(squares.shape[1]):
