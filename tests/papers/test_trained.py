@@ -181,7 +181,7 @@ def test_the_command_draws_and_refuses(fsl, ask, monkeypatch):
     code, out, err = fsl("table", "mpw.Fig2", *common, "--solver", "network_simplex", "--run-dir", "exact")
     assert code == 3 and "solver network_simplex counts no iterations" in err
     code, _, err = fsl("table", "mpw.T2", *common, "--plot", "x.png")
-    assert code == 2 and "take mpw.Fig2" in err
+    assert code == 2 and "use mpw.Fig2" in err
     monkeypatch.undo()
     code, _, err = fsl("table", "deepemd.T1", "--recipe", "glyphs_5w1s", "--seeds", "2")
     assert code == 2 and "are evaluated, not trained" in err

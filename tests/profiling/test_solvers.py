@@ -230,7 +230,7 @@ def test_doctor_runs_the_contract_suite_and_fails_a_broken_solver(fsl, monkeypat
     code, out, err = fsl("doctor", "--check", "solver:network_simplex", "--format", "json")
     failed = [row["check"] for row in json.loads(out) if row["outcome"] == "failed"]
     assert code == 1 and {"optimal", "consistent"} <= set(failed) and "strict" not in failed and "checks failed" in err
-    for wrong in ("network_simplex", "head:emd", "solver:"):
+    for wrong in ("network_simplex", "recipe:emd", "solver:"):
         code, _, err = fsl("doctor", "--check", wrong)
         assert code == 2 and "KIND:NAME" in err
     code, _, err = fsl("doctor", "--check", "solver:opencw")
