@@ -21,7 +21,7 @@ from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.evaluation import episodes
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.runtime import runs
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     loaded = load_recipe(given.recipe, solver=given.solver)
     root, device = data_root(None), torch.device("cpu")
-    model = Model.open(loaded, root, World(device), given.weights)
+    model = Model.open(loaded, root, Processes(device), given.weights)
     head, features = model.head, model.features()
     sampler = Sampler(model.split, 5, 1, 15, loaded.seed)
     batch = episodes.episodes_per_call(head, sampler, features)

@@ -19,7 +19,7 @@ from fewshot_cli.config.parts import build_solver
 from fewshot_cli.profiling.steps import beside
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.device import resolve
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 CLASSES, ITERATIONS, EPSILON = 100, 6, 0.1
 
@@ -29,7 +29,7 @@ def steps(name: str, batch: int, rounds: int, device: torch.device) -> dict[str,
     sets = [f"pretrain.batch={batch}"]
     plain = load_recipe(name, sets)
     proxies = plain.pretrain.model_copy(update={"classifier": mpw.pretrain.classifier, "solver": mpw.solver})
-    linear, ours = beside([plain, plain.model_copy(update={"pretrain": proxies})], CLASSES, World(device), rounds)
+    linear, ours = beside([plain, plain.model_copy(update={"pretrain": proxies})], CLASSES, Processes(device), rounds)
     return {f"{kind}_over_linear": ours[kind] / linear[kind] for kind in linear} | {
         f"{kind}_seconds_linear": linear[kind] for kind in linear
     }

@@ -15,7 +15,7 @@ from fewshot_cli.config.load import load_recipe
 from fewshot_cli.profiling.steps import profile_steps
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.device import resolve
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 VARIANTS = {
     "as the recipe has it": [],
@@ -45,7 +45,9 @@ def main() -> None:
         "versions": runs.versions(),
     }
     for name in given.variants.split(","):
-        first, second = profile_steps(load_recipe(given.recipe, [*VARIANTS[name], *batch]), World(device), given.rounds)
+        first, second = profile_steps(
+            load_recipe(given.recipe, [*VARIANTS[name], *batch]), Processes(device), given.rounds
+        )
         out[name] = first
         out["metatrain"] = second
     print(json.dumps(out, indent=2))

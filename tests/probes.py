@@ -7,10 +7,10 @@ import torch
 
 from fewshot_cli.cli import app
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.processes import World, launch
+from fewshot_cli.runtime.processes import Processes, launch
 
 
-def _world() -> World:
+def _world() -> Processes:
     return launch(torch.device("cpu"), None, None)
 
 

@@ -40,10 +40,10 @@ def reproduce(
     from fewshot_cli.runtime.device import resolve
     from fewshot_cli.runtime.processes import launch
 
-    world = launch(resolve(device), devices, nodes)
+    processes = launch(resolve(device), devices, nodes)
     path = run_dir or Path("runs") / "reproduce" / name
     report = work.reproduce(
-        name, list(sets or []), source, o.data_root(data_root), path, world, shlex.join(["fsl", *sys.argv[1:]])
+        name, list(sets or []), source, o.data_root(data_root), path, processes, shlex.join(["fsl", *sys.argv[1:]])
     )
     say(f"report: {path / 'report.md'}")
     emit(as_json(report) if format is Format.json else work.as_markdown(report), kept=str(path / "report.json"))

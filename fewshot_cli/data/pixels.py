@@ -18,7 +18,7 @@ from fewshot_cli.data.store import Split
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.device import free_memory
 from fewshot_cli.runtime.files import guarded
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 T = TypeVar("T")
 
@@ -28,10 +28,10 @@ class Pixels:
     temporary file of the data root that is mapped into memory.
     """
 
-    def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, world: World) -> None:
-        shape, self.device = (len(split), 3, side, side), world.device
+    def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, processes: Processes) -> None:
+        shape, self.device = (len(split), 3, side, side), processes.device
         size = math.prod(shape)
-        self.mapped = size > room(world)
+        self.mapped = size > room(processes)
         images = None
         if self.mapped:
             say(f"note: {size / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}")
@@ -53,10 +53,10 @@ class Pixels:
         return _ahead(batches) if self.mapped else iter(batches)
 
 
-def room(world: World) -> int:
+def room(processes: Processes) -> int:
     """Bytes that decoded pictures may take: half of what is free, of it each process's part."""
-    own = free_memory(torch.device("cpu")) // 2 // world.local
-    return min(own, free_memory(world.device) // 2) if world.device.type == "cuda" else own
+    own = free_memory(torch.device("cpu")) // 2 // processes.local
+    return min(own, free_memory(processes.device) // 2) if processes.device.type == "cuda" else own
 
 
 def _ahead(batches: Iterable[T]) -> Iterator[T]:

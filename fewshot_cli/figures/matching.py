@@ -16,7 +16,7 @@ from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.crops import cut
 from fewshot_cli.features.embed import patches_of
 from fewshot_cli.figures.canvas import _pyplot, save
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 SHOWN = 240  # least side of a drawn picture
 NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head {heads}, or --set head={first}"
@@ -137,7 +137,7 @@ def parts_with(
     """The recipe's model with a head of an ability. Raises `RecipeError` for another, saying what it `lacks`, with the
     names of those that have it in place of `{heads}`.
     """
-    model = Model.open(recipe, root, World(device), given)
+    model = Model.open(recipe, root, Processes(device), given)
     if not isinstance(model.head, contract):
         able = registry.able("heads", contract)
         lacks = lacks.format(heads=" or ".join(able), first=able[0])

@@ -18,7 +18,7 @@ from fewshot_cli.evaluation.classification import ClassModel
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.figures.matching import shown
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 LIKELIEST = 3
 
@@ -63,7 +63,7 @@ def correspond(
     pictures = Pictures([picture])
     if len(pictures) != 1:
         raise DataError(f"{picture}: holds {len(pictures)} pictures; give one picture file")
-    model = ClassModel.open(recipe, root, World(device), given)
+    model = ClassModel.open(recipe, root, Processes(device), given)
     names = model.classes
     for name in chosen:
         if name not in names:

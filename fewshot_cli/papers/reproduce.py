@@ -15,7 +15,7 @@ from fewshot_cli.papers.catalog import elsewhere, find_table
 from fewshot_cli.papers.schema import EvaluatedTable
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.files import write_json, write_text
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.render import markdown
 from fewshot_cli.runtime.runs import SUMMARY, Run, read, stage, versions
 from fewshot_cli.training.log import LOG, TIMES
@@ -40,7 +40,7 @@ def names() -> list[str]:
 
 
 def reproduce(
-    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, world: World, command: str
+    name: str, sets: list[str], source: Path | None, root: Path, run_dir: Path, processes: Processes, command: str
 ) -> dict[str, Any]:
     """Run what is not done yet and return the report, which is also written as report.json and report.md.
 
@@ -56,31 +56,31 @@ def reproduce(
     dataset = next(d for d in sorted(names(), key=len) if name.startswith(d) and f"{d}_5w1s" in installed_recipes())
     of = {shot: f"{dataset}_5w{shot}s{name.removeprefix(dataset)}" for shot in (1, 5)}
     base = load_recipe(of[1], sets)
-    _prepare(base, source, root, world)
-    stage(world, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, world))
+    _prepare(base, source, root, processes)
+    stage(processes, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, processes))
     start = run_dir / "pretrain" / "weights.safetensors"
-    stage(world, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, world, start))
+    stage(processes, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, processes, start))
     weights, summaries = run_dir / "metatrain" / "weights.safetensors", {}
     for method, _, *parts in ROWS:
         for shot, part in zip(of, parts, strict=True):
             one = load_recipe(of[shot], [part, *sets])
             place = run_dir / "eval" / f"{part.removeprefix('head=')}_{shot}"
             summaries[method, shot] = stage(
-                world,
+                processes,
                 place,
-                lambda path, again, one=one: evaluate_episodes(one, root, path, again, world, weights, 0, False),
+                lambda path, again, one=one: evaluate_episodes(one, root, path, again, processes, weights, 0, False),
             )
 
     def finish() -> dict[str, Any]:
-        report = _report(name, base, of, summaries, run_dir, command, world)
+        report = _report(name, base, of, summaries, run_dir, command, processes)
         write_json(run_dir / "report.json", report)
         write_text(run_dir / "report.md", as_markdown(report))
         return report
 
-    return world.first(finish)
+    return processes.first(finish)
 
 
-def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> None:
+def _prepare(base: Recipe, source: Path | None, root: Path, processes: Processes) -> None:
     def work() -> None:
         if not (root / base.store).exists():
             build_store(
@@ -90,7 +90,7 @@ def _prepare(base: Recipe, source: Path | None, root: Path, world: World) -> Non
                 root,
             )
 
-    world.first(work)
+    processes.first(work)
 
 
 def _report(
@@ -100,7 +100,7 @@ def _report(
     summaries: dict[tuple[str, int], dict[str, Any]],
     run_dir: Path,
     command: str,
-    world: World,
+    processes: Processes,
 ) -> dict[str, Any]:
     table = find_table("deepemd.T3")
     assert isinstance(table, EvaluatedTable)
@@ -155,8 +155,8 @@ def _report(
         "stages": stages,
         "hashes": some["hashes"],
         "versions": versions(),
-        "device": str(world.device),
-        "processes": world.size,
+        "device": str(processes.device),
+        "processes": processes.size,
         "run_dir": str(run_dir),
     }
 

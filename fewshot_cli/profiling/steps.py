@@ -19,7 +19,7 @@ from fewshot_cli.config.parts import (
 from fewshot_cli.config.schema import MetatrainSpec, PretrainSpec, Recipe
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.runtime.device import matching_device
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.training.augment import apply, draw, draw_mixing
 from fewshot_cli.training.metatrain import EpisodeObjective
 from fewshot_cli.training.optimise import generator, make_optimizer
@@ -62,7 +62,7 @@ class _Timed(Solver):
 
 
 def profile_steps(
-    recipe: Recipe, world: World, rounds: int, now: Callable[[], float] = perf_counter
+    recipe: Recipe, processes: Processes, rounds: int, now: Callable[[], float] = perf_counter
 ) -> list[dict[str, Any]]:
     """A record for each stage of training, on invented pictures: seconds of a step and of its parts.
 
@@ -74,19 +74,19 @@ def profile_steps(
     Raises `RecipeError` for a solver that cannot run.
     """
     return [
-        _measure("pretrain", recipe, recipe.pretrain, world, rounds, now),
-        _measure("metatrain", recipe, recipe.metatrain, world, rounds, now),
+        _measure("pretrain", recipe, recipe.pretrain, processes, rounds, now),
+        _measure("metatrain", recipe, recipe.metatrain, processes, rounds, now),
     ]
 
 
-def beside(recipes: list[Recipe], classes: int, world: World, rounds: int) -> list[dict[str, float]]:
+def beside(recipes: list[Recipe], classes: int, processes: Processes, rounds: int) -> list[dict[str, float]]:
     """Seconds of a step of pre-training and of a test pass, for each recipe in turns, medians over rounds.
 
     On `pretrain.batch` invented pictures that lie ready, of so many classes. Raises `RecipeError` for a solver that
     cannot run.
     """
-    clock = _Clock(world.device)
-    works = [_works(recipe, classes, world.device) for recipe in recipes]
+    clock = _Clock(processes.device)
+    works = [_works(recipe, classes, processes.device) for recipe in recipes]
     for _ in range(rounds + 1):
         clock.rounds.append({})
         for place, own in enumerate(works):
@@ -125,11 +125,11 @@ def _measure(
     stage: str,
     recipe: Recipe,
     spec: PretrainSpec | MetatrainSpec,
-    world: World,
+    processes: Processes,
     rounds: int,
     now: Callable[[], float],
 ) -> dict[str, Any]:
-    device, clock, extractor = world.device, _Clock(world.device, now), build_extractor(recipe)
+    device, clock, extractor = processes.device, _Clock(processes.device, now), build_extractor(recipe)
     backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
     pictures = _pictures(stage, spec)
     if stage == "pretrain":

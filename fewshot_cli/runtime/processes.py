@@ -188,6 +188,3 @@ def _fabric(device: torch.device, devices: int, nodes: int) -> "Fabric":
         strategy=several if devices * nodes > 1 else "auto",
         plugins=[] if devices * nodes > 1 else [started],
     )
-
-
-World = Processes

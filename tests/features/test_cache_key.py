@@ -9,7 +9,7 @@ import torch
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.evaluation.model import feature_key
 from fewshot_cli.features.cache import cached_features
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 MAPS, PATCHES = "mini_imagenet_5w1s", "mini_imagenet_5w1s_sampling"  # the second one draws its patches
 DATA, WEIGHTS = "a" * 64, "b" * 64
@@ -97,7 +97,7 @@ class Boxed:
 
 
 def test_boxes_and_whole_images_do_not_share_features(tmp_path):
-    split, world = Boxed(), World(torch.device("cpu"))
+    split, world = Boxed(), Processes(torch.device("cpu"))
 
     def features(crop):
         loaded = load_recipe(MAPS, [f"dataset.crop={crop}", "image.size=8", "image.resize=8"])

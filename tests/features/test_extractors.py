@@ -16,7 +16,7 @@ from fewshot_cli.features.crops import cut, cut_patches
 from fewshot_cli.features.embed import embed, patches_of
 from fewshot_cli.features.extractors import Grid, GridOptions, Sampling, SamplingOptions
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.training.augment import apply, draw
 from fewshot_cli.weights.find import find_weights
 
@@ -111,15 +111,15 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
     images = (255 * torch.rand(5, 3, 12, 12, generator=rng())).to(torch.uint8)
     grid = Grid(GridOptions(sizes=(2,)))
     boxes, flip = grid.boxes(torch.full((5, 2), 12.0), rng(), training=False)
-    maps = embed(Identity(), images, IMAGE, World(torch.device("cpu")), patches=(boxes, flip))
+    maps = embed(Identity(), images, IMAGE, Processes(torch.device("cpu")), patches=(boxes, flip))
     assert maps.shape == (5, 3, 1, 4)
     for i in range(5):
         for p in range(4):
             patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
             assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
-    alone = embed(Identity(), images[3:], IMAGE, World(torch.device("cpu")), patches=(boxes[3:], flip[3:]))
+    alone = embed(Identity(), images[3:], IMAGE, Processes(torch.device("cpu")), patches=(boxes[3:], flip[3:]))
     assert torch.allclose(alone, maps[3:], atol=1e-6)
-    whole = embed(Identity(), images, IMAGE, World(torch.device("cpu")))
+    whole = embed(Identity(), images, IMAGE, Processes(torch.device("cpu")))
     assert torch.equal(whole, normalise(images, IMAGE))
 
 

@@ -63,9 +63,9 @@ def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
     one = load_recipe("mine.yaml")
     from fewshot_cli.evaluation.model import Model
     from fewshot_cli.figures.matching import against
-    from fewshot_cli.runtime.processes import World
+    from fewshot_cli.runtime.processes import Processes
 
-    model = Model.open(one, glyph_root, World(torch.device("cpu")), weights)
+    model = Model.open(one, glyph_root, Processes(torch.device("cpu")), weights)
     left, others = against(model, 3, 7)
     maps = model.features()
     with torch.no_grad():

@@ -18,7 +18,7 @@ from fewshot_cli.features.embed import embed
 from fewshot_cli.figures import matching
 from fewshot_cli.figures.matching import Panel
 from fewshot_cli.heads.shared.local import cells
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,12 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     ]
     loaded = load_recipe("glyphs_5w1s")
     split = open_store(glyph_root, "glyphs").split("test")
-    model = Model.open(loaded, glyph_root, World(torch.device("cpu")))
+    model = Model.open(loaded, glyph_root, Processes(torch.device("cpu")))
     backbone, head = model.backbone, model.head
     images, _ = split.decode(32)
     members = split.members()[:4]
     with torch.no_grad():
-        maps = [embed(backbone, images[m], loaded.image, World(torch.device("cpu"))) for m in members]
+        maps = [embed(backbone, images[m], loaded.image, Processes(torch.device("cpu"))) for m in members]
         support = torch.stack([m[:3] for m in maps])[None]
         want = head(support, torch.cat([maps[1][3:7], maps[0][5:6]])[None])[0].softmax(-1)
     got = torch.tensor([list(row["scores"].values()) for row in rows])
@@ -179,7 +179,7 @@ def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
     split = open_store(glyph_root, "glyphs").split("test")
     from fewshot_cli.predict.retrieve import _picks
 
-    maps = Model.open(loaded, glyph_root, World(torch.device("cpu"))).features(split)
+    maps = Model.open(loaded, glyph_root, Processes(torch.device("cpu"))).features(split)
     pooled = maps.flatten(2).mean(-1).double().numpy()
     unit = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
     picks, hits = _picks(len(split), 25, loaded.seed).tolist(), {"global": [], "reranked": []}
@@ -238,11 +238,11 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     )
     assert code == 0, err
     result, loaded = json.loads(out), load_recipe("glyphs_5w1s")
-    model = Model.open(loaded, tmp_path, World(torch.device("cpu")))
+    model = Model.open(loaded, tmp_path, Processes(torch.device("cpu")))
     backbone, head = model.backbone, model.head
     gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
     maps, queries = (
-        embed(backbone, x.decode(32)[0], loaded.image, World(torch.device("cpu"))) for x in (gallery, asked)
+        embed(backbone, x.decode(32)[0], loaded.image, Processes(torch.device("cpu"))) for x in (gallery, asked)
     )
     assert len(result["ranking"]) == 8 and result["left_out"] == 0
     for place, row in enumerate(result["ranking"]):

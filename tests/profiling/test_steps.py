@@ -8,7 +8,7 @@ import torch
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.profiling import steps
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 
 
 def test_the_parts_are_those_of_the_median_step():
@@ -36,7 +36,7 @@ def test_the_parts_are_those_of_the_median_step():
 def test_each_part_is_timed_once_and_the_whole_holds_all(tiny):
     """On a clock that goes on by a second whenever it is read, seconds count the readings between a part's two."""
     recipe = load_recipe(str(tiny.recipe), ["metatrain.episodes_per_step=1"])
-    first, second = steps.profile_steps(recipe, World(torch.device("cpu")), 2, itertools.count().__next__)
+    first, second = steps.profile_steps(recipe, Processes(torch.device("cpu")), 2, itertools.count().__next__)
     assert first["parts"] == {"augmentation": 1, "backbone": 1, "head": 2, "backward": 1, "optimiser": 1}
     assert (first["seconds"], first["share"]) == (11, 1 / 11)  # ten readings inside
     assert second["parts"] == {**first["parts"], "transport": 1, "head": 3} and second["seconds"] == 13

@@ -7,7 +7,7 @@ import torch
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.store import StoreWriter
-from fewshot_cli.runtime.processes import World
+from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.training import metatrain
 from fewshot_cli.weights import checkpoint
 
@@ -43,7 +43,7 @@ class Phases:
         self.recipe.write_text(RECIPE)
 
     def run(self, resume=False):
-        loaded, world = load_recipe(str(self.recipe)), World(torch.device("cpu"))
+        loaded, world = load_recipe(str(self.recipe)), Processes(torch.device("cpu"))
         return metatrain.metatrain(loaded, self.root, self.folder / "run", resume, world, None)
 
     def sampler(self, *arguments):
