@@ -205,7 +205,8 @@ def validate_options(model: type[BaseModel], data: dict[str, Any], source: Sourc
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as fault:
-        error = fault.errors(include_url=False)[0]
+        # a key that is missing comes last: often another one is a misspelling of it
+        error = min(fault.errors(include_url=False), key=lambda e: e["type"] == "missing")
         keys, owner = _located(model, error["loc"])
         where, kind = (*path, *keys), error["type"]
         if kind == "extra_forbidden":
@@ -226,9 +227,9 @@ def validate_options(model: type[BaseModel], data: dict[str, Any], source: Sourc
 
 
 def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[str | int], type[BaseModel] | None]:
-    """The keys of a fault's place, without what Pydantic adds for the members of a union, and the model that has the
-    last
-    of them (None where it lies in no model).
+    """The keys of a fault's place, without what Pydantic adds for members of unions, and the model of the last key.
+
+    The model is None where the last key lies in none.
     """
     keys: list[str | int] = []
     here: Any = model
@@ -239,13 +240,14 @@ def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[s
             continue
         here = get_args(here)[0] if get_origin(here) in (Annotated, Union, UnionType) else here
         owner = here if isinstance(here, type) and issubclass(here, BaseModel) else None
-        inside = get_args(here)
         if owner is not None:
             field = owner.model_fields.get(str(word))
             here = field.annotation if field else None
-        elif inside:  # values in a row, or by name
-            here = inside[0] if isinstance(word, int) else inside[1]
-        elif isinstance(word, str):  # a member of a union of plain types
+        elif get_origin(here) is dict:
+            here = get_args(here)[1]
+        elif isinstance(word, int):
+            here = next(iter(get_args(here)), None)
+        else:  # a member of a union of plain types
             continue
         keys.append(word)
     return keys, owner

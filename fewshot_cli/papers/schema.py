@@ -184,6 +184,8 @@ class Paper(Section):
 def _named(table: Table, paper: Paper) -> Iterator[Contradiction]:
     """Names that stand for nothing, or for two rows."""
     names = [row.name for row in table.rows]
+    if table.name:
+        yield ("name",), "a table is named by its file and its key; leave it out"
     source = table.source.partition(",")[0]
     if source not in paper.sources:
         yield ("source",), _nothing_called(source, "source", paper.sources)
@@ -227,4 +229,4 @@ def _unknown_datasets(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _nothing_called(name: str, kind: str, known: Iterable[str]) -> str:
-    return f"there is no {kind} {name!r}{registry.did_you_mean(name, known)}; there are {', '.join(known)}"
+    return f"there is no {kind} {name!r}{registry.did_you_mean(name, known)}; there are {', '.join(map(repr, known))}"
