@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from fewshot_cli.config.load import installed_recipes, load_recipe
-from fewshot_cli.config.parts import build_backbone
+from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import open_dataset
-from fewshot_cli.errors import DataError, FslError, RecipeError
+from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.results import EpisodeRecord
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import chosen_rows
+from fewshot_cli.papers.recipes import recipe_for
 from fewshot_cli.papers.request import Request
 from fewshot_cli.papers.schema import (
     EpisodesColumn,
@@ -71,34 +71,6 @@ class EvaluatedCells:
         pinned = [] if any(text.startswith("extractor=") for text in options) else ["extractor=fcn"]
         episodes = [f"episode.way={column.way}", f"episode.shot={column.shot}"]
         return [*pinned, *options, *self.request.sets, *episodes, f"eval.episodes={self.request.episodes}"]
-
-
-def recipe_for(dataset: str, weights: Path | None) -> str:
-    """The 1-shot EMD recipe of a dataset: the first whose backbone has weights at hand (those given), else the first.
-
-    Raises `RecipeError` when no recipe is for the dataset.
-    """
-    known = [n for n in installed_recipes() if n.split("_5w1s")[0] == dataset and "_5w1s" in n]
-    known = [n for n in known if load_recipe(n).head.name == "emd"]
-    if not known:
-        raise RecipeError(
-            f"--dataset {dataset}: no recipe {dataset}_5w1s is installed; `fsl list recipes` shows those that "
-            "are, or give --recipe with a 1-shot recipe of your own"
-        )
-    for name in known:
-        one = load_recipe(name)
-        try:
-            find_weights(one, weights).checkpoint.fill(build_backbone(one), "backbone", f"backbone {one.backbone.name}")
-        except FslError:
-            continue
-        if name != known[0]:
-            say(
-                f"recipe: {name}, since {known[0]} has no weights here"
-                if weights is None
-                else f"recipe: {name}, whose backbone these weights are for"
-            )
-        return name
-    return known[0]
 
 
 def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir: Path, resume: bool) -> dict[str, Any]:

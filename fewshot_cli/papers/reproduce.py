@@ -1,17 +1,17 @@
 """A dataset's published accuracies from nothing: prepare, pre-train, meta-train, evaluate, and one report."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fewshot_cli import registry
-from fewshot_cli.config.load import installed_recipes, load_recipe
+from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import build_store, sources_of
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluation.episodes import evaluate_episodes
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import elsewhere, find_table
+from fewshot_cli.papers.recipes import pairs
 from fewshot_cli.papers.schema import EvaluatedTable
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.files import write_json, write_text
@@ -31,12 +31,9 @@ ROWS = (
 )
 
 
-@cache
 def names() -> list[str]:
     """What can be reproduced: `<dataset>` with DeepEMD's backbone, `<dataset>_<backbone>` with another."""
-    known = installed_recipes()
-    one = [n for n in known if "_5w1s" in n and n.replace("_5w1s", "_5w5s") in known]
-    return sorted(n.replace("_5w1s", "") for n in one if load_recipe(n).head.name == "emd" and not n.endswith("_text"))
+    return list(pairs())
 
 
 def reproduce(
@@ -53,8 +50,8 @@ def reproduce(
             f"{name}: nothing of this name can be reproduced{did_you_mean(name, names())}; there are "
             + ", ".join(names())
         )
-    dataset = next(d for d in sorted(names(), key=len) if name.startswith(d) and f"{d}_5w1s" in installed_recipes())
-    of = {shot: f"{dataset}_5w{shot}s{name.removeprefix(dataset)}" for shot in (1, 5)}
+    pair = pairs()[name]
+    of = {1: pair.one_shot.name, 5: pair.five_shot.name}
     base = load_recipe(of[1], sets)
     _prepare(base, source, root, processes)
     stage(processes, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, processes))

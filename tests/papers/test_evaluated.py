@@ -10,8 +10,6 @@ from PIL import Image
 
 from fewshot_cli import registry
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.config.parts import build_backbone
-from fewshot_cli.papers import evaluated
 from fewshot_cli.papers.catalog import chosen_rows, find_table, table_names
 from fewshot_cli.papers.evaluated import EvaluatedCells
 from fewshot_cli.papers.request import Request
@@ -129,14 +127,6 @@ def test_rows_are_whole_parts_whatever_the_base_has(tmp_path):
     table = find_table("deepemd.T1")
     t1 = {row.name: cells.recipe(row, table.columns[0]) for row in table.rows}
     assert {t1[name].head.options.norm for name in t1 if "local, cosine" in name} == {"cosine"}
-
-
-def test_the_recipe_is_the_one_that_the_weights_are_for(tmp_path):
-    assert evaluated.recipe_for("cifar_fs", None) == "cifar_fs_5w1s_conv64"
-    assert evaluated.recipe_for("fc100", checkpoint.shipped()["cifar_fs_conv64"]) == "fc100_5w1s_conv64"
-    large = load_recipe("fc100_5w1s")
-    checkpoint.save(tmp_path / "large.safetensors", {"backbone": build_backbone(large)}, {})
-    assert evaluated.recipe_for("fc100", tmp_path / "large.safetensors") == "fc100_5w1s"
 
 
 def test_a_dataset_without_data_or_weights_is_told(fsl, tmp_path):
