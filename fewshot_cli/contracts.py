@@ -356,19 +356,18 @@ class ImageSink(Protocol):
     info: dict[str, Any]
 
     def add(
-        self,
-        split: str,
-        cls: str,
-        picture: bytes | np.ndarray,
-        name: str,
-        box: tuple[int, ...] | None = None,
-        check: bool = True,
+        self, split: str, cls: str, image: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None
     ) -> None:
         """Add one image, encoded or as uint8 pixels [H,W,3]; splits and classes arrive one after the other.
 
-        `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages; without `check` an
-        encoded image is not decoded before it is stored.
+        `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages.
         """
+
+    def count(self, split: str) -> int:
+        """How many images of a split were added so far."""
+
+    def longest_side(self) -> int:
+        """The longest side of all images added so far, in pixels; 0 when there are none."""
 
 
 class DatasetBuilder(Part[OptionsT], ABC):
@@ -376,16 +375,16 @@ class DatasetBuilder(Part[OptionsT], ABC):
 
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
     maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
-    neither and are built on first use; `sha256` is the hash of the
-    store made from the complete public data, where it is known: the report says whether it was reached.
+    neither and are built on first use; `sha256` is the hash of the store made from the complete public data, where it
+    is known: the report says whether it was reached.
     """
 
     source: ClassVar[str] = ""
     urls: ClassVar[dict[str, tuple[str, str | None]]] = {}
     embedded: ClassVar[bool] = False
     licence: ClassVar[str] = ""
-    sha256: ClassVar[str | None] = None
+    sha256: str | None = None
 
     @abstractmethod
     def build(self, sources: list[Path], writer: ImageSink) -> None:
-        """Write every picture with `writer.add`. Raises `DataError` when a source is not what it should be."""
+        """Write every image with `writer.add`. Raises `DataError` when a source is not what it should be."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot_cli.data.store import StoreWriter
+from fewshot_cli.data.writer import StoreWriter
 
 RECIPE = """
 dataset: {name: images, store: NAME}

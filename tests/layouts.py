@@ -39,7 +39,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 
 def table(store) -> dict[str, dict[str, int]]:
-    """split → class → number of pictures."""
+    """split → class → number of images."""
     return {s: dict(Counter(p["classes"][i] for i in p["label"])) for s, p in store.index["splits"].items()}
 
 

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Self
+from typing import IO, BinaryIO, Self
 
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded
@@ -31,16 +31,22 @@ _BROKEN = (
     RuntimeError,
 )
 
+_DAMAGED_HEADERS: tuple[type[tarfile.HeaderError], ...] = (
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]  # typeshed knows their base class only
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]  # as above
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]  # as above
+)
+
 
 class _Whole(tarfile.TarInfo):
-    """A header that may not be missing or damaged: tarfile takes either for the end of the archive."""
+    """A header that must be there and whole: tarfile takes a missing or damaged one for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as fault:
-            raise tarfile.ReadError(f"{fault} at byte {tar.offset:,}") from fault
+        except _DAMAGED_HEADERS as error:
+            raise tarfile.ReadError(f"{error} at byte {tar.offset:,}") from error
 
 
 class Source:
@@ -55,12 +61,14 @@ class Source:
         self.path = path
         self._stack = ExitStack()
         self._zip: zipfile.ZipFile | None = None
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._members: dict[str, zipfile.ZipInfo] = {}  # of a zip
+        self._spans: dict[str, tuple[int, int]] = {}  # offset and size in a tar
+        self._file: IO[bytes]  # the tar, unpacked
         if not path.exists():
             raise DataError(f"{path}: does not exist; give {option} an archive or a folder")
         if path.is_dir():
-            found = (p.relative_to(path) for p in path.rglob("*") if p.is_file())
-            self.names = sorted(p.as_posix() for p in found if not hidden(p.as_posix()))
+            names = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+            self.names = sorted(name for name in names if not hidden(name))
             return
         try:
             if tarfile.is_tarfile(path):  # first: a tar that ends in a zip would pass for a zip
@@ -71,9 +79,9 @@ class Source:
                 raise DataError(
                     f"{path}: is neither a folder nor a whole zip or tar archive; if it was downloaded, do it again"
                 )
-        except _BROKEN as fault:
+        except _BROKEN as error:
             self._stack.close()
-            raise DataError(f"{path}: is truncated or damaged ({fault}); download it again") from fault
+            raise DataError(f"{path}: is truncated or damaged ({error}); download it again") from error
         except BaseException:
             self._stack.close()
             raise
@@ -95,8 +103,8 @@ class Source:
             offset, size = self._spans[name]
             self._file.seek(offset)
             content = self._file.read(size)
-        except _BROKEN as fault:
-            raise DataError(f"{self.path}: is damaged at {name} ({fault}); download it again") from fault
+        except _BROKEN as error:
+            raise DataError(f"{self.path}: is damaged at {name} ({error}); download it again") from error
         if len(content) != size:
             raise DataError(f"{self.path}: ends inside {name}; download it again")
         return content
@@ -110,7 +118,7 @@ class Source:
 
     def _open_zip(self) -> None:
         self._zip = self._stack.enter_context(zipfile.ZipFile(self.path))
-        self._members, total = {}, 0
+        total = 0
         for info in self._zip.infolist():
             name = self._safe(info.filename)
             total = self._within(name, info.file_size, total, len(self._members))
@@ -130,24 +138,24 @@ class Source:
                 self._file = self._stack.enter_context(tempfile.TemporaryFile(dir=scratch))
         else:
             self._file = self._stack.enter_context(self.path.open("rb"))
-        total = at = 0
+        total = offset = 0
         with tarfile.open(self.path, tarinfo=_Whole) as tar:
             for member in tar:
                 name = self._safe(member.name)
                 total = self._within(name, member.size, total, len(self._spans))
                 if member.isdir():
                     continue
-                if not member.isreg():
+                if not member.isreg() or (content := tar.extractfile(member)) is None:
                     raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
                 if hidden(name):
                     continue
                 if compressed:
                     with guarded(scratch):
-                        shutil.copyfileobj(tar.extractfile(member), self._file)
-                    if self._file.tell() != at + member.size:
+                        shutil.copyfileobj(content, self._file)
+                    if self._file.tell() != offset + member.size:
                         raise DataError(f"{self.path}: ends inside {name}; download it again")
-                self._spans[name] = (at if compressed else member.offset_data, member.size)
-                at += member.size
+                self._spans[name] = (offset if compressed else member.offset_data, member.size)
+                offset += member.size
             while tar.fileobj.read(1 << 20):  # to the end, where the compressor's checksum is
                 pass
         self.names = sorted(self._spans)

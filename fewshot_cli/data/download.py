@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import progress, say
@@ -16,7 +16,7 @@ from fewshot_cli.runtime.files import guarded, sha256
 def fetch(url: str, target: Path, digest: str | None) -> Path:
     """Download `url` to `target`, continuing a partial file. Raises `DataError` with what to do instead.
 
-    Without a known `digest` the SHA-256 found is printed, so that it can be compared.
+    Without a known `digest` the file's SHA-256 is printed, so that it can be compared.
     """
     if target.exists():
         return _checked(target, digest)
@@ -43,17 +43,17 @@ def fetch(url: str, target: Path, digest: str | None) -> Path:
                     bar.update(have)
             if length and have != whole:
                 raise DataError(f"{url}: the connection ended early; run the same command again, it continues")
-    except urllib.error.HTTPError as fault:
-        if fault.code == 416:  # the server has nothing beyond the part: without a digest nobody can say it is whole
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the server has nothing beyond the part: without a digest nobody can say it is whole
             if digest is None:
                 part.unlink(missing_ok=True)
                 raise DataError(
                     f"{url}: the partial {part.name} does not belong to it and was removed; run the same command again"
-                ) from fault
+                ) from error
         else:
-            raise DataError(f"{url}: the server answers {fault.code}; {by_hand}") from fault
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as fault:
-        raise DataError(f"{url}: cannot be reached ({getattr(fault, 'reason', fault)}); {by_hand}") from fault
+            raise DataError(f"{url}: the server answers {error.code}; {by_hand}") from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise DataError(f"{url}: cannot be reached ({getattr(error, 'reason', error)}); {by_hand}") from error
     _checked(part, digest)
     with guarded(target):
         part.replace(target)
@@ -61,8 +61,8 @@ def fetch(url: str, target: Path, digest: str | None) -> Path:
 
 
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[BinaryIO]:
-    """An open file; only opening and closing it count as faults of the disk."""
+def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    """An open file; errors are those of the disk only while it is opened and closed."""
     with guarded(path):
         file = path.open(mode)
     try:
@@ -73,12 +73,12 @@ def _opened(path: Path, mode: str) -> Iterator[BinaryIO]:
 
 
 def _checked(path: Path, digest: str | None) -> Path:
-    found = sha256(path)
+    actual = sha256(path)
     if digest is None:
-        say(f"{path.name}: sha256 {found} (none published to compare with)")
-    elif found != digest:
+        say(f"{path.name}: sha256 {actual} (none published to compare with)")
+    elif actual != digest:
         path.unlink(missing_ok=True)
         raise DataError(
-            f"{path.name}: SHA-256 is {found}, expected {digest}; it was removed, run the same command again"
+            f"{path.name}: SHA-256 is {actual}, expected {digest}; it was removed, run the same command again"
         )
     return path

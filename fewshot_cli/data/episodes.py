@@ -1,8 +1,8 @@
 """(dataset, split, seed, number) → episode: a pure function, from a counter-based generator.
 
-Only raw Philox words are used, whose stream NumPy guarantees. A class draws its pictures from a counter of its own,
-queries first: so an episode with more ways or more shots contains the smaller one, and comparisons over way and shot
-are paired.
+Only raw Philox words are used, whose stream NumPy guarantees. Each class draws its images from its own counter, queries
+first, so an episode with more ways or more shots contains the smaller one, and comparisons over way and shot are
+paired.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ class Episode:
 class Sampler:
     """Episodes of one split, or of those of its classes that are `kept`.
 
-    Raises `DataError` when the split cannot fill one: which class, have, need.
+    Raises `DataError` when the split cannot fill one, with the class, the images it has and those it needs.
     """
 
     def __init__(self, split: Split, way: int, shot: int, query: int, seed: int, kept: list[int] | None = None) -> None:
         self.classes = list(range(len(split.classes))) if kept is None else kept
-        everyone = split.members()
-        self.members = [everyone[c] for c in self.classes]
+        members = split.members()
+        self.members = [members[c] for c in self.classes]
         self.way, self.shot, self.query = way, shot, query
         need = shot + query
         where = f"{split.store}, {split.split} split"
@@ -48,10 +48,10 @@ class Sampler:
             raise DataError(
                 f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way"
             )
-        for name, own in zip([split.classes[c] for c in self.classes], self.members, strict=True):
-            if len(own) < need:
+        for c, images in zip(self.classes, self.members, strict=True):
+            if len(images) < need:
                 raise DataError(
-                    f"{where}: class {name} has {len(own)} pictures, an episode needs {need} "
+                    f"{where}: class {split.classes[c]} has {len(images)} images, an episode needs {need} "
                     f"({shot} support + {query} query); lower episode.shot or episode.query"
                 )
         digest = hashlib.sha256(f"{split.store}/{split.split}/{seed}".encode()).digest()
@@ -60,27 +60,27 @@ class Sampler:
     def __call__(self, number: int) -> Episode:
         """Episode `number` (0, 1, 2, …)."""
         classes = self._draw(number, 0, len(self.members), self.way)
-        pictures = []
+        rows = []
         for c in classes:
-            own = self.members[c]
-            pictures.append(own[self._draw(number, 1 + c, len(own), self.query + self.shot)])
-        table = torch.stack(pictures)
+            images = self.members[c]
+            rows.append(images[self._draw(number, 1 + c, len(images), self.query + self.shot)])
+        table = torch.stack(rows)
         return Episode(number, tuple(self.classes[c] for c in classes), table[:, self.query :], table[:, : self.query])
 
     def _draw(self, number: int, stream: int, count: int, take: int) -> list[int]:
         """The first `take` places of a Fisher-Yates shuffle of range(count)."""
         raw = np.random.Philox(key=self._key, counter=[0, stream, number, 0]).random_raw(take).tolist()
-        moved: dict[int, int] = {}
+        swapped: dict[int, int] = {}
         out = []
         for i, word in enumerate(raw):
             j = i + (word * (count - i) >> 64)
-            out.append(moved.get(j, j))
-            moved[j] = moved.get(i, i)
+            out.append(swapped.get(j, j))
+            swapped[j] = swapped.get(i, i)
         return out
 
 
 def gather(features: Tensor, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
-    """Support [E,way,shot,d,h,w] and query [E,way·queries,d,h,w] maps from features [N,d,h,w]."""
+    """Support maps [E,way,shot,d,h,w] and query maps [E,way·queries,d,h,w] from features [N,d,h,w]."""
     support = torch.stack([e.support for e in episodes]).to(features.device)
     query = torch.stack([e.query.flatten() for e in episodes]).to(features.device)
     return features[support], features[query]

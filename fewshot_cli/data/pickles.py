@@ -33,5 +33,5 @@ def tame_pickle(data: bytes | BinaryIO, where: str) -> Any:
     """Load a pickle of arrays and containers. Raises `DataError` when it is damaged or wants to run code."""
     try:
         return _Tame(io.BytesIO(data) if isinstance(data, bytes) else data, encoding="bytes").load()
-    except Exception as fault:  # a hostile pickle can raise anything
-        raise DataError(f"{where}: is not a plain data pickle ({fault}); download the archive again") from fault
+    except Exception as error:  # a hostile pickle can raise anything
+        raise DataError(f"{where}: is not a plain data pickle ({error}); download the archive again") from error

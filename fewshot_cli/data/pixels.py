@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 
 class Pixels:
-    """A split's decoded pictures [N,3,S,S] uint8 and their original sizes [N,2]: on the device when they fit, else in a
-    temporary file of the data root that is mapped into memory.
+    """A split's decoded images [N,3,S,S] uint8 and their original sizes [N,2].
+
+    They are on the device when they fit, else in a temporary file of the data root that is mapped into memory.
     """
 
     def __init__(self, split: Split, recipe: Recipe, side: int, root: Path, processes: Processes) -> None:
@@ -34,7 +35,7 @@ class Pixels:
         self.mapped = size > room(processes)
         images = None
         if self.mapped:
-            say(f"note: {size / 1e9:.1f} GB of decoded pictures do not fit; they are kept in a file in {root}")
+            say(f"note: {size / 1e9:.1f} GB of decoded images do not fit; they are kept in a file in {root}")
             with guarded(root), tempfile.TemporaryFile(dir=root) as file:  # no name: it is gone with the process
                 os.posix_fallocate(file.fileno(), 0, size)  # a disk full later would kill the process
                 images = torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
@@ -43,7 +44,7 @@ class Pixels:
         self.images = images if self.mapped else images.to(self.device)
 
     def __call__(self, pick: Tensor) -> Tensor:
-        """The pictures with these indices [K] (a CPU tensor), on the device: [K,3,S,S]."""
+        """The images with these indices [K] (a CPU tensor), on the device: [K,3,S,S]."""
         if self.mapped:
             return self.images[pick].to(self.device)
         return self.images[pick.to(self.device)]
@@ -54,9 +55,9 @@ class Pixels:
 
 
 def room(processes: Processes) -> int:
-    """Bytes that decoded pictures may take: half of what is free, of it each process's part."""
-    own = free_memory(torch.device("cpu")) // 2 // processes.local
-    return min(own, free_memory(processes.device) // 2) if processes.device.type == "cuda" else own
+    """Bytes that decoded images may take: half of the free memory, divided among the machine's processes."""
+    host = free_memory(torch.device("cpu")) // 2 // processes.local
+    return min(host, free_memory(processes.device) // 2) if processes.device.type == "cuda" else host
 
 
 def _ahead(batches: Iterable[T]) -> Iterator[T]:
@@ -77,8 +78,8 @@ def _ahead(batches: Iterable[T]) -> Iterator[T]:
                 if stopped.is_set():
                     return
             put((False, None))
-        except BaseException as fault:
-            put((False, fault))
+        except BaseException as error:
+            put((False, error))
 
     threading.Thread(target=work, daemon=True).start()
     try:

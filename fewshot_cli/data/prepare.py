@@ -6,7 +6,8 @@ from typing import Any
 from fewshot_cli import registry
 from fewshot_cli.contracts import DatasetBuilder
 from fewshot_cli.data.download import fetch
-from fewshot_cli.data.store import Store, StoreWriter, open_store
+from fewshot_cli.data.store import Store, open_store
+from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import exclusive, guarded, sha256
@@ -26,8 +27,9 @@ def open_dataset(name: str, store: str, root: Path) -> Store:
 
 
 def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:
-    """What a dataset is made from: `given`, else its public archives, downloaded. Raises `DataError` when it has
-    none.
+    """What a dataset is made from: `given`, else its public archives, downloaded.
+
+    Raises `DataError` when it has none.
     """
     cls = registry.dataset(dataset)
     if given is None and not cls.urls and not cls.embedded:

@@ -1,10 +1,10 @@
-"""Which classes of two bird sets are one species, by their English names."""
+"""Which classes of two bird datasets are one species, by their English names."""
 
 import re
 import unicodedata
 
-# CUB's short, old or misspelt names and those of the checklists that NABirds follows; a genus stands for its species
-# there
+# CUB's short, old or misspelt names and those of the checklists that NABirds follows; the name of a genus stands for
+# all its species there
 _ALSO = {
     "Artic Tern": ("Arctic Tern",),
     "Cardinal": ("Northern Cardinal",),
@@ -16,22 +16,22 @@ _ALSO = {
     "Myrtle Warbler": ("Yellow-rumped Warbler",),
     "Nelson Sharp-tailed Sparrow": ("Nelson's Sparrow",),
     "Nighthawk": ("Common Nighthawk", "Lesser Nighthawk"),
-    "Tree Sparrow": ("American Tree Sparrow",),  # what CUB's pictures show
+    "Tree Sparrow": ("American Tree Sparrow",),  # what CUB's images show
     "Sayornis": ("Black Phoebe", "Eastern Phoebe", "Say's Phoebe"),
     "Whip-poor-will": ("Eastern Whip-poor-will",),
     "White Pelican": ("American White Pelican",),
 }
 
 
-def shared(own: list[str], other: list[str]) -> list[str]:
-    """Which classes of `own` are a species that `other` also has, in their order.
+def shared(classes: list[str], others: list[str]) -> list[str]:
+    """Which of the `classes` are a species that `others` also have, in their order.
 
     Names match whatever their case, hyphens, underscores, spaces, apostrophes, final s of a word, and spelling of grey;
     numbers before a name (`001.`) and notes in parentheses (`(Female/immature)`) do not count. Classes without a name,
     such as `0297`, match none.
     """
-    theirs = set().union(*map(_species, other))
-    return [name for name in own if theirs & _species(name)]
+    species: set[str] = set().union(*map(_species, others))
+    return [name for name in classes if species & _species(name)]
 
 
 def _species(name: str) -> set[str]:

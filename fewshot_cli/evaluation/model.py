@@ -14,7 +14,7 @@ from fewshot_cli.contracts import Backbone, Extractor, Head
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.species import shared
-from fewshot_cli.data.store import Pictured, Split, open_store
+from fewshot_cli.data.store import ImageSet, Split, open_store
 from fewshot_cli.features.cache import cached_features
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import matching_device, place
@@ -92,7 +92,7 @@ class Model:
         """How its images become local features."""
         return build_extractor(self.recipe)
 
-    def features(self, images: Pictured | None = None) -> Tensor:
+    def features(self, images: ImageSet | None = None) -> Tensor:
         """Maps [N,d,h,w] of images, the split's if none are given, cached and on the head's device."""
         images = self.split if images is None else images
         key = self.feature_key(images)
@@ -101,7 +101,7 @@ class Model:
         )
         return maps.to(self.matching_device)
 
-    def feature_key(self, images: Pictured) -> str:
+    def feature_key(self, images: ImageSet) -> str:
         """The name of the images' features in the cache: equal names mean equal features."""
         return feature_key(self.recipe, images, self.weights.checkpoint.sha256)
 
@@ -123,7 +123,7 @@ def episodes_of(recipe: Recipe, split: Split, root: Path) -> Sampler:
     return Sampler(split, spec.way, spec.shot, spec.query, recipe.seed, kept)
 
 
-def feature_key(recipe: Recipe, split: Pictured, weights: str) -> str:
+def feature_key(recipe: Recipe, split: ImageSet, weights: str) -> str:
     """Name of a feature set: everything it depends on, hashed."""
     drawn = recipe.seed if build_extractor(recipe).random else None
     return fingerprint(

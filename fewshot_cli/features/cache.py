@@ -11,7 +11,7 @@ from torch import Tensor
 from fewshot_cli.config.parts import decoded_side
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Backbone
-from fewshot_cli.data.store import Pictured
+from fewshot_cli.data.store import ImageSet
 from fewshot_cli.errors import DataError
 from fewshot_cli.features.embed import embed, patches_of
 from fewshot_cli.runtime.console import progress, say
@@ -20,7 +20,7 @@ from fewshot_cli.runtime.processes import Processes
 
 
 def cached_features(
-    recipe: Recipe, split: Pictured, backbone: Backbone, key: str, root: Path, processes: Processes
+    recipe: Recipe, split: ImageSet, backbone: Backbone, key: str, root: Path, processes: Processes
 ) -> tuple[Tensor, float]:
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Alignment, Aligns
-from fewshot_cli.data.own import Pictures
-from fewshot_cli.data.store import Split
+from fewshot_cli.data.store import ImageSet
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.figures.matching import against, parts_with, shown, two
@@ -81,7 +80,7 @@ def map_episode(
 
 @torch.no_grad()
 def _sheet(
-    model: Model, pictures: Pictures | Split, maps: Tensor, left: int, right: int, title: str
+    model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, title: str
 ) -> tuple[Sheet, int]:
     seen, _ = shown(model.recipe, pictures, [left, right])
     with transport.ledger() as book:

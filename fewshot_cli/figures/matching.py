@@ -9,8 +9,8 @@ from torch import Tensor
 from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Matches, Matching
-from fewshot_cli.data.own import Pictures
-from fewshot_cli.data.store import Split
+from fewshot_cli.data.store import ImageSet
+from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.crops import cut
@@ -99,9 +99,9 @@ def match_episode(
     return records
 
 
-def two(left: Path, right: Path) -> Pictures:
+def two(left: Path, right: Path) -> LooseImages:
     """Two picture files. Raises `DataError` when they are more or fewer."""
-    pictures = Pictures([left, right])
+    pictures = LooseImages([left, right])
     if len(pictures) != 2:
         raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
     return pictures
@@ -122,7 +122,9 @@ def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int
     return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
 
 
-def shown(recipe: Recipe, pictures: Pictures | Split, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+def shown(
+    recipe: Recipe, pictures: ImageSet, picks: list[int], whole: bool = False
+) -> tuple[Tensor, Tensor]:
     """Pictures of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
@@ -146,7 +148,7 @@ def parts_with(
 
 
 def _panel(
-    model: Model, pictures: Pictures | Split, maps: Tensor, left: int, right: int, label: str
+    model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, label: str
 ) -> tuple[Panel, int]:
     """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Proxied
-from fewshot_cli.data.own import Pictures
+from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.classification import ClassModel
 from fewshot_cli.features.preprocess import normalise
@@ -60,7 +60,7 @@ def correspond(
             f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
             f"classifier {' or '.join(registry.able('classifiers', Proxied))}, such as cifar100_resnet20_mpw"
         )
-    pictures = Pictures([picture])
+    pictures = LooseImages([picture])
     if len(pictures) != 1:
         raise DataError(f"{picture}: holds {len(pictures)} pictures; give one picture file")
     model = ClassModel.open(recipe, root, Processes(device), given)

@@ -8,7 +8,7 @@ import torch
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Learns
-from fewshot_cli.data.own import Folder, Pictures
+from fewshot_cli.data.user_images import Folder, LooseImages
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.runtime.processes import Processes
@@ -30,7 +30,7 @@ def classify(
     model, folder, images = (
         Model.open(recipe, root, Processes(device), given),
         Folder(support, "--support"),
-        Pictures(paths),
+        LooseImages(paths),
     )
     if len(folder.classes) < 2:
         raise DataError(f"{support}: holds one class ({folder.classes[0]}); to tell classes apart takes two or more")

@@ -11,7 +11,7 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Learns
-from fewshot_cli.data.own import Folder
+from fewshot_cli.data.user_images import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
-from fewshot_cli.data.own import Folder
 from fewshot_cli.data.store import Split
+from fewshot_cli.data.user_images import Folder
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.episodes import BUDGET
 from fewshot_cli.evaluation.model import Model

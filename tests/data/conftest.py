@@ -1,4 +1,4 @@
-"""Small pictures, made of seeded noise so that no two are the same, and stores made of them."""
+"""Small images, made of seeded noise so that no two are the same, and stores made of them."""
 
 import io
 from collections.abc import Callable

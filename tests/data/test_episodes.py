@@ -50,15 +50,15 @@ def test_more_shots_and_ways_contain_the_smaller_episode():
     assert torch.equal(large.support[:5, :1], small.support)
 
 
-def test_every_class_and_picture_is_drawn_equally_often():
+def test_every_class_and_image_is_drawn_equally_often():
     sampler = Sampler(split_of([6] * 8), 4, 1, 2, seed=5)
-    classes, pictures = Counter(), Counter()
+    classes, images = Counter(), Counter()
     for n in range(4000):
         episode = sampler(n)
         classes.update(episode.classes)
-        pictures.update(episode.support.flatten().tolist())
+        images.update(episode.support.flatten().tolist())
     assert all(abs(count / 2000 - 1) < 0.08 for count in classes.values()) and len(classes) == 8
-    assert all(abs(count / (16000 / 48) - 1) < 0.25 for count in pictures.values()) and len(pictures) == 48
+    assert all(abs(count / (16000 / 48) - 1) < 0.25 for count in images.values()) and len(images) == 48
 
 
 def test_seed_split_and_dataset_change_episodes():
@@ -68,13 +68,13 @@ def test_seed_split_and_dataset_change_episodes():
 
 
 def test_a_class_too_small_is_named_with_have_and_need():
-    with pytest.raises(DataError, match=r"class c2 has 9 pictures, an episode needs 16 \(1 support \+ 15 query\)"):
+    with pytest.raises(DataError, match=r"class c2 has 9 images, an episode needs 16 \(1 support \+ 15 query\)"):
         Sampler(split_of([20, 20, 9]), 2, 1, 15, seed=0)
     with pytest.raises(DataError, match="has 3 classes, 5-way episodes need 5"):
         Sampler(split_of([20] * 3), 5, 1, 15, seed=0)
 
 
-def test_gather_puts_each_picture_where_its_label_is(glyph_root):
+def test_gather_puts_each_image_where_its_label_is(glyph_root):
     split = open_store(glyph_root, "glyphs").split("test")
     features = split.labels.float().view(-1, 1, 1, 1)
     episodes = [Sampler(split, 5, 2, 3, seed=1)(n) for n in range(4)]

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot_cli.data import store
-from fewshot_cli.data.store import StoreWriter, decode_picture, measure, open_store
+from fewshot_cli.data import decode
+from fewshot_cli.data.decode import decode_image, measure, open_image
+from fewshot_cli.data.store import open_store
+from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
 
 INFO = {"dataset": "Test", "licence": "", "sources": []}
@@ -28,7 +30,7 @@ def write(root: Path, rows: list[tuple], name: str = "tiny") -> dict:
 
 @pytest.fixture
 def rows(pixels) -> list[tuple]:
-    """Three splits, five classes, two raw pictures each."""
+    """Three splits, five classes, two raw images each."""
     where = [("train", "a"), ("train", "b"), ("val", "c"), ("test", "d"), ("test", "e")]
     return [(split, cls, pixels(2 * i + k), f"{cls}/{k}") for i, (split, cls) in enumerate(where) for k in range(2)]
 
@@ -45,16 +47,16 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_raw_pictures_come_back_bit_for_bit(tmp_path, pixels):
+def test_raw_images_come_back_bit_for_bit(tmp_path, pixels):
     sides = [(8, 8), (8, 8), (5, 9), (8, 8)]
-    pictures = [pixels(i, *side) for i, side in enumerate(sides)]
+    originals = [pixels(i, *side) for i, side in enumerate(sides)]
     write(
         tmp_path,
         [
-            ("train", "a", pictures[0], "0"),
-            ("train", "a", pictures[1], "1"),
-            ("train", "b", pictures[2], "2"),
-            ("test", "c", pictures[3], "3"),
+            ("train", "a", originals[0], "0"),
+            ("train", "a", originals[1], "1"),
+            ("train", "b", originals[2], "2"),
+            ("test", "c", originals[3], "3"),
         ],
     )
     opened = open_store(tmp_path, "tiny")
@@ -64,15 +66,15 @@ def test_raw_pictures_come_back_bit_for_bit(tmp_path, pixels):
     images, sizes = train.decode(8)
     assert images.dtype == torch.uint8 and images.shape == (3, 3, 8, 8)
     assert sizes.tolist() == [[8, 8], [8, 8], [5, 9]]
-    for got, want in zip(images[:2], pictures[:2], strict=True):
+    for got, want in zip(images[:2], originals[:2], strict=True):
         assert np.array_equal(got.permute(1, 2, 0).numpy(), want)
-    squashed = Image.fromarray(pictures[2]).resize((8, 8), Image.Resampling.BILINEAR)
+    squashed = Image.fromarray(originals[2]).resize((8, 8), Image.Resampling.BILINEAR)
     assert np.array_equal(images[2].permute(1, 2, 0).numpy(), np.array(squashed))
-    assert np.array_equal(test.decode(8)[0][0].permute(1, 2, 0).numpy(), pictures[3])
+    assert np.array_equal(test.decode(8)[0][0].permute(1, 2, 0).numpy(), originals[3])
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
-def test_encoded_pictures_come_back_as_pillow_decodes_them(tmp_path, encoded, form):
+def test_encoded_images_come_back_as_pillow_decodes_them(tmp_path, encoded, form):
     files = [encoded(i, 9, 7, form) for i in range(3)]
     report = write(tmp_path, [("train", "a", data, f"{i}.{form}") for i, data in enumerate(files)])
     row = report["splits"]["train"]
@@ -83,7 +85,7 @@ def test_encoded_pictures_come_back_as_pillow_decodes_them(tmp_path, encoded, fo
     for got, size, data in zip(images, sizes, files, strict=True):
         want = Image.open(io.BytesIO(data)).convert("RGB").resize((12, 12), Image.Resampling.BILINEAR)
         assert np.array_equal(got.permute(1, 2, 0).numpy(), np.array(want)) and size.tolist() == [9, 7]
-        assert torch.equal(got, decode_picture(data, "it", 12)[0])
+        assert torch.equal(got, decode_image(data, "it", 12)[0])
 
 
 def test_a_box_is_cropped_to_and_can_be_left_alone(tmp_path, encoded, pixels):
@@ -101,7 +103,7 @@ def test_a_box_is_cropped_to_and_can_be_left_alone(tmp_path, encoded, pixels):
     assert np.array_equal(images[0].permute(1, 2, 0).numpy(), np.array(whole))
 
 
-def test_grey_palette_and_transparent_pictures_become_rgb(tmp_path):
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     data = []
     for image in (grey, grey.convert("P"), grey.convert("1"), grey.convert("RGBA"), grey.convert("LA")):
@@ -144,14 +146,14 @@ def test_a_clean_store_reports_no_duplicates(tmp_path, rows):
     assert report["example_duplicates"] == report["classes_in_several_splits"] == []
 
 
-def test_the_hash_depends_on_pictures_labels_and_boxes_but_not_on_names(tmp_path, encoded):
+def test_the_hash_depends_on_images_labels_and_boxes_but_not_on_names(tmp_path, encoded):
     def digest(name: str, *rows: tuple) -> str:
         return write(tmp_path, list(rows), name)["sha256"]
 
     base = digest("base", ("train", "a", encoded(0), "x"), ("train", "b", encoded(1), "y"))
     assert base == digest("names", ("train", "a", encoded(0), "p"), ("train", "b", encoded(1), "q"))
     others = {
-        digest("picture", ("train", "a", encoded(2), "x"), ("train", "b", encoded(1), "y")),
+        digest("image", ("train", "a", encoded(2), "x"), ("train", "b", encoded(1), "y")),
         digest("label", ("train", "a", encoded(0), "x"), ("train", "a", encoded(1), "y")),
         digest("class", ("train", "a", encoded(0), "x"), ("train", "c", encoded(1), "y")),
         digest("box", ("train", "a", encoded(0), "x"), ("train", "b", encoded(1), "y", (0, 0, 4, 4))),
@@ -193,10 +195,10 @@ def test_an_index_without_its_columns_is_refused(tiny):
 
 def test_a_flipped_byte_is_found_in_the_split_that_has_it(tiny):
     size = (tiny / "images.bin").stat().st_size
-    flip(tiny / "images.bin", size - 1)  # the last picture: test
+    flip(tiny / "images.bin", size - 1)  # the last image: test
     opened = open_store(tiny.parent, "tiny")
     assert len(opened.split("train").decode(8)[0]) == 4
-    with pytest.raises(DataError, match="the test pictures do not match.*fsl prepare tiny --force"):
+    with pytest.raises(DataError, match="the test images do not match.*fsl prepare tiny --force"):
         opened.split("test").decode(8)
 
 
@@ -217,7 +219,7 @@ def test_a_changed_column_of_the_index_is_found(tiny, column, value):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_truncated_pictures_are_refused(tiny, keep):
+def test_truncated_images_are_refused(tiny, keep):
     data = (tiny / "images.bin").read_bytes()
     (tiny / "images.bin").write_bytes(data[:keep])
     with pytest.raises(DataError, match=rf"has {len(data[:keep])} bytes, its index says {len(data)}"):
@@ -247,21 +249,21 @@ def test_nothing_remains_of_a_build_that_fails_half_way(tmp_path, rows):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_remains_when_no_picture_was_added(tmp_path):
-    with pytest.raises(DataError, match="tiny: no pictures were found"):
+def test_nothing_remains_when_no_image_was_added(tmp_path):
+    with pytest.raises(DataError, match="tiny: no images were found"):
         write(tmp_path, [])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("cut", [0, 8, 40, -60])
-def test_a_picture_that_does_not_decode_is_named_and_nothing_remains(tmp_path, encoded, cut):
+def test_an_image_that_does_not_decode_is_named_and_nothing_remains(tmp_path, encoded, cut):
     with pytest.raises(DataError, match="a/bad.png: does not decode"):
         write(tmp_path, [("train", "a", encoded(0), "a/good.png"), ("train", "a", encoded(1)[:cut], "a/bad.png")])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch, encoded):
-    monkeypatch.setattr(store, "MAX_PIXELS", 99)
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch, encoded):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 99)
     assert measure(encoded(0, 9, 11), "fits") == (9, 11)
     with pytest.raises(DataError, match="big: 10×10 pixels are more than 99"):
         measure(encoded(0, 10, 10), "big")
@@ -326,43 +328,32 @@ def test_splits_and_classes_that_come_back_and_mixed_encodings_are_programming_e
 
 def test_what_is_no_store_is_not_replaced(tmp_path, rows):
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "holiday.png").write_bytes(b"a picture")
+    (tmp_path / "tiny" / "holiday.png").write_bytes(b"an image")
     with pytest.raises(DataError, match="is not a store and will not be replaced"):
         write(tmp_path, rows)
     with pytest.raises(DataError, match="is not a store; choose another"):
         open_store(tmp_path, "tiny")
-    assert (tmp_path / "tiny" / "holiday.png").read_bytes() == b"a picture"
+    assert (tmp_path / "tiny" / "holiday.png").read_bytes() == b"an image"
     assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
 
 
-def test_sixteen_bit_pictures_keep_their_contrast(tmp_path):
-    import io
-
-    import numpy as np
-    from PIL import Image
-
+def test_sixteen_bit_images_keep_their_contrast(tmp_path):
     file = io.BytesIO()
     Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(file, "PNG")
-    got = np.asarray(_decoded(file.getvalue()))
+    got = np.asarray(open_image(file.getvalue(), "x.png"))
     assert got.min() == 0 and got.max() == 255 and len(np.unique(got)) > 50
 
 
 def test_programs_that_pillow_would_run_are_not(tmp_path):
     with pytest.raises(DataError, match="no known format"):
-        _decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+        open_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "x.png")
 
 
-def _decoded(data: bytes):
-    from fewshot_cli.data.store import _open
-
-    return _open(data, "x.png")
-
-
-def test_a_users_pictures_are_turned_as_the_camera_says(tmp_path):
+def test_a_users_images_are_turned_as_the_camera_says(tmp_path):
     """A published dataset's are not: its figures were made without."""
     from fewshot_cli import registry
-    from fewshot_cli.data.own import Folder
     from fewshot_cli.data.prepare import build_store
+    from fewshot_cli.data.user_images import Folder
 
     wide = np.zeros((20, 40, 3), np.uint8)
     wide[:, :20] = 255  # white on the left; turned by a quarter it is on top

@@ -13,7 +13,8 @@ from tables import built
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.data.episodes import Sampler
-from fewshot_cli.data.store import StoreWriter, open_store
+from fewshot_cli.data.store import open_store
+from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.stats import paired
 from fewshot_cli.papers import evaluated

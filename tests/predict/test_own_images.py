@@ -11,8 +11,8 @@ from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.contracts import Matching
-from fewshot_cli.data.own import Folder
 from fewshot_cli.data.store import open_store
+from fewshot_cli.data.user_images import Folder
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.embed import embed
 from fewshot_cli.figures import matching

@@ -6,7 +6,7 @@ import torch
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.data.episodes import Sampler
-from fewshot_cli.data.store import StoreWriter
+from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.training import metatrain
 from fewshot_cli.weights import checkpoint

@@ -1,138 +1,145 @@
-"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and CIFAR-10.1 (Recht et al. 2018), not split by class: every split has all
-classes.
+"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and CIFAR-10.1 (Recht et al. 2018) for ordinary classification.
 
-Classes are stored in the order of their public labels, and pictures of a class in the order of their SHA-256, so that
-the store is the same whatever it was made from. A validation split is made of the first so many training pictures of
-each class in that order: a larger one contains a smaller one, and the same classes keep the same labels everywhere.
+They are not split by class: every split has all classes, in the order of their public labels. The images of a class
+are stored in the order of their SHA-256, so that the store is the same whatever it was made from. A validation split
+takes the first training images of each class in that order, so a larger one contains a smaller one.
 """
 
 import hashlib
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from pydantic import Field
 
-from fewshot_cli.contracts import DatasetBuilder, Options, OptionsT
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options, OptionsT
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.datasets.cifar_fs import FC100
-from fewshot_cli.data.layouts import PICTURES, class_split
+from fewshot_cli.data.decode import decode_image
+from fewshot_cli.data.format import SPLITS
+from fewshot_cli.data.layouts import classes_of, is_image
 from fewshot_cli.data.pickles import tame_pickle
-from fewshot_cli.data.store import SPLITS, StoreWriter, decode_picture
 from fewshot_cli.errors import DataError
 
 SIDE = 32
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR100_CLASSES = tuple(sorted(cls for classes in class_split("cifar_fs").values() for cls in classes))
+CIFAR100_CLASSES = tuple(sorted(classes_of("cifar_fs")))
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
-Pictures = dict[str, dict[str, list[np.ndarray]]]
-"""Part (train, test) → class → pictures uint8 [32,32,3]."""
+Images = dict[str, dict[str, list[np.ndarray]]]
+"""Part (train, test) → class → images uint8 [32,32,3]."""
 
 
-class Cifar100Options(Options):
-    """What is held out of the training pictures."""
+class HeldOut(Options):
+    """What is held out of the training images."""
 
-    validation: int = Field(0, ge=0, lt=500, description="pictures of each class moved from train to a val split")
+    validation: int = Field(0, ge=0, lt=5000, description="images of each class moved from train to a val split")
 
 
-class Cifar10Options(Options):
-    """What is held out of the training pictures."""
+class Cifar100Options(HeldOut):
+    """What is held out of the training images."""
 
-    validation: int = Field(0, ge=0, lt=5000, description="pictures of each class moved from train to a val split")
+    validation: int = Field(0, ge=0, lt=500, description="images of each class moved from train to a val split")
+
+
+class Cifar10Options(HeldOut):
+    """What is held out of the training images."""
+
+
+HeldOutT = TypeVar("HeldOutT", bound=HeldOut)
 
 
 class _Plain(DatasetBuilder[OptionsT]):
     title: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
-    each: ClassVar[dict[str, int]]  # pictures a class, by part
+    each: ClassVar[dict[str, int]]  # images per class, by part
     licence = "CIFAR-10 and CIFAR-100 by Krizhevsky, Nair and Hinton; for research"
 
-    def _store(self, pictures: Pictures, path: Path, writer: StoreWriter, validation: int = 0) -> None:
-        """Write the splits. Raises `DataError` unless each part has the public number of pictures of every class."""
+    def _store(self, images: Images, path: Path, writer: ImageSink, validation: int = 0) -> None:
+        """Write the splits. Raises `DataError` unless each part has the public number of images of every class."""
         for part, each in self.each.items():
             for cls in self.classes:
-                if (count := len(pictures.get(part, {}).get(cls, []))) != each:
+                if (count := len(images.get(part, {}).get(cls, []))) != each:
                     raise DataError(
-                        f"{path}: has {count:,} {part} pictures of class {cls}, {self.title} has {each:,}; "
+                        f"{path}: has {count:,} {part} images of class {cls}, {self.title} has {each:,}; "
                         "get a whole copy"
                     )
         spans = {"train": ("train", validation, None), "val": ("train", 0, validation), "test": ("test", 0, None)}
         for split in SPLITS:
             part, first, end = spans[split]
             for cls in self.classes if part in self.each else ():
-                ordered = sorted(pictures[part][cls], key=lambda pixels: hashlib.sha256(pixels.tobytes()).digest())
+                ordered = sorted(images[part][cls], key=lambda pixels: hashlib.sha256(pixels.tobytes()).digest())
                 for number, pixels in list(enumerate(ordered))[first:end]:
                     writer.add(split, cls, pixels, f"{cls}/{part}_{number:04d}")
 
 
-class _Batches(_Plain[OptionsT]):
+class _Batches(_Plain[HeldOutT]):
     """A dataset published as pickles, one with the names of the classes and one or more for each part."""
 
     batches: ClassVar[dict[str, tuple[str, ...]]]  # file names, by part
     meta: ClassVar[tuple[str, bytes]]  # file name, and key of the names in it
     labels: ClassVar[bytes]
 
-    def __init__(self, options: OptionsT | None = None) -> None:
+    def __init__(self, options: HeldOutT | None = None) -> None:
         super().__init__(options)
         if self.options.validation:
             self.sha256 = None  # that of the store without a val split
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write train, val when it is asked for, and test, each with all classes in the order of their labels."""
         with Source(sources[0], writer.target.parent) as files:
-            pictures = self._read(files)
-        self._store(pictures, sources[0], writer, self.options.validation)
+            images = self._read(files)
+        self._store(images, sources[0], writer, self.options.validation)
 
-    def _read(self, files: Source) -> Pictures:
-        wanted = [self.meta[0], *(name for names in self.batches.values() for name in names)]
-        found = _together(files, wanted)
-        lacking = [name for name in wanted if name not in found]
-        if not lacking:
-            return self._from_batches(files, found)
-        if pictures := self._from_folders(files):
-            return pictures
-        if found:
+    def _read(self, files: Source) -> Images:
+        needed = [self.meta[0], *(name for names in self.batches.values() for name in names)]
+        members = _together(files, needed)
+        missing = [name for name in needed if name not in members]
+        if not missing:
+            return self._from_batches(files, members)
+        if images := self._from_folders(files):
+            return images
+        if members:
             raise DataError(
-                f"{files.path}: has {min(found.values())} but lacks {lacking[0]} beside it, which belongs "
+                f"{files.path}: has {min(members.values())} but lacks {missing[0]} beside it, which belongs "
                 f"to the python version of {self.title}; download it again"
             )
         raise DataError(
-            f"{files.path}: holds neither the python version of {self.title} nor its pictures in "
+            f"{files.path}: holds neither the python version of {self.title} nor its images in "
             f"train|test/<class>/; --from takes {self.source}"
         )
 
-    def _from_batches(self, files: Source, found: dict[str, str]) -> Pictures:
-        out: Pictures = {part: defaultdict(list) for part in self.batches}
+    def _from_batches(self, files: Source, members: dict[str, str]) -> Images:
+        out: Images = {part: defaultdict(list) for part in self.batches}
         file, key = self.meta
-        name = found[file]
+        name = members[file]
         try:
             names = [n.decode() for n in tame_pickle(files.read(name), f"{files.path}/{name}")[key]]
             if sorted(names) != sorted(self.classes):
                 raise ValueError(f"its classes are not the {len(self.classes)} of {self.title}")
             for part, batches in self.batches.items():
-                for name in map(found.__getitem__, batches):
+                for name in map(members.__getitem__, batches):
                     batch = tame_pickle(files.read(name), f"{files.path}/{name}")
                     data = np.asarray(batch[b"data"])
                     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE:
-                        raise ValueError(f"its pictures are {data.dtype} {list(data.shape)}, not uint8 [N,3072]")
+                        raise ValueError(f"its images are {data.dtype} {list(data.shape)}, not uint8 [N,3072]")
                     data = np.ascontiguousarray(data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
                     for pixels, label in zip(data, _labels(batch[self.labels], len(data), len(names)), strict=True):
                         out[part][names[label]].append(pixels)
-        except _MALFORMED as fault:
+        except _MALFORMED as error:
             raise DataError(
-                f"{files.path}/{name}: is not of the python version of {self.title} ({fault!r}); download it again"
-            ) from fault
+                f"{files.path}/{name}: is not of the python version of {self.title} ({error!r}); download it again"
+            ) from error
         return out
 
-    def _from_folders(self, files: Source) -> Pictures:
-        """Pictures in `train|test/<class>/`, also with a superclass's folder between."""
-        out: Pictures = {part: defaultdict(list) for part in self.batches}
+    def _from_folders(self, files: Source) -> Images:
+        """Images in `train|test/<class>/`, also with a superclass's folder between."""
+        out: Images = {part: defaultdict(list) for part in self.batches}
         for name in files.names:
             pure = PurePosixPath(name)
             part = next((p for p in reversed(pure.parts[:-2]) if p in out), None)
-            if part is None or pure.suffix.lower() not in PICTURES:
+            if part is None or not is_image(pure):
                 continue
             if pure.parent.name not in self.classes:
                 raise DataError(
@@ -140,17 +147,17 @@ class _Batches(_Plain[OptionsT]):
                     f"classes; --from takes {self.source}"
                 )
             where = f"{files.path}/{name}"
-            pixels, size = decode_picture(files.read(name), where, SIDE)
+            pixels, size = decode_image(files.read(name), where, SIDE)
             if size.tolist() != [SIDE, SIDE]:
-                raise DataError(f"{where}: is not {SIDE}×{SIDE}; {self.title}'s pictures are")
+                raise DataError(f"{where}: is not {SIDE}×{SIDE}; {self.title}'s images are")
             out[part][pure.parent.name].append(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
         return out if any(out.values()) else {}
 
 
 class CIFAR100(_Batches[Cifar100Options]):
-    """CIFAR-100: the same 100 classes in train (500 pictures each) and test (100 each), 32×32, by fine label.
+    """CIFAR-100: the same 100 classes in train (500 images each) and test (100 each), 32×32, by fine label.
 
-    With validation=N, N of each class's training pictures are a val split: the first in the order of their SHA-256.
+    With validation=N, N of each class's training images are a val split: the first in the order of their SHA-256.
     """
 
     title = "CIFAR-100"
@@ -161,16 +168,16 @@ class CIFAR100(_Batches[Cifar100Options]):
     labels = b"fine_labels"
     source = (
         "cifar-100-python.tar.gz, its unpacked folder, or a folder (or archive) "
-        "train|test/<class>/<picture> of 32×32 pictures"
+        "train|test/<class>/<image> of 32×32 images"
     )
     urls = FC100.urls
     sha256 = "8652d532a5685b4ff006c695b596a64c6cd373310706b6a7075e07d2ab78e003"
 
 
 class CIFAR10(_Batches[Cifar10Options]):
-    """CIFAR-10: the same 10 classes in train (5,000 pictures each) and test (1,000 each), 32×32.
+    """CIFAR-10: the same 10 classes in train (5,000 images each) and test (1,000 each), 32×32.
 
-    With validation=N, N of each class's training pictures are a val split: the first in the order of their SHA-256.
+    With validation=N, N of each class's training images are a val split: the first in the order of their SHA-256.
     """
 
     title = "CIFAR-10"
@@ -181,7 +188,7 @@ class CIFAR10(_Batches[Cifar10Options]):
     labels = b"labels"
     source = (
         "cifar-10-python.tar.gz, its unpacked folder, or a folder (or archive) "
-        "train|test/<class>/<picture> of 32×32 pictures"
+        "train|test/<class>/<image> of 32×32 images"
     )
     urls = {
         "cifar-10-python.tar.gz": (
@@ -192,7 +199,7 @@ class CIFAR10(_Batches[Cifar10Options]):
 
 
 class CIFAR101(_Plain[Options]):
-    """CIFAR-10.1 v6: 2,000 newer test pictures of CIFAR-10's classes, 200 each, 32×32; a test split and no other."""
+    """CIFAR-10.1 v6: 2,000 newer test images of CIFAR-10's classes, 200 each, 32×32; only a test split."""
 
     title = "CIFAR-10.1 v6"
     classes = CIFAR10_CLASSES
@@ -209,57 +216,56 @@ class CIFAR101(_Plain[Options]):
         ),
     }
     licence = (
-        "CIFAR-10.1 by Recht, Roelofs, Schmidt and Shankar; its pictures are of Tiny Images, "
-        "on whose terms they are used"
+        "CIFAR-10.1 by Recht, Roelofs, Schmidt and Shankar; its images are of Tiny Images, on whose terms they are used"
     )
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write test, classes in the order of CIFAR-10's labels. Either file stands for the folder it lies in."""
         path = sources[0].parent if sources[0].suffix == ".npy" else sources[0]
         with Source(path, writer.target.parent) as files:
-            found = _together(files, list(self.urls))
-            if lacking := [name for name in self.urls if name not in found]:
-                raise DataError(f"{path}: lacks {' and '.join(lacking)}; --from takes {self.source}")
-            data, labels = (_array(files, found[name]) for name in self.urls)
+            members = _together(files, list(self.urls))
+            if missing := [name for name in self.urls if name not in members]:
+                raise DataError(f"{path}: lacks {' and '.join(missing)}; --from takes {self.source}")
+            data, labels = (_array(files, members[name]) for name in self.urls)
         if data.dtype != np.uint8 or data.ndim != 4 or data.shape[1:] != (SIDE, SIDE, 3):
             raise DataError(
-                f"{path}/{found['cifar10.1_v6_data.npy']}: its pictures are {data.dtype} {list(data.shape)}, "
+                f"{path}/{members['cifar10.1_v6_data.npy']}: its images are {data.dtype} {list(data.shape)}, "
                 "not uint8 [N,32,32,3]; download it again"
             )
         try:
             numbers = _labels(labels, len(data), len(self.classes))
-        except ValueError as fault:
-            raise DataError(f"{path}/{found['cifar10.1_v6_labels.npy']}: {fault}; download it again") from fault
-        pictures: dict[str, list[np.ndarray]] = defaultdict(list)
+        except ValueError as error:
+            raise DataError(f"{path}/{members['cifar10.1_v6_labels.npy']}: {error}; download it again") from error
+        images: dict[str, list[np.ndarray]] = defaultdict(list)
         for pixels, label in zip(data, numbers, strict=True):
-            pictures[self.classes[label]].append(pixels)
-        self._store({"test": pictures}, path, writer)
+            images[self.classes[label]].append(pixels)
+        self._store({"test": images}, path, writer)
 
 
-def _together(files: Source, wanted: list[str]) -> dict[str, str]:
-    """Which of the wanted file names lie in one folder, and where: of several folders the fullest, then the highest.
+def _together(files: Source, needed: list[str]) -> dict[str, str]:
+    """Which of the needed files lie in one folder, and their paths: of several folders the fullest, then the highest.
 
     Raises `DataError` when two folders at one height hold them all.
     """
     folders: dict[PurePosixPath, dict[str, str]] = defaultdict(dict)
     for name in files.names:
         pure = PurePosixPath(name)
-        if pure.name in wanted:
+        if pure.name in needed:
             folders[pure.parent][pure.name] = name
-    ranks = sorted((-len(found), len(folder.parts), folder) for folder, found in folders.items())
-    if len(ranks) > 1 and ranks[0][:2] == ranks[1][:2] and -ranks[0][0] == len(wanted):
+    ranks = sorted((-len(members), len(folder.parts), folder) for folder, members in folders.items())
+    if len(ranks) > 1 and ranks[0][:2] == ranks[1][:2] and -ranks[0][0] == len(needed):
         raise DataError(
-            f"{files.path}: has {wanted[-1]} and what belongs to it twice ({ranks[0][2]}, {ranks[1][2]}); "
+            f"{files.path}: has {needed[-1]} and what belongs to it twice ({ranks[0][2]}, {ranks[1][2]}); "
             "give --from one of the folders"
         )
     return folders[ranks[0][2]] if ranks else {}
 
 
 def _labels(labels: Any, count: int, classes: int) -> list[int]:
-    """Labels as numbers of classes. Raises `ValueError` unless there is a good one for each of `count` pictures."""
+    """Labels as numbers of classes. Raises `ValueError` unless there is a valid one for each of `count` images."""
     numbers = np.asarray(labels)
     if numbers.ndim != 1 or len(numbers) != count:
-        raise ValueError(f"its labels are {list(numbers.shape)} for {count:,} pictures")
+        raise ValueError(f"its labels are {list(numbers.shape)} for {count:,} images")
     if count and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= classes):
         raise ValueError(f"its labels are not numbers from 0 to {classes - 1}")
     return numbers.tolist()
@@ -270,8 +276,8 @@ def _array(files: Source, name: str) -> np.ndarray:
     with files.open(name) as stream:
         try:
             array = np.load(stream, allow_pickle=False)
-        except Exception as fault:  # what NumPy raises on a damaged file is not written down
-            raise DataError(f"{where}: is not a whole .npy file ({fault}); download it again") from fault
+        except Exception as error:  # NumPy does not document what it raises on a damaged file
+            raise DataError(f"{where}: is not a whole .npy file ({error}); download it again") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{where}: is an archive of arrays, not one array; download it again")
     return array

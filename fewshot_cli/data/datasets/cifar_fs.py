@@ -1,6 +1,6 @@
-"""CIFAR-FS (Bertinetto et al. 2019) and FC100 (Oreshkin et al. 2018): CIFAR-100's 600 pictures a class, split by class.
+"""CIFAR-FS (Bertinetto et al. 2019) and FC100 (Oreshkin et al. 2018): CIFAR-100's 600 images per class, split by class.
 
-Pictures of a class are stored in the order of their SHA-256, so that the store, and with it every episode, is the
+The images of a class are stored in the order of their SHA-256, so that the store, and with it every episode, is the
 same whether it was made from the public archive or from a folder.
 """
 
@@ -12,16 +12,16 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from fewshot_cli.contracts import DatasetBuilder, Options
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.layouts import by_class_folder, class_split
+from fewshot_cli.data.decode import measure
+from fewshot_cli.data.layouts import by_class_folder, class_split, classes_of
 from fewshot_cli.data.pickles import tame_pickle
-from fewshot_cli.data.store import StoreWriter, measure
 from fewshot_cli.errors import DataError
 
 
 class _Cifar100(DatasetBuilder[Options]):
-    source = "cifar-100-python.tar.gz, its unpacked folder, or a folder of 32×32 pictures in class folders"
+    source = "cifar-100-python.tar.gz, its unpacked folder, or a folder of 32×32 images in class folders"
     urls = {
         "cifar-100-python.tar.gz": (
             "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
@@ -31,27 +31,24 @@ class _Cifar100(DatasetBuilder[Options]):
     licence = "CIFAR-100 by Krizhevsky, Nair and Hinton; for research"
     split_file = ""
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write the 100 classes by the published split."""
         with Source(sources[0], writer.target.parent) as files:
-            pictures = _from_pickles(files) or _from_folders(files)
-        split = class_split(self.split_file)
-        wanted = [cls for classes in split.values() for cls in classes]
-        missing = [cls for cls in wanted if cls not in pictures]
-        if missing:
+            images = _from_pickles(files) or _from_folders(files)
+        if missing := [cls for cls in classes_of(self.split_file) if cls not in images]:
             raise DataError(
                 f"{sources[0]}: lacks {len(missing)} of CIFAR-100's 100 classes ({', '.join(missing[:3])}, …); "
                 f"--from takes {self.source}"
             )
-        for part, classes in split.items():
+        for part, classes in class_split(self.split_file).items():
             for cls in classes:
-                ordered = sorted(pictures[cls], key=lambda pixels: hashlib.sha256(pixels.tobytes()).digest())
+                ordered = sorted(images[cls], key=lambda pixels: hashlib.sha256(pixels.tobytes()).digest())
                 for number, pixels in enumerate(ordered):
                     writer.add(part, cls, pixels, f"{cls}/{number:03d}")
 
 
 def _from_pickles(files: Source) -> dict[str, list[np.ndarray]]:
-    """Pictures by class from the python version's `train`, `test` and `meta`; empty when they are not there."""
+    """Images by class from the python version's `train`, `test` and `meta`; empty when they are not there."""
     by_name = {PurePosixPath(n).name: n for n in files.names if PurePosixPath(n).suffix == ""}
     if not {"train", "test", "meta"} <= set(by_name):
         return {}
@@ -65,10 +62,10 @@ def _from_pickles(files: Source) -> dict[str, list[np.ndarray]]:
             data = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             for pixels, label in zip(data, batch[b"fine_labels"], strict=True):
                 out[names[label]].append(np.ascontiguousarray(pixels))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{files.path}: is not the python version of CIFAR-100 ({fault!r}); download it again"
-        ) from fault
+            f"{files.path}: is not the python version of CIFAR-100 ({error!r}); download it again"
+        ) from error
     return out
 
 
@@ -79,20 +76,20 @@ def _from_folders(files: Source) -> dict[str, list[np.ndarray]]:
         for name in names:
             data = files.read(name)
             if measure(data, f"{files.path}/{name}") != (32, 32):
-                raise DataError(f"{files.path}/{name}: is not 32×32; CIFAR-100's pictures are")
+                raise DataError(f"{files.path}/{name}: is not 32×32; CIFAR-100's images are")
             out[cls].append(np.array(Image.open(io.BytesIO(data)).convert("RGB")))
     return out
 
 
 class CifarFS(_Cifar100):
-    """CIFAR-FS: 64 train, 16 val and 20 test classes of CIFAR-100, 600 pictures each, 32×32."""
+    """CIFAR-FS: 64 train, 16 val and 20 test classes of CIFAR-100, 600 images each, 32×32."""
 
     split_file = "cifar_fs"
     sha256 = "4db4d6db85d0f9bd7968c3af0685bfe5936f97bcc11824529abdc68e5978f0f4"
 
 
 class FC100(_Cifar100):
-    """FC100: CIFAR-100 split by superclass into 60 train, 20 val and 20 test classes, 600 pictures each, 32×32."""
+    """FC100: CIFAR-100 split by superclass into 60 train, 20 val and 20 test classes, 600 images each, 32×32."""
 
     split_file = "fc100"
     sha256 = "bb9065d7b3bb5700399dd8c52a8f6f5f62051823c06b8e4a49c328842c8dff33"

@@ -1,21 +1,18 @@
-"""CUB-200-2011 (Wah et al. 2011) by the 100/50/50 class split that FEAT and DeepEMD use; boxes kept, pictures
-uncropped.
-"""
+"""CUB-200-2011 (Wah et al. 2011) by the 100/50/50 class split that FEAT and DeepEMD use: whole images, with boxes."""
 
 from pathlib import Path, PurePosixPath
 
-from fewshot_cli.contracts import DatasetBuilder, Options
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.layouts import by_class_folder, class_split
-from fewshot_cli.data.store import StoreWriter
+from fewshot_cli.data.layouts import Box, by_class_folder, class_split, folder_and_file, lone_archive
 from fewshot_cli.errors import DataError
 
 
 class CUB(DatasetBuilder[Options]):
-    """CUB-200-2011: 200 bird species, 100 train, 50 val and 50 test; with the archive, recipes choose `crop: box |
-    raw`.
+    """CUB-200-2011: 200 bird species, 100 train, 50 val and 50 test.
 
-    A folder or tar of class folders is taken as it is (no boxes), also when some of the 200 classes are absent.
+    Made from the archive it has boxes, and recipes choose `crop: box | raw`. A folder or tar of class folders is taken
+    as it is, without boxes, also when some of the 200 classes are absent.
     """
 
     source = (
@@ -30,15 +27,9 @@ class CUB(DatasetBuilder[Options]):
     }
     licence = "CUB-200-2011 by Wah, Branson, Welinder, Perona and Belongie; for research"
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write the classes present, in the order of the published split."""
-        path = sources[0]
-        if (
-            path.is_dir()
-            and not any(p.is_dir() for p in path.iterdir())
-            and len(tars := sorted(path.glob("*.tar*"))) == 1
-        ):
-            path = tars[0]  # a folder that holds just the archive
+        path = lone_archive(sources[0])
         with Source(path, writer.target.parent) as files:
             boxes = _boxes(files)
             groups = by_class_folder(files.names)
@@ -46,15 +37,15 @@ class CUB(DatasetBuilder[Options]):
             for split, classes in class_split("cub").items():
                 for cls in classes:
                     for name in groups.get(cls, []):
-                        key = "/".join(PurePosixPath(name).parts[-2:])
+                        key = folder_and_file(name)
                         writer.add(split, cls, files.read(name), key, boxes.get(key))
                         written += 1
         if not written:
             raise DataError(f"{path}: holds none of CUB's 200 class folders; --from takes {self.source}")
 
 
-def _boxes(files: Source) -> dict[str, tuple[int, int, int, int]]:
-    """`<class>/<file>` → (left, top, right, bottom), from the archive's two lists; empty when they are absent."""
+def _boxes(files: Source) -> dict[str, Box]:
+    """`<class>/<file>` → its box, from the archive's two lists; empty when they are absent."""
     lists = {PurePosixPath(n).name: n for n in files.names if n.endswith(".txt")}
     if not {"images.txt", "bounding_boxes.txt"} <= set(lists):
         return {}
@@ -67,5 +58,5 @@ def _boxes(files: Source) -> dict[str, tuple[int, int, int, int]]:
                 x, y, w, h = (int(float(v)) for v in numbers)
                 out[paths[number]] = (x, y, x + max(w, 1), y + max(h, 1))
         return out
-    except (KeyError, ValueError) as fault:
-        raise DataError(f"{files.path}: images.txt or bounding_boxes.txt is not in CUB's format ({fault!r})") from fault
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{files.path}: images.txt or bounding_boxes.txt is not in CUB's format ({error!r})") from error

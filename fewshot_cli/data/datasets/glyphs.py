@@ -1,4 +1,4 @@
-"""The embedded default: invented characters, displaced and over clutter, drawn by the package itself.
+"""The embedded default dataset: invented characters, displaced and over clutter, drawn by the package itself.
 
 Only correctly rounded operations (+ − × ÷ √, minimum, maximum) on numbers from a counter-based generator are used, so
 that every machine draws the same bytes; the store's hash is compared with the recorded one.
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot_cli.contracts import DatasetBuilder, Options
-from fewshot_cli.data.store import StoreWriter
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 
 SIDE, PER_CLASS, STROKES, CLUTTER = 32, 120, 5, 6
 CLASSES = {"train": 64, "val": 16, "test": 20}
@@ -17,14 +16,14 @@ SHA256 = "b53439610ba1387afca314889e6083af563be08819289533328c83b5f4ec6146"  # o
 
 
 class Glyphs(DatasetBuilder[Options]):
-    """Glyphs: 64/16/20 invented characters × 120 pictures of 32×32, with clutter and displacement; made in seconds."""
+    """Glyphs: 64/16/20 invented characters × 120 images of 32×32, with clutter and displacement; drawn in seconds."""
 
     source = "nothing: the package draws it"
     embedded = True
     licence = "made by this package; MIT"
     sha256 = SHA256
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Draw every class from its own counter of the generator."""
         number = 0
         for split, count in CLASSES.items():
@@ -51,7 +50,7 @@ def skeleton(cls: int) -> np.ndarray:
 
 
 def draw_class(cls: int) -> np.ndarray:
-    """All pictures of a class: uint8 [PER_CLASS, SIDE, SIDE, 3]."""
+    """All images of a class: uint8 [PER_CLASS, SIDE, SIDE, 3]."""
     u = iter(np.moveaxis(_uniform((cls, 2), PER_CLASS, 64), 1, 0))
     f32, one = np.float32, np.float32(1)
 
@@ -86,10 +85,10 @@ def draw_class(cls: int) -> np.ndarray:
     pen_noise = pen_ink + (pen[:, 1] - half) * f32(0.7)
     paper = np.where(dark[:, :, None, None], paper * f32(0.6) + f32(0.4), paper * f32(0.6))
     noise, ink = (noise * f32(0.8))[..., None], ink[..., None]
-    picture = paper * (one - noise) + pen_noise[:, None, None, :] * noise
-    picture = picture * (one - ink) + pen_ink[:, None, None, :] * ink
+    image = paper * (one - noise) + pen_noise[:, None, None, :] * noise
+    image = image * (one - ink) + pen_ink[:, None, None, :] * ink
     grain = (_uniform((cls, 7), PER_CLASS, SIDE, SIDE, 3) - half) * f32(0.12)
-    return np.floor(np.clip(picture + grain, 0, 1) * f32(255) + half).astype(np.uint8)
+    return np.floor(np.clip(image + grain, 0, 1) * f32(255) + half).astype(np.uint8)
 
 
 def _coverage(xs: np.ndarray, ys: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Anyone's own pictures: class folders, split folders of class folders, or a CSV of file,label[,split]."""
+"""A user's own images: class folders, split folders of class folders, or a CSV of file,label[,split]."""
 
 import csv
 import json
@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from fewshot_cli.contracts import DatasetBuilder, Options
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.layouts import PICTURES, by_class_folder
-from fewshot_cli.data.store import SPLITS, StoreWriter
+from fewshot_cli.data.format import SPLITS
+from fewshot_cli.data.layouts import by_class_folder, is_image
 from fewshot_cli.errors import DataError
+
+Table = dict[str, tuple[list[str], str | None]]
+"""Class → names of its images, and the split that the source puts it into, if any."""
 
 
 class ImagesOptions(Options):
@@ -24,41 +27,41 @@ class ImagesOptions(Options):
 
 
 class Images(DatasetBuilder[ImagesOptions]):
-    """Your own pictures; classes are split by the source's train/val/test folders or column, a file, or a seed."""
+    """Your own images; classes are split by the source's train/val/test folders or column, a file, or a seed."""
 
     source = (
-        "a folder (or archive) <class>/<picture> or train|val|test/<class>/<picture>, or a CSV "
+        "a folder (or archive) <class>/<image> or train|val|test/<class>/<image>, or a CSV "
         "with columns file,label[,split]"
     )
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write split by split, classes sorted by name."""
         path = sources[0]
         if path.suffix.lower() == ".csv":
-            table, root = _from_csv(path), path.parent
+            listed, root = _from_csv(path), path.parent
         else:
-            table, root = None, path
-        writer.info["upright"] = True  # a user's own pictures are turned as the camera says
+            listed, root = None, path
+        writer.info["upright"] = True  # a user's own images are rotated as the camera recorded
         with Source(root, writer.target.parent) as files:
-            table = table if table is not None else _from_folders(files)
+            table = _from_folders(files) if listed is None else listed
             if not table:
-                raise DataError(f"{path}: holds no pictures; --from takes {self.source}")
+                raise DataError(f"{path}: holds no images; --from takes {self.source}")
             classes = self._assign(table, path)
             for split in SPLITS:
                 for cls in sorted(c for c, s in classes.items() if s == split):
                     for name in table[cls][0]:
                         writer.add(split, cls, files.read(name), name)
 
-    def _assign(self, table: dict[str, tuple[list[str], str | None]], path: Path) -> dict[str, str]:
+    def _assign(self, table: Table, path: Path) -> dict[str, str]:
         """Class → split."""
-        said = {cls: split for cls, (_, split) in table.items() if split}
+        given = {cls: split for cls, (_, split) in table.items() if split}
         if self.options.splits:
             return _from_file(Path(self.options.splits), table)
-        if said:
-            if len(said) != len(table):
-                missing = next(c for c in table if c not in said)
+        if given:
+            if len(given) != len(table):
+                missing = next(c for c in table if c not in given)
                 raise DataError(f"{path}: class {missing} has no split while others have; give every class one")
-            return said
+            return given
         shuffled = sorted(table)
         raw = np.random.Philox(key=self.options.split_seed).random_raw(len(shuffled))
         shuffled = [shuffled[i] for i in np.argsort(raw, kind="stable")]
@@ -69,8 +72,8 @@ class Images(DatasetBuilder[ImagesOptions]):
         return {c: "test" if i < test else "val" if i < test + val else "train" for i, c in enumerate(shuffled)}
 
 
-def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
-    names = [n for n in files.names if Path(n).suffix.lower() in PICTURES]
+def _from_folders(files: Source) -> Table:
+    names = [n for n in files.names if is_image(n)]
     longest = len(names[0]) if names else 0
     while len({n.split("/")[0] for n in names}) == 1 and all(n.count("/") >= 3 for n in names):
         names = [n.partition("/")[2] for n in names]  # one folder around everything
@@ -84,7 +87,7 @@ def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
             "put its classes into one of these, or the split folders' classes side by side"
         )
     if tops and tops <= set(split_of):
-        table: dict[str, tuple[list[str], str | None]] = {}
+        table: Table = {}
         for top in sorted(tops):
             for cls, names in by_class_folder(n for n in files.names if n[skip:].startswith(f"{top}/")).items():
                 if cls in table:
@@ -97,8 +100,8 @@ def _from_folders(files: Source) -> dict[str, tuple[list[str], str | None]]:
     return {cls: (names, None) for cls, names in by_class_folder(files.names).items()}
 
 
-def _from_csv(path: Path) -> dict[str, tuple[list[str], str | None]]:
-    table: dict[str, tuple[list[str], str | None]] = {}
+def _from_csv(path: Path) -> Table:
+    table: Table = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -118,25 +121,25 @@ def _from_csv(path: Path) -> dict[str, tuple[list[str], str | None]]:
                         f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one"
                     )
                 names.append(name)
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise DataError(f"{path}: cannot be read as CSV ({fault})") from fault
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error})") from error
     return table
 
 
-def _from_file(path: Path, table: dict[str, tuple[list[str], str | None]]) -> dict[str, str]:
+def _from_file(path: Path, table: Table) -> dict[str, str]:
     try:
-        wanted = json.loads(path.read_text("utf-8"))
-        if unknown := sorted(set(wanted.keys()) - set(SPLITS)):
+        splits = json.loads(path.read_text("utf-8"))
+        if unknown := sorted(set(splits.keys()) - set(SPLITS)):
             raise DataError(f"{path}: has a split {unknown[0]!r}; splits are train, val and test")
-        pairs = [(cls, split) for split in SPLITS for cls in wanted.get(split, [])]
+        pairs = [(cls, split) for split in SPLITS for cls in splits.get(split, [])]
         out = dict(pairs)
         if twice := sorted({cls for cls, split in pairs if out[cls] != split}):
             raise DataError(f"{path}: class {twice[0]} is in two splits; in few-shot learning a class belongs to one")
-    except (OSError, ValueError, AttributeError, TypeError) as fault:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
-            f'{path}: is not a JSON file like {{"train": [class, …], "val": […], "test": […]}} ({fault})'
-        ) from fault
+            f'{path}: is not a JSON file like {{"train": [class, …], "val": […], "test": […]}} ({error})'
+        ) from error
     absent = sorted(set(out) - set(table))
     if absent:
-        raise DataError(f"{path}: names class {absent[0]!r}, of which the source has no pictures")
+        raise DataError(f"{path}: names class {absent[0]!r}, of which the source has no images")
     return out

@@ -2,9 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
-from fewshot_cli.contracts import DatasetBuilder, Options
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.store import StoreWriter
 from fewshot_cli.errors import DataError
 
 _ZIPS = ("images_background", "images_evaluation")
@@ -13,7 +12,7 @@ _VAL_ALPHABETS = 5
 
 
 class Omniglot(DatasetBuilder[Options]):
-    """Omniglot: the background alphabets train (the last five, by name, validate), the evaluation alphabets test.
+    """Omniglot: background alphabets are train, but the last five by name are val; evaluation alphabets are test.
 
     This is the split of Lake et al. without rotated copies; the 1028/172/423 split of Vinyals et al. is another one.
     """
@@ -23,7 +22,7 @@ class Omniglot(DatasetBuilder[Options]):
     licence = "Omniglot by Lake, Salakhutdinov and Tenenbaum; MIT"
     sha256 = "3f43b10af55735619041dc569621a3a32c7fd7de5c99ed8ac8e7ae5163469a3d"
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write character by character; a class is named `<alphabet>/<character>`."""
         for zip_name in _ZIPS:
             path = _locate(sources, zip_name)
@@ -36,11 +35,11 @@ class Omniglot(DatasetBuilder[Options]):
                 if not drawings:
                     raise DataError(f"{path}: holds no <alphabet>/<character>/<drawing>.png; download it again")
                 alphabets = sorted({alphabet for alphabet, _ in drawings})
-                held = set(alphabets[-_VAL_ALPHABETS:]) if zip_name == _ZIPS[0] else set()
+                held_out = set(alphabets[-_VAL_ALPHABETS:] if zip_name == _ZIPS[0] else [])
                 for val in (False, True):
                     split = "test" if zip_name == _ZIPS[1] else "val" if val else "train"
                     for (alphabet, character), names in sorted(drawings.items()):
-                        if (alphabet in held) == val:
+                        if (alphabet in held_out) == val:
                             for name in names:
                                 writer.add(split, f"{alphabet}/{character}", files.read(name), f"{path.name}/{name}")
 

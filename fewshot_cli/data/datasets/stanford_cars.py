@@ -1,4 +1,4 @@
-"""Stanford Cars (Krause et al. 2013) by the 130/17/49 class split of the fine-grained few-shot papers; boxes kept."""
+"""Stanford Cars (Krause et al. 2013) by the 130/17/49 class split of the fine-grained few-shot papers, with boxes."""
 
 import io
 import re
@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from fewshot_cli.contracts import DatasetBuilder, Options
-from fewshot_cli.data.annotated import Box, located, opened, pack, tail
+from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.layouts import by_class_folder
-from fewshot_cli.data.store import StoreWriter
+from fewshot_cli.data.layouts import (
+    Box,
+    Boxes,
+    Sources,
+    by_class_folder,
+    folder_and_file,
+    located,
+    open_sources,
+    write_classes,
+)
 from fewshot_cli.errors import DataError
 
 ARCHIVES = {
@@ -25,11 +32,11 @@ ARCHIVES = {
     "car_devkit.tgz": "devkit",
 }
 ALL, TRAIN, TEST, META = "cars_annos", "cars_train_annos", "cars_test_annos_withlabels", "cars_meta"
-MAX_MAT = 1 << 26  # bytes of a .mat file and of what it unpacks to; the public ones have less than a fifth
-_COMPRESSED = 15  # MATLAB's number of that kind of element
+MAX_BYTES = 1 << 26  # of a .mat file and of what it unpacks to; the public ones have less than a fifth
+_COMPRESSED = 15  # MATLAB's number of this kind of element
 
-# class_names of the development kit, in its order, which is not the alphabet's: class 1 is the first
-NAMES = (
+# class_names of the development kit in its order, which is not alphabetical; the first is class 1
+NAMES: list[str] = (
     """
 AM General Hummer SUV 2000|Acura RL Sedan 2012|Acura TL Sedan 2012|Acura TL Type-S 2008|Acura TSX Sedan 2012
 Acura Integra Type R 2001|Acura ZDX Hatchback 2012|Aston Martin V8 Vantage Convertible 2012
@@ -90,43 +97,44 @@ Volvo C30 Hatchback 2012|Volvo 240 Sedan 1993|Volvo XC90 SUV 2007|smart fortwo C
 
 
 class StanfordCars(DatasetBuilder[Options]):
-    """Stanford Cars: 196 models by year, 130 train, 17 val and 49 test; with the lists, recipes choose `crop: box |
-    raw`.
+    """Stanford Cars: 196 models by year, 130 train, 17 val and 49 test.
 
-    Published few-shot figures are of uncropped pictures, those of the official train and test halves together. The
-    maker's address is gone, so nothing is downloaded. --from takes a folder that holds, unpacked or not, one of:
+    Made with the lists it has boxes, and recipes choose `crop: box | raw`; published few-shot results are of uncropped
+    images, those of the official train and test halves together. The dataset's address is gone, so nothing is
+    downloaded. --from takes a folder that holds, unpacked or not, one of:
 
     - car_ims.tgz and cars_annos.mat;
     - cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat (the kit's own
       cars_test_annos.mat has no classes);
     - class folders, named by the class (`AM General Hummer SUV 2000`) or its number from 1 to 196, also in train/ and
-      test/, whose pictures are put together; these give no boxes. A tar or zip of them will do too.
+      test/, whose images are put together; these give no boxes. A tar or zip of them works too.
 
-    Classes may be absent, but of one that is there all listed pictures must be.
+    Classes may be absent, but of one that is there all listed images must be.
     """
 
     source = (
         "a folder with car_ims.tgz and cars_annos.mat, or with cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
-        "cars_test_annos_withlabels.mat, or class folders; `fsl show dataset stanford_cars` tells more"
+        "cars_test_annos_withlabels.mat, or class folders; `fsl show dataset stanford_cars` describes them"
     )
     licence = "Stanford Cars by Krause, Stark, Deng and Fei-Fei; for research"
 
-    def build(self, sources: list[Path], writer: StoreWriter) -> None:
+    def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write the classes present, in the order of the published split."""
         path = sources[0]
-        with opened(sources, ARCHIVES, writer.target.parent) as at:
+        with open_sources(sources, ARCHIVES, writer.target.parent) as files:
             # a browser's second copy is "cars_annos (1).mat"
-            mats = {re.sub(r" ?\(\d+\)$", "", PurePosixPath(n).stem): n for n in at if n.endswith(".mat")}
-            folders = by_class_folder(at)
-            kit = next((mats[known] for known in (META, ALL) if known in mats), None)
-            names = _class_names(at[kit], kit) if kit else NAMES
+            mats = {re.sub(r" ?\(\d+\)$", "", PurePosixPath(n).stem): n for n in files if n.endswith(".mat")}
+            folders = by_class_folder(files)
+            kit = next((mats[mat] for mat in (META, ALL) if mat in mats), None)
+            names = _class_names(files[kit], kit) if kit else NAMES
             if "car_ims" in folders and (ALL in mats or not {"cars_train", "cars_test"} & set(folders)):
-                groups = located(path, at, _listed(path, at, mats, {ALL: "car_ims"}))
+                images = located(path, files, _listed(path, files, mats, {ALL: "car_ims"}))
             elif {"cars_train", "cars_test"} & set(folders):
-                groups = located(path, at, _listed(path, at, mats, {TRAIN: "cars_train", TEST: "cars_test"}))
+                images = located(path, files, _listed(path, files, mats, {TRAIN: "cars_train", TEST: "cars_test"}))
             else:
-                groups = _by_folder(path, folders, names)
-            if not pack("stanford_cars", at, groups, {str(k): name for k, name in enumerate(names, 1)}, writer):
+                images = _by_folder(path, folders, names)
+            titles = {str(k): name for k, name in enumerate(names, 1)}
+            if not write_classes("stanford_cars", files, images, titles, writer):
                 raise DataError(f"{path}: holds none of Stanford Cars' 196 classes; --from takes {self.source}")
 
 
@@ -134,24 +142,24 @@ def _mat(files: Source, name: str, variable: str) -> np.ndarray:
     """A struct or cell array of a .mat file."""
     data = files.read(name)
     try:
-        if len(data) > MAX_MAT or _unpacked(data) > MAX_MAT:
-            raise ValueError(f"it has more than {MAX_MAT:,} bytes")
+        if len(data) > MAX_BYTES or _unpacked(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         return np.atleast_1d(loadmat(io.BytesIO(data), squeeze_me=True, variable_names=[variable])[variable])
-    except Exception as fault:  # what SciPy raises on a damaged file is not written down
-        raise _damaged(files, name, fault) from fault
+    except Exception as error:  # SciPy does not document what it raises on a damaged file
+        raise _damaged(files, name, error) from error
 
 
-def _damaged(files: Source, name: str, fault: Exception) -> DataError:
-    return DataError(f"{files.path}/{name}: is not one of Stanford Cars' lists ({fault!r}); get it again")
+def _damaged(files: Source, name: str, error: Exception) -> DataError:
+    return DataError(f"{files.path}/{name}: is not one of Stanford Cars' lists ({error!r}); get it again")
 
 
 def _unpacked(data: bytes) -> int:
-    """Bytes that the compressed elements of a .mat file unpack to, counted until they are too many."""
+    """Bytes that the compressed elements of a .mat file unpack to, counted up to `MAX_BYTES`."""
     order, place, total = "<" if data[126:128] == b"IM" else ">", 128, 0
-    while place + 8 <= len(data) and total <= MAX_MAT:
+    while place + 8 <= len(data) and total <= MAX_BYTES:
         kind, size = struct.unpack_from(f"{order}II", data, place)
         if kind == _COMPRESSED:
-            total += len(zlib.decompressobj().decompress(data[place + 8 : place + 8 + size], MAX_MAT + 1))
+            total += len(zlib.decompressobj().decompress(data[place + 8 : place + 8 + size], MAX_BYTES + 1))
         place += 8 + size
     return total
 
@@ -164,52 +172,53 @@ def _class_names(files: Source, name: str) -> list[str]:
     return names
 
 
-def _listed(
-    path: Path, at: dict[str, Source], mats: dict[str, str], wanted: dict[str, str]
-) -> dict[str, dict[str, Box | None]]:
-    """Class → `<folder>/<file>` → box, for every picture of the wanted lists, which are of these folders."""
-    if lacking := [f"{mat}.mat" for mat in wanted if mat not in mats]:
+def _listed(path: Path, files: Sources, mats: dict[str, str], lists: dict[str, str]) -> Boxes:
+    """Class → `<folder>/<file>` → box, for every image of the lists, given with the folders that they describe."""
+    if missing := [f"{mat}.mat" for mat in lists if mat not in mats]:
         raise DataError(
-            f"{path}: has {' and '.join(wanted.values())}, but no {' and no '.join(lacking)} to say the classes; "
+            f"{path}: has {' and '.join(lists.values())}, but no {' and no '.join(missing)} to say the classes; "
             "put it beside them"
         )
-    out: dict[str, dict[str, Box | None]] = defaultdict(dict)
-    for mat, folder in wanted.items():
-        files, name = at[mats[mat]], mats[mat]
-        for row in _mat(files, name, "annotations"):
+    out: Boxes = defaultdict(dict)
+    for mat, folder in lists.items():
+        name = mats[mat]
+        for row in _mat(files[name], name, "annotations"):
             try:
                 key, cls, box = _record(row, folder)
-            except Exception as fault:  # a hostile array can raise anything
-                raise _damaged(files, name, fault) from fault
+            except Exception as error:  # a hostile array can raise anything
+                raise _damaged(files[name], name, error) from error
             out[cls][key] = box
     return out
 
 
 def _record(row: Any, folder: str) -> tuple[str, str, Box]:
-    """`<folder>/<file>`, class and box of one picture; MATLAB counts pixels from 1."""
-    key = tail(str(row["relative_im_path"])) if "relative_im_path" in row.dtype.names else f"{folder}/{row['fname']}"
+    """`<folder>/<file>`, class and box of one image; MATLAB counts pixels from 1."""
+    if "relative_im_path" in row.dtype.names:
+        key = folder_and_file(str(row["relative_im_path"]))
+    else:
+        key = f"{folder}/{row['fname']}"
     number, left, top, right, bottom = (int(row[k]) for k in ("class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"))
     if not 1 <= number <= len(NAMES):
         raise ValueError(f"class {number} of {key}")
     return key, str(number), (left - 1, top - 1, right, bottom)
 
 
-def _by_folder(path: Path, folders: dict[str, list[str]], names: list[str]) -> dict[str, dict[str, Box | None]]:
-    """Pictures of class folders by the class's number."""
-    numbers = {_plain(name): str(k) for k, name in enumerate(names, 1)}
-    groups: dict[str, dict[str, Box | None]] = defaultdict(dict)
+def _by_folder(path: Path, folders: dict[str, list[str]], names: list[str]) -> Boxes:
+    """Images of class folders by the class's number."""
+    numbers = {_letters(name): str(k) for k, name in enumerate(names, 1)}
+    out: Boxes = defaultdict(dict)
     for folder, files in folders.items():
-        number = str(int(folder)) if re.fullmatch(r"[0-9]{1,3}", folder) else numbers.get(_plain(folder))
+        number = str(int(folder)) if re.fullmatch(r"[0-9]{1,3}", folder) else numbers.get(_letters(folder))
         if number == "0":
             raise DataError(
                 f"{path}: has a class folder {folder}, but Stanford Cars' classes are numbered from 1 to 196; "
                 "rename the folders"
             )
         if number:
-            groups[number] |= dict.fromkeys(files)
-    return groups
+            out[number] |= dict.fromkeys(files)
+    return out
 
 
-def _plain(name: str) -> str:
-    """Letters and digits of a name: folders cannot have the / of one of them."""
+def _letters(name: str) -> str:
+    """Letters and digits of a name, because one name has a / that no folder can have."""
     return re.sub("[^a-z0-9]", "", name.casefold())

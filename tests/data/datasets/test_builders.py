@@ -53,12 +53,12 @@ CIFAR_CLASSES = sorted(cls for classes in class_split("cifar_fs").values() for c
 
 
 @pytest.fixture(scope="module")
-def cifar_pictures(pixels) -> dict[str, list[np.ndarray]]:
+def cifar_images(pixels) -> dict[str, list[np.ndarray]]:
     return {cls: [pixels(10 * i + k, 32, 32) for k in range(2)] for i, cls in enumerate(CIFAR_CLASSES)}
 
 
-def cifar_files(pictures: dict[str, list[np.ndarray]], dump=python2_pickle, **replaced: bytes) -> dict[str, bytes]:
-    """The public archive's members: one picture of each class in `train`, the others in `test`."""
+def cifar_files(images: dict[str, list[np.ndarray]], dump=python2_pickle, **replaced: bytes) -> dict[str, bytes]:
+    """The public archive's members: one image of each class in `train`, the others in `test`."""
 
     def batch(part: str, pairs: list[tuple[int, np.ndarray]]) -> bytes:
         data = np.stack([p.transpose(2, 0, 1).ravel() for _, p in pairs])
@@ -73,11 +73,11 @@ def cifar_files(pictures: dict[str, list[np.ndarray]], dump=python2_pickle, **re
             }
         )
 
-    names = list(pictures)
+    names = list(images)
     files = {
         "file.txt~": b"",
-        "train": batch("training batch 1 of 1", [(i, pictures[c][0]) for i, c in reversed(list(enumerate(names)))]),
-        "test": batch("testing batch 1 of 1", [(i, p) for i, c in enumerate(names) for p in pictures[c][1:]]),
+        "train": batch("training batch 1 of 1", [(i, images[c][0]) for i, c in reversed(list(enumerate(names)))]),
+        "test": batch("testing batch 1 of 1", [(i, p) for i, c in enumerate(names) for p in images[c][1:]]),
         "meta": dump({b"fine_label_names": [c.encode() for c in names], b"coarse_label_names": [b"fish"]}),
     }
     return {f"cifar-100-python/{k}": v for k, v in (files | replaced).items()}
@@ -91,12 +91,12 @@ def png(pixels: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize(("dataset", "counts"), [("cifar_fs", (64, 16, 20)), ("fc100", (60, 20, 20))])
 def test_cifar_archive_its_folder_and_class_folders_give_the_same_store(
-    prepare, tmp_path, cifar_pictures, dataset, counts
+    prepare, tmp_path, cifar_images, dataset, counts
 ):
-    archive = tar(tmp_path / "cifar-100-python.tar.gz", cifar_files(cifar_pictures), "w:gz")
-    newer = tar(tmp_path / "newer.tar.gz", cifar_files(cifar_pictures, python3_pickle), "w:gz")
-    unpacked = write(tmp_path / "unpacked", cifar_files(cifar_pictures))
-    other_order = {c: list(enumerate(reversed(pictures))) for c, pictures in cifar_pictures.items()}
+    archive = tar(tmp_path / "cifar-100-python.tar.gz", cifar_files(cifar_images), "w:gz")
+    newer = tar(tmp_path / "newer.tar.gz", cifar_files(cifar_images, python3_pickle), "w:gz")
+    unpacked = write(tmp_path / "unpacked", cifar_files(cifar_images))
+    other_order = {c: list(enumerate(reversed(images))) for c, images in cifar_images.items()}
     folders = write(tmp_path / "folders", {f"{c}/{k}.png": png(p) for c, ps in other_order.items() for k, p in ps})
     sources = [archive, newer, unpacked, unpacked / "cifar-100-python", folders]
     stores = [prepare(dataset, source) for source in sources]
@@ -108,13 +108,13 @@ def test_cifar_archive_its_folder_and_class_folders_give_the_same_store(
     images, _ = test.decode(32)
     for cls, members in zip(test.classes, test.members(), strict=True):
         got = {images[i].permute(1, 2, 0).numpy().tobytes() for i in members}
-        assert got == {p.tobytes() for p in cifar_pictures[cls]}
+        assert got == {p.tobytes() for p in cifar_images[cls]}
 
 
 @pytest.mark.parametrize("member", ["train", "test", "meta"])
-def test_a_malicious_pickle_in_a_cifar_archive_is_refused_and_not_run(refused, tmp_path, cifar_pictures, member):
+def test_a_malicious_pickle_in_a_cifar_archive_is_refused_and_not_run(refused, tmp_path, cifar_images, member):
     evil = pickle.dumps(Malicious(tmp_path / "ran"), protocol=2)
-    archive = tar(tmp_path / "evil.tar.gz", cifar_files(cifar_pictures, **{member: evil}), "w:gz")
+    archive = tar(tmp_path / "evil.tar.gz", cifar_files(cifar_images, **{member: evil}), "w:gz")
     said = refused("cifar_fs", archive)
     assert f"/{member}: is not a plain data pickle" in said and "wants to run" in said
     assert not (tmp_path / "ran").exists()
@@ -135,20 +135,20 @@ def test_a_malicious_pickle_in_a_cifar_archive_is_refused_and_not_run(refused, t
         pickle.dumps({b"data": np.ones(9), b"fine_labels": [1]}),
     ],
 )
-def test_damaged_cifar_batches_are_refused(refused, tmp_path, cifar_pictures, train):
-    archive = tar(tmp_path / "bad.tar", cifar_files(cifar_pictures, train=train))
+def test_damaged_cifar_batches_are_refused(refused, tmp_path, cifar_images, train):
+    archive = tar(tmp_path / "bad.tar", cifar_files(cifar_images, train=train))
     assert "download" in refused("cifar_fs", archive)
 
 
-def test_missing_cifar_classes_are_counted_and_named(refused, tmp_path, cifar_pictures):
-    some = {f"{c}/0.png": png(p[0]) for c, p in cifar_pictures.items() if c not in ("apple", "whale")}
+def test_missing_cifar_classes_are_counted_and_named(refused, tmp_path, cifar_images):
+    some = {f"{c}/0.png": png(p[0]) for c, p in cifar_images.items() if c not in ("apple", "whale")}
     said = refused("cifar_fs", write(tmp_path / "some", some))
     assert "lacks 2 of CIFAR-100's 100 classes" in said and "apple" in said and "whale" in said
     assert "lacks 100 of" in refused("cifar_fs", write(tmp_path / "none", {"readme.txt": b""}))
 
 
-def test_cifar_pictures_of_another_size_are_refused(refused, tmp_path, cifar_pictures, pixels):
-    files = {f"{c}/0.png": png(p[0]) for c, p in cifar_pictures.items()} | {"bear/0.png": png(pixels(0, 32, 33))}
+def test_cifar_images_of_another_size_are_refused(refused, tmp_path, cifar_images, pixels):
+    files = {f"{c}/0.png": png(p[0]) for c, p in cifar_images.items()} | {"bear/0.png": png(pixels(0, 32, 33))}
     assert re.search(r"bear/0\.png: is not 32×32", refused("fc100", write(tmp_path / "big", files)))
 
 
@@ -223,7 +223,7 @@ CUB_CLASSES = {"001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_
 CUB_SPLIT = {cls: split for split, classes in class_split("cub").items() for cls in classes if cls in CUB_CLASSES}
 
 
-def cub_pictures(encoded) -> dict[str, bytes]:
+def cub_images(encoded) -> dict[str, bytes]:
     return {
         f"{cls}/bird_{k}.jpg": encoded(100 * i + k, 20 + k, 30, "JPEG")
         for i, cls in enumerate(sorted(CUB_CLASSES))
@@ -231,8 +231,8 @@ def cub_pictures(encoded) -> dict[str, bytes]:
     }
 
 
-def cub_archive(pictures: dict[str, bytes], **replaced: bytes) -> dict[str, bytes]:
-    numbered = list(enumerate(pictures, 1))
+def cub_archive(images: dict[str, bytes], **replaced: bytes) -> dict[str, bytes]:
+    numbered = list(enumerate(images, 1))
     files = {
         "README": b"",
         "classes.txt": "".join(f"{i} {c}\n" for i, c in enumerate(sorted(CUB_CLASSES), 1)).encode(),
@@ -240,20 +240,20 @@ def cub_archive(pictures: dict[str, bytes], **replaced: bytes) -> dict[str, byte
         "bounding_boxes.txt": "".join(f"{i} {i}.0 2.0 {10 + i}.0 8.0\n" for i, _ in numbered).encode(),
     }
     return {f"CUB_200_2011/{k}": v for k, v in (files | replaced).items()} | {
-        f"CUB_200_2011/images/{name}": data for name, data in pictures.items()
+        f"CUB_200_2011/images/{name}": data for name, data in images.items()
     }
 
 
 def test_cub_archive_keeps_the_boxes_of_its_lists(prepare, tmp_path, encoded):
-    pictures = cub_pictures(encoded)
-    packed = prepare("cub", tar(tmp_path / "CUB_200_2011.tgz", cub_archive(pictures), "w:gz"))
-    unpacked = prepare("cub", write(tmp_path, cub_archive(pictures)) / "CUB_200_2011")
+    images = cub_images(encoded)
+    packed = prepare("cub", tar(tmp_path / "CUB_200_2011.tgz", cub_archive(images), "w:gz"))
+    unpacked = prepare("cub", write(tmp_path, cub_archive(images)) / "CUB_200_2011")
     assert packed.index["sha256"] == unpacked.index["sha256"]
     assert table(packed) == {
         s: {c: 2 for c in sorted(CUB_SPLIT) if CUB_SPLIT[c] == s}
         for s in sorted(set(CUB_SPLIT.values()), key=["train", "val", "test"].index)
     }
-    numbers = {name: i for i, name in enumerate(pictures, 1)}
+    numbers = {name: i for i, name in enumerate(images, 1)}
     for part in packed.index["splits"].values():
         for name, box in zip(part["name"], part["box"], strict=True):
             i = numbers[name]
@@ -264,11 +264,11 @@ def test_cub_archive_keeps_the_boxes_of_its_lists(prepare, tmp_path, encoded):
 
 
 def test_cub_class_folders_and_a_tar_of_them_are_the_same_without_boxes(prepare, tmp_path, encoded):
-    pictures = cub_pictures(encoded)
-    folder = write(tmp_path / "folders", pictures | {"not_a_bird/0.jpg": encoded(0, form="JPEG")})
+    images = cub_images(encoded)
+    folder = write(tmp_path / "folders", images | {"not_a_bird/0.jpg": encoded(0, form="JPEG")})
     holder = tmp_path / "holder"
     holder.mkdir()
-    archive = tar(holder / "birds.tar", {f"anything/{name}": data for name, data in pictures.items()})
+    archive = tar(holder / "birds.tar", {f"anything/{name}": data for name, data in images.items()})
     stores = [prepare("cub", folder), prepare("cub", archive), prepare("cub", holder)]
     assert len({store.index["sha256"] for store in stores}) == 1
     assert sum(len(classes) for classes in table(stores[0]).values()) == len(CUB_CLASSES)
@@ -278,7 +278,7 @@ def test_cub_class_folders_and_a_tar_of_them_are_the_same_without_boxes(prepare,
 
 @pytest.mark.parametrize("bad", ["1 2.0 3.0\n", "1 a b c d\n", "99 1.0 1.0 1.0 1.0\n", "1 nan 1.0 1.0 1.0\n"])
 def test_cub_boxes_that_make_no_sense_are_refused(refused, tmp_path, encoded, bad):
-    files = cub_archive(cub_pictures(encoded), **{"bounding_boxes.txt": bad.encode()})
+    files = cub_archive(cub_images(encoded), **{"bounding_boxes.txt": bad.encode()})
     assert "bounding_boxes.txt is not in CUB's format" in refused("cub", tar(tmp_path / "x.tar", files))
 
 
@@ -286,7 +286,7 @@ def test_cub_without_any_of_its_classes_is_refused(refused, tmp_path, encoded):
     assert "none of CUB's 200 class folders" in refused("cub", write(tmp_path / "x", {"cat/0.jpg": encoded(0)}))
 
 
-# Your own pictures
+# Your own images
 
 
 def zoo(encoded, classes: str = "abcdefghij", each: int = 2) -> dict[str, bytes]:
@@ -385,7 +385,7 @@ def test_images_from_a_csv_without_splits_are_split_by_the_seed(prepare, tmp_pat
     [
         ([["path", "class"], ["1.png", "a"]], r"list\.csv:1: needs a header with the columns file,label"),
         ([], r"list\.csv:1: needs a header"),
-        ([["file", "label"]], "holds no pictures"),
+        ([["file", "label"]], "holds no images"),
         ([["file", "label"], ["1.png", "a"], ["gone.png", "a"]], r"gone\.png: No such file"),
         ([["file", "label"], ["1.png", ""]], r"list\.csv:2: file or label is empty"),
         ([["file", "label"], ["1.png"]], r"list\.csv:2: file or label is empty"),
@@ -403,7 +403,7 @@ def test_images_from_a_csv_without_splits_are_split_by_the_seed(prepare, tmp_pat
             r"csv:3: \.\./secret\.png leaves the CSV's folder",
         ),
         ([["file", "label"], ["/etc/passwd", "a"]], r"list\.csv:2: /etc/passwd leaves the CSV's folder"),
-        ([["file", "label"], ["list.csv", "a"]], r"list\.csv: does not decode as a picture"),
+        ([["file", "label"], ["list.csv", "a"]], r"list\.csv: does not decode as an image"),
     ],
 )
 def test_images_refuse_a_bad_csv_with_its_line(refused, tmp_path, encoded, rows, sentence):
@@ -432,8 +432,8 @@ def test_images_are_split_by_a_file(prepare, tmp_path, encoded):
         ("{", "is not a JSON file like"),
         ("[]", "is not a JSON file like"),
         ('{"train": 3}', "is not a JSON file like"),
-        ('{"train": ["a", "unicorn"]}', "names class 'unicorn', of which the source has no pictures"),
-        ("{}", "no pictures were found"),
+        ('{"train": ["a", "unicorn"]}', "names class 'unicorn', of which the source has no images"),
+        ("{}", "no images were found"),
         ('{"train": ["a", "b"], "test": ["a"]}', "class '?a'? is in two splits"),
         ('{"train": ["a"], "tests": ["b"]}', "tests"),
     ],
@@ -446,17 +446,17 @@ def test_images_refuse_a_bad_splits_file(refused, tmp_path, encoded, text, sente
     assert re.search(sentence, said), said
 
 
-def test_images_refuse_a_source_without_pictures(refused, tmp_path):
-    assert "holds no pictures; --from takes a folder" in refused(
+def test_images_refuse_a_source_without_images(refused, tmp_path):
+    assert "holds no images; --from takes a folder" in refused(
         "images", write(tmp_path / "x", {"a/readme.txt": b"hello"})
     )
     (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in refused("images", tmp_path / "empty")
+    assert "holds no images" in refused("images", tmp_path / "empty")
 
 
-def test_images_name_the_picture_that_does_not_decode(refused, tmp_path, encoded):
+def test_images_name_the_image_that_does_not_decode(refused, tmp_path, encoded):
     files = zoo(encoded) | {"c/broken.jpg": b"\xff\xd8\xff not really"}
-    assert "c/broken.jpg: does not decode as a picture" in refused("images", write(tmp_path / "x", files))
+    assert "c/broken.jpg: does not decode as an image" in refused("images", write(tmp_path / "x", files))
 
 
 # Glyphs
@@ -471,8 +471,8 @@ def test_a_glyph_class_is_drawn_the_same_every_time():
 
 def test_glyphs_differ_between_and_within_classes_and_use_the_whole_range():
     one, two = glyphs.draw_class(0), glyphs.draw_class(1)
-    pictures = np.concatenate([one, two]).reshape(2 * glyphs.PER_CLASS, -1)
-    assert len(np.unique(pictures, axis=0)) == 2 * glyphs.PER_CLASS
+    images = np.concatenate([one, two]).reshape(2 * glyphs.PER_CLASS, -1)
+    assert len(np.unique(images, axis=0)) == 2 * glyphs.PER_CLASS
     assert one.min() < 10 and one.max() > 245 and one.std() > 40
 
 

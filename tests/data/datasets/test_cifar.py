@@ -26,7 +26,7 @@ def packed(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def contents(store, split: str) -> dict[str, list[bytes]]:
-    """class → its pictures' bytes, in the store's order."""
+    """class → its images' bytes, in the store's order."""
     part, blob = store.index["splits"][split], (store.path / "images.bin").read_bytes()
     ends = part["offset"] + np.cumsum(part["size"])
     out: dict[str, list[bytes]] = {cls: [] for cls in part["classes"]}
@@ -40,7 +40,7 @@ def contents(store, split: str) -> dict[str, list[bytes]]:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Few pictures of every class."""
+    """Few images of every class."""
     monkeypatch.setattr(cifar_plain.CIFAR100, "each", EACH["cifar100"])
     monkeypatch.setattr(cifar_plain.CIFAR10, "each", EACH["cifar10"])
     monkeypatch.setattr(cifar_plain.CIFAR101, "each", {"test": 2})
@@ -48,7 +48,7 @@ def few(monkeypatch):
 
 @pytest.fixture(scope="module")
 def cifar(pixels) -> dict[str, dict[str, dict[str, list[np.ndarray]]]]:
-    """dataset → part → class → pictures."""
+    """dataset → part → class → images."""
     return {
         name: {
             part: {
@@ -61,8 +61,8 @@ def cifar(pixels) -> dict[str, dict[str, dict[str, list[np.ndarray]]]]:
     }
 
 
-def batches(dataset: str, pictures, protocol: int = 2, **replaced: bytes) -> dict[str, bytes]:
-    """The public archive's members; of CIFAR-10 each training batch has one picture of every class."""
+def batches(dataset: str, images, protocol: int = 2, **replaced: bytes) -> dict[str, bytes]:
+    """The public archive's members; of CIFAR-10 each training batch has one image of every class."""
 
     def dump(data: object) -> bytes:
         return pickle.dumps(data, protocol).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
@@ -75,7 +75,7 @@ def batches(dataset: str, pictures, protocol: int = 2, **replaced: bytes) -> dic
 
     of = {
         part: [(i, p, k) for i, cls in enumerate(classes) for k, p in enumerate(classes[cls])]
-        for part, classes in pictures.items()
+        for part, classes in images.items()
     }
     names = [cls.encode() for cls in CLASSES[dataset]]
     if dataset == "cifar100":
@@ -99,10 +99,10 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def folders(pictures, between: str = "") -> dict[str, bytes]:
+def folders(images, between: str = "") -> dict[str, bytes]:
     return {
         f"{part}/{between}{cls}/{k}.png": png(p)
-        for part, classes in pictures.items()
+        for part, classes in images.items()
         for cls, group in classes.items()
         for k, p in enumerate(reversed(group))
     }
@@ -130,7 +130,7 @@ def test_cifar_is_the_same_from_every_source_with_the_same_classes_in_both_split
 
 
 @pytest.mark.parametrize("dataset", EACH)
-def test_validation_pictures_come_out_of_train_by_a_fixed_rule(prepare, fsl, tmp_path, cifar, dataset):
+def test_validation_images_come_out_of_train_by_a_fixed_rule(prepare, fsl, tmp_path, cifar, dataset):
     source = packed(tmp_path / "python.tar", batches(dataset, cifar[dataset]))
     none, one, two = (prepare(dataset, source, validation=n) for n in (0, 1, 2))
     again = prepare(dataset, write(tmp_path / "folders", folders(cifar[dataset])), validation=2)
@@ -176,15 +176,15 @@ GOOD = np.zeros((1, 3072), np.uint8)
         (b"no pickle", "plain data pickle"),
         (pickle.dumps([]), "TypeError"),
         (pickle.dumps({b"data": GOOD}), "labels"),
-        (pickle.dumps({b"data": 3, b"labels": []}), "its pictures are int64"),
-        (pickle.dumps({b"data": GOOD, b"labels": [0, 1]}), r"its labels are [2] for 1 pictures"),
+        (pickle.dumps({b"data": 3, b"labels": []}), "its images are int64"),
+        (pickle.dumps({b"data": GOOD, b"labels": [0, 1]}), r"its labels are [2] for 1 images"),
         (pickle.dumps({b"data": GOOD, b"labels": [10]}), "not numbers from 0 to 9"),
         (pickle.dumps({b"data": GOOD, b"labels": [-1]}), "not numbers from 0 to 9"),
         (pickle.dumps({b"data": GOOD, b"labels": [0.5]}), "not numbers from 0 to 9"),
         (pickle.dumps({b"data": GOOD, b"labels": [10**30]}), "not numbers from 0 to 9"),
-        (pickle.dumps({b"data": GOOD.astype(float), b"labels": [0]}), "its pictures are float64 [1, 3072]"),
-        (pickle.dumps({b"data": GOOD[:, :9], b"labels": [0]}), "its pictures are uint8 [1, 9]"),
-        (pickle.dumps({b"data": GOOD, b"labels": [0]}), "has 4 train pictures of class automobile"),
+        (pickle.dumps({b"data": GOOD.astype(float), b"labels": [0]}), "its images are float64 [1, 3072]"),
+        (pickle.dumps({b"data": GOOD[:, :9], b"labels": [0]}), "its images are uint8 [1, 9]"),
+        (pickle.dumps({b"data": GOOD, b"labels": [0]}), "has 4 train images of class automobile"),
     ],
 )
 def test_damaged_batches_are_named(refused, tmp_path, cifar, batch, why):
@@ -204,7 +204,7 @@ def test_cifar_that_is_not_whole_is_refused(refused, tmp_path, cifar, encoded, d
     loose = folders(cifar[dataset])
     cls = CLASSES[dataset][4]
     del loose[f"test/{cls}/1.png"]
-    assert f"has 1 test pictures of class {cls}, {title} has 2" in refused(dataset, write(tmp_path / "c", loose))
+    assert f"has 1 test images of class {cls}, {title} has 2" in refused(dataset, write(tmp_path / "c", loose))
     other = folders(cifar[dataset]) | {"train/unicorn/0.png": encoded(1)}
     assert f"unicorn is none of {title}'s" in refused(dataset, write(tmp_path / "d", other))
     large = folders(cifar[dataset]) | {f"train/{cls}/0.png": encoded(1, 32, 33)}
@@ -263,17 +263,17 @@ def test_newer_cifar_has_a_test_split_by_cifar_10s_classes(prepare, tmp_path, ne
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({DATA: npy(np.zeros((20, 3072), np.uint8))}, "its pictures are uint8 [20, 3072], not uint8 [N,32,32,3]"),
-        ({DATA: npy(np.zeros((20, 32, 32, 3)))}, "its pictures are float64 [20, 32, 32, 3]"),
+        ({DATA: npy(np.zeros((20, 3072), np.uint8))}, "its images are uint8 [20, 3072], not uint8 [N,32,32,3]"),
+        ({DATA: npy(np.zeros((20, 32, 32, 3)))}, "its images are float64 [20, 32, 32, 3]"),
         ({DATA: npy(np.zeros((20, 32, 32, 3), np.uint8))[:-9]}, f"{DATA}: is not a whole .npy file"),
         ({DATA: b""}, f"{DATA}: is not a whole .npy file"),
         ({DATA: b"no array"}, f"{DATA}: is not a whole .npy file"),
         ({DATA: npy(np.zeros(3), np.savez)}, "is an archive of arrays, not one array"),
-        ({LABELS: npy(np.zeros(19, np.int32))}, f"{LABELS}: its labels are [19] for 20 pictures"),
+        ({LABELS: npy(np.zeros(19, np.int32))}, f"{LABELS}: its labels are [19] for 20 images"),
         ({LABELS: npy(np.full(20, 10))}, "its labels are not numbers from 0 to 9"),
         ({LABELS: npy(np.full(20, -1))}, "its labels are not numbers from 0 to 9"),
         ({LABELS: npy(np.zeros(20))}, "its labels are not numbers from 0 to 9"),
-        ({LABELS: npy(np.zeros(20, np.uint8))}, "has 20 test pictures of class airplane, CIFAR-10.1 v6 has 2"),
+        ({LABELS: npy(np.zeros(20, np.uint8))}, "has 20 test images of class airplane, CIFAR-10.1 v6 has 2"),
     ],
 )
 def test_damaged_arrays_are_named(refused, tmp_path, newer, wrong, sentence):
@@ -291,7 +291,7 @@ def test_arrays_of_objects_are_not_unpickled_and_missing_ones_are_named(refused,
 
 
 def test_the_whole_of_cifar_100(shared, prepare, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the public numbers of pictures
+    monkeypatch.undo()  # the public numbers of images
     path = tmp_path / "cifar-100-python.tar.gz"
     subprocess.run(
         [sys.executable, shared / "cifar100" / "expand.py", "archive", path], check=True, capture_output=True

@@ -136,7 +136,7 @@ def test_every_layout_of_stanford_dogs_gives_the_same_store(prepare, tmp_path, d
     assert boxes(stores[0]) == {f"{cls}/{cls[:9]}_{k}.jpg": list(box) for cls in DOGS for k, box in AROUND.items()}
 
 
-def test_dogs_without_annotations_have_no_boxes_and_the_same_pictures(prepare, tmp_path, dogs):
+def test_dogs_without_annotations_have_no_boxes_and_the_same_images(prepare, tmp_path, dogs):
     plain = {name.removeprefix("Images/"): data for name, data in dogs.items()}
     sources = [
         saved(tmp_path / "images.tar", tarred(dogs)),
@@ -151,7 +151,7 @@ def test_dogs_without_annotations_have_no_boxes_and_the_same_pictures(prepare, t
     assert sum(sum(classes.values()) for classes in table(stores[0]).values()) == len(dogs)
 
 
-def test_the_box_encloses_all_dogs_and_stays_within_the_picture(prepare, tmp_path, dogs, notes):
+def test_the_box_encloses_all_dogs_and_stays_within_the_image(prepare, tmp_path, dogs, notes):
     cls = "n02085620-Chihuahua"
     two = f"Annotation/{cls}/n02085620_7"
     out = f"Annotation/{cls}/n02085620_1007"
@@ -168,7 +168,7 @@ def test_the_box_encloses_all_dogs_and_stays_within_the_picture(prepare, tmp_pat
 def test_a_partial_copy_of_dogs_has_the_classes_that_are_there(prepare, tmp_path, dogs, notes):
     some = {name: data for name, data in dogs.items() if "Shih" not in name and "Walker" not in name}
     store = prepare(
-        "stanford_dogs", write(tmp_path / "some", some | notes | {"Images/n09999999-cat/1.jpg": b"no picture"})
+        "stanford_dogs", write(tmp_path / "some", some | notes | {"Images/n09999999-cat/1.jpg": b"no image"})
     )
     assert table(store) == {"train": {"n02085620-Chihuahua": 2}, "val": {"n02085936-Maltese_dog": 2}}
 
@@ -180,7 +180,7 @@ def test_a_dog_without_its_annotation_or_there_twice_is_refused(refused, tmp_pat
     assert "none of n02085936-Maltese_dog/n02085936_7; get annotation.tar whole" in said
     twice = dogs | below("copy", dogs)
     said = refused("stanford_dogs", write(tmp_path / "twice", twice))
-    assert "a picture of n02085620-Chihuahua twice (Images/" in said and "copy/Images/" in said and "--from" in said
+    assert "an image of n02085620-Chihuahua twice (Images/" in said and "copy/Images/" in said and "--from" in said
 
 
 BOMB = (
@@ -201,7 +201,7 @@ BOMB = (
         (BOMB, "it has a document type"),
         (note((1, 2, 3, 4)).replace(b">1<", b">1e999<"), "infinity"),
         (b'<?xml version="1.0" encoding="none"?>' + note((1, 2, 3, 4)), "encoding"),
-        (note((1, 2, 3, 4)) + b" " * stanford_dogs.MAX_NOTE, "it has 65,9"),
+        (note((1, 2, 3, 4)) + b" " * stanford_dogs.MAX_BYTES, "it has 65,9"),
     ],
 )
 def test_a_damaged_annotation_is_refused_in_a_sentence(refused, tmp_path, dogs, notes, data, why):
@@ -210,10 +210,10 @@ def test_a_damaged_annotation_is_refused_in_a_sentence(refused, tmp_path, dogs, 
     assert f"{name}: is not an annotation of Stanford Dogs" in said and why in said and said.endswith("; get it again")
 
 
-def test_a_damaged_picture_with_a_box_is_refused_by_its_name(refused, tmp_path, dogs, notes):
-    bad = {"Images/n02085620-Chihuahua/n02085620_7.jpg": b"no picture"}
+def test_a_damaged_image_with_a_box_is_refused_by_its_name(refused, tmp_path, dogs, notes):
+    bad = {"Images/n02085620-Chihuahua/n02085620_7.jpg": b"no image"}
     said = refused("stanford_dogs", write(tmp_path / "dogs", dogs | notes | bad))
-    assert said.startswith("n02085620-Chihuahua/n02085620_7.jpg: does not decode as a picture")
+    assert said.startswith("n02085620-Chihuahua/n02085620_7.jpg: does not decode as an image")
 
 
 # Stanford Cars
@@ -250,7 +250,7 @@ def mat(**variables: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def cars(encoded) -> list[tuple[str, bytes, tuple[int, ...]]]:
-    """Class, picture and MATLAB's box of two pictures of each class."""
+    """Class, image and MATLAB's box of two images of each class."""
     return [
         (cls, encoded(10 * i + k, 8, 10, "JPEG"), (2 + k, 3, 6, 7 + k)) for i, cls in enumerate(CARS) for k in range(2)
     ]
@@ -287,8 +287,8 @@ def packed(files: dict[str, bytes], archives: dict[str, str]) -> dict[str, bytes
     return out
 
 
-def pictures(store) -> dict[str, dict[str, set[tuple]]]:
-    """Split → class → pixels and boxes of its pictures."""
+def images(store) -> dict[str, dict[str, set[tuple]]]:
+    """Split → class → pixels and boxes of its images."""
     out = {}
     for split, part in store.index["splits"].items():
         loaded = store.split(split)
@@ -300,13 +300,13 @@ def pictures(store) -> dict[str, dict[str, set[tuple]]]:
     return out
 
 
-def test_every_layout_of_stanford_cars_with_lists_gives_the_same_pictures_and_boxes(prepare, tmp_path, cars):
+def test_every_layout_of_stanford_cars_with_lists_gives_the_same_images_and_boxes(prepare, tmp_path, cars):
     tgz = {"cars_train": "cars_train.tgz", "cars_test": "cars_test.tgz", "devkit": "car_devkit.tgz"}
     kaggle = {
         f"{name.split('/')[0]}/{name}" if "/" in name else name: data
         for name, data in in_halves(cars, "cars_test_annos_withlabels (1).mat").items()
     }
-    # Kaggle's other copy has cars_annos.mat without the pictures that it lists
+    # Kaggle's other copy has cars_annos.mat without the images that it lists
     stray = in_halves(cars, "devkit/cars_test_annos_withlabels.mat") | {
         "cars_annos.mat": in_one(cars)["cars_annos.mat"]
     }
@@ -322,14 +322,14 @@ def test_every_layout_of_stanford_cars_with_lists_gives_the_same_pictures_and_bo
     stores = [prepare("stanford_cars", write(tmp_path / f"{k}", files)) for k, files in enumerate(layouts)]
     stores.append(prepare("stanford_cars", saved(tmp_path / "cars.zip", zipped(in_halves(cars)))))
     assert table(stores[0]) == {s: {CARS[cls]: 2 for cls in SPLIT if SPLIT[cls] == s} for s in ("train", "val", "test")}
-    assert all(pictures(store) == pictures(stores[0]) for store in stores)
+    assert all(images(store) == images(stores[0]) for store in stores)
     assert boxes(stores[0]) == {
         f"car_ims/{k:06d}.jpg": [x - 1, y - 1, right, bottom] for k, (_, _, (x, y, right, bottom)) in enumerate(cars, 1)
     }
     assert set(boxes(stores[2])) == {f"{half}/{k:05d}.jpg" for half in ("cars_train", "cars_test") for k in range(1, 5)}
 
 
-def test_class_folders_of_cars_by_name_and_number_give_the_same_pictures(prepare, tmp_path, cars):
+def test_class_folders_of_cars_by_name_and_number_give_the_same_images(prepare, tmp_path, cars):
     named = {
         f"{'train' if k % 2 else 'test'}/{CARS[cls].replace('/', '-')}/{k:05d}.jpg": data
         for k, (cls, data, _) in enumerate(cars)
@@ -359,7 +359,7 @@ def test_class_names_of_the_kit_are_taken_before_the_built_in_ones(prepare, tmp_
 
 
 def test_the_names_of_cars_are_196_and_at_the_kits_numbers():
-    assert len({stanford_cars._plain(name) for name in NAMES}) == len(NAMES) == 196
+    assert len({stanford_cars._letters(name) for name in NAMES}) == len(NAMES) == 196
     at = {
         1: "AM General Hummer SUV 2000",
         6: "Acura Integra Type R 2001",
@@ -381,7 +381,7 @@ def test_a_class_of_cars_may_be_absent_but_not_in_part(prepare, refused, tmp_pat
     assert {cls for classes in table(store).values() for cls in classes} == set(CARS.values()) - {CARS["103"]}
     less = {name: data for name, data in files.items() if name != "cars_test/00003.jpg"}
     said = refused("stanford_cars", write(tmp_path / "less", less))
-    assert "lacks 1 of the 2 listed pictures of class 10 (first cars_test/00003.jpg); get it whole" in said
+    assert "lacks 1 of the 2 listed images of class 10 (first cars_test/00003.jpg); get it whole" in said
     train = {name: data for name, data in files.items() if not name.startswith("cars_test/")}
     assert "(first cars_test/00001.jpg)" in refused("stanford_cars", write(tmp_path / "train", train))
 
@@ -460,7 +460,7 @@ def test_a_damaged_list_of_cars_is_refused_in_a_sentence(refused, tmp_path, cars
 def test_a_list_of_cars_that_would_unpack_to_too_much_is_not_unpacked(refused, tmp_path, cars, monkeypatch):
     annos = mat(class_names=cells(NAMES), annotations=np.zeros(1 << 18))
     assert len(annos) < 1 << 16
-    monkeypatch.setattr(stanford_cars, "MAX_MAT", 1 << 20)
+    monkeypatch.setattr(stanford_cars, "MAX_BYTES", 1 << 20)
     monkeypatch.setattr(stanford_cars, "loadmat", None)
     said = refused("stanford_cars", write(tmp_path / "cars", in_one(cars) | {"cars_annos.mat": annos}))
     assert "is not one of Stanford Cars' lists (ValueError('it has more than 1,048,576 bytes'))" in said
@@ -504,7 +504,7 @@ CALLED = {
 
 @pytest.fixture(scope="module")
 def birds(encoded) -> dict[str, bytes]:
-    """Members of nabirds.tar.gz: two pictures of each class and the lists."""
+    """Members of nabirds.tar.gz: two images of each class and the lists."""
     files, lists = {}, {"images": [], "image_class_labels": [], "bounding_boxes": [], "sizes": []}
     for i, cls in enumerate(BIRDS):
         for k in range(2):
@@ -546,7 +546,7 @@ def test_every_layout_of_nabirds_gives_the_same_store(prepare, tmp_path, birds):
     ]
     found = boxes(stores[0])
     assert found["0297/0000009021dc4d0cbfe14cae3c85c829.jpg"] == [1, 2, 5, 7]
-    assert found["0297/0000009121dc4d0cbfe14cae3c85c829.jpg"] == [2, 2, 10, 7]  # 2 + 13 is beyond the picture
+    assert found["0297/0000009121dc4d0cbfe14cae3c85c829.jpg"] == [2, 2, 10, 7]  # 2 + 13 is beyond the image
 
 
 def test_class_folders_of_birds_need_no_lists(prepare, tmp_path, birds):
@@ -578,7 +578,7 @@ def test_a_class_of_birds_may_be_absent_but_not_in_part(prepare, refused, tmp_pa
     gone = "images/0503/0000007121dc4d0cbfe14cae3c85c829.jpg"
     less = {name: data for name, data in birds.items() if gone not in name}
     said = refused("nabirds", write(tmp_path / "less", less))
-    assert "lacks 1 of the 2 listed pictures of class 0503 (first 0503/0000007121dc4d0cbfe14cae3c85c829.jpg)" in said
+    assert "lacks 1 of the 2 listed images of class 0503 (first 0503/0000007121dc4d0cbfe14cae3c85c829.jpg)" in said
 
 
 @pytest.mark.parametrize(
@@ -588,18 +588,18 @@ def test_a_class_of_birds_may_be_absent_but_not_in_part(prepare, refused, tmp_pa
         (
             "image_class_labels",
             lambda text: text.replace(b" 297\n", b" mallard\n", 1),
-            "has no right line for 00000090-21dc",
+            "has no valid line for 00000090-21dc",
         ),
         ("image_class_labels", lambda text: text[text.index(b"\n") + 1 :], "KeyError('00000090-21dc"),
         ("image_class_labels", lambda text: b"\xff\xfe" + text, "image_class_labels.txt: is not a text"),
-        ("bounding_boxes", lambda text: text.replace(b" 5\n", b"\n", 1), "has no right line for 00000090-21dc"),
+        ("bounding_boxes", lambda text: text.replace(b" 5\n", b"\n", 1), "has no valid line for 00000090-21dc"),
         ("bounding_boxes", lambda text: text.replace(b" 5\n", b" 1e999\n", 1), "OverflowError"),
-        ("bounding_boxes", lambda text: text[: len(text) // 2], "has no right line for"),
+        ("bounding_boxes", lambda text: text[: len(text) // 2], "has no valid line for"),
         ("images", lambda text: b"\xff" + text, "images.txt: is not a text"),
         (
             "images",
             lambda text: text.replace(b" 0297/", b" 0297_", 1),
-            "lacks 1 of the 2 listed pictures of class 0297",
+            "lacks 1 of the 2 listed images of class 0297",
         ),
         (
             "classes",
@@ -623,7 +623,7 @@ def test_a_damaged_list_of_birds_is_refused_in_a_sentence(refused, tmp_path, bir
 
 
 def test_a_list_of_birds_may_not_be_too_long(refused, tmp_path, birds, monkeypatch):
-    monkeypatch.setattr(nabirds, "MAX_LIST", 100)
+    monkeypatch.setattr(nabirds, "MAX_BYTES", 100)
     assert "images.txt: has 790 bytes, NABirds' lists less than 100" in refused("nabirds", write(tmp_path / "b", birds))
 
 

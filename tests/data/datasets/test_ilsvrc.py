@@ -24,7 +24,7 @@ SYNSETS = {1: CLASSES[2], 2: CLASSES[0], 3: CLASSES[1], 4: "n00000001"}  # the k
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Three classes, nine training and six validation pictures."""
+    """Three classes, nine training and six validation images."""
     monkeypatch.setattr(ilsvrc.ILSVRC2012, "classes", 3)
     monkeypatch.setattr(ilsvrc.ILSVRC2012, "published", {"train": 9, "test": 6})
 
@@ -40,7 +40,7 @@ def train(encoded) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def val(encoded) -> dict[str, bytes]:
-    """The pictures of ILSVRC2012_img_val.tar."""
+    """The images of ILSVRC2012_img_val.tar."""
     return {f"ILSVRC2012_val_{k:08d}.JPEG": encoded(1000 + k, form="JPEG") for k in OF_VAL}
 
 
@@ -73,7 +73,7 @@ SOLUTION = (
 
 
 def kit(synsets: dict[int, str] = SYNSETS, lines: bytes | None = None) -> dict[str, bytes]:
-    """The development kit's two files about validation pictures."""
+    """The development kit's two files about validation images."""
     kinds = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
     rows = np.array([(float(k), wnid, "a, b", 0.0) for k, wnid in synsets.items()], dtype=kinds)
     file = io.BytesIO()
@@ -126,43 +126,43 @@ def test_every_layout_gives_the_same_store_of_the_bytes_as_they_are(prepare, tmp
     assert [p["classes"] for p in splits.values()] == [list(CLASSES)] * 2
     assert splits["train"]["name"] == [f"{wnid}/{wnid}_{n}.JPEG" for wnid in CLASSES for n in NUMBERS[wnid]]
     ordered = [name for wnid in CLASSES for name in val if OF_VAL[number(name)] == wnid]
-    pictures = [*(train[name] for name in splits["train"]["name"]), *(val[name] for name in ordered)]
-    assert (stores[0].path / "images.bin").read_bytes() == b"".join(pictures)
+    images = [*(train[name] for name in splits["train"]["name"]), *(val[name] for name in ordered)]
+    assert (stores[0].path / "images.bin").read_bytes() == b"".join(images)
     assert stores[0].index["encoding"] == "encoded"
 
 
-def test_pictures_that_are_missing_or_twice_are_refused(refused, tmp_path, train, val):
+def test_images_that_are_missing_or_twice_are_refused(refused, tmp_path, train, val):
     usual = below("train", train) | below("val", in_classes(val))
     gone = {n: d for n, d in usual.items() if not n.endswith(("n15075141_20.JPEG", "n15075141_9.JPEG"))}
-    assert "has 7 pictures named like n01440764_18.JPEG of ILSVRC2012's classes, its training set has 9" in refused(
+    assert "has 7 images named like n01440764_18.JPEG of ILSVRC2012's classes, its training set has 9" in refused(
         "ilsvrc2012", write(tmp_path / "a", gone)
     )
     few = {n: d for n, d in train.items() if not n.endswith("_12.JPEG")}
     said = refused("ilsvrc2012", write(tmp_path / "b", official(few, val, {"LOC_val_solution.csv": SOLUTION})))
-    assert f"{ilsvrc.TRAIN}: has 7 pictures named like" in said
+    assert f"{ilsvrc.TRAIN}: has 7 images named like" in said
     no_class = {n: d for n, d in usual.items() if not n.startswith("train/n01751748")}
     assert "lacks 1 of ILSVRC2012's 3 classes (n01751748)" in refused("ilsvrc2012", write(tmp_path / "c", no_class))
-    assert "holds no picture of ILSVRC2012's 3 classes" in refused(
+    assert "holds no image of ILSVRC2012's 3 classes" in refused(
         "ilsvrc2012", write(tmp_path / "d", below("val", in_classes(val)))
     )
     no_val = {n: d for n, d in usual.items() if not n.endswith("ILSVRC2012_val_00000004.JPEG")}
-    assert "has 5 validation pictures named like ILSVRC2012_val_00000001.JPEG, ILSVRC2012 has 6" in refused(
+    assert "has 5 validation images named like ILSVRC2012_val_00000001.JPEG, ILSVRC2012 has 6" in refused(
         "ilsvrc2012", write(tmp_path / "e", no_val)
     )
-    assert "has 0 validation pictures" in refused("ilsvrc2012", write(tmp_path / "f", below("train", train)))
+    assert "has 0 validation images" in refused("ilsvrc2012", write(tmp_path / "f", below("train", train)))
     twice = usual | below("small", in_classes(val))
-    assert "has validation picture 1 twice (" in refused("ilsvrc2012", write(tmp_path / "g", twice))
-    assert "has a picture of class n01440764 twice" in refused(
+    assert "has validation image 1 twice (" in refused("ilsvrc2012", write(tmp_path / "g", twice))
+    assert "has an image of class n01440764 twice" in refused(
         "ilsvrc2012", write(tmp_path / "h", below("small", class_tars(train)) | usual | below("train2", train))
     )
     moved = {
         n.replace(f"{OF_VAL[1]}/ILSVRC2012_val_00000001", "n00000001/ILSVRC2012_val_00000001"): d
         for n, d in usual.items()
     }
-    assert "puts 1 validation pictures into class n00000001" in refused("ilsvrc2012", write(tmp_path / "i", moved))
+    assert "puts 1 validation images into class n00000001" in refused("ilsvrc2012", write(tmp_path / "i", moved))
 
 
-def test_damaged_archives_and_pictures_are_named(refused, tmp_path, train, val):
+def test_damaged_archives_and_images_are_named(refused, tmp_path, train, val):
     tars = class_tars(train)
     tars["n01751748.tar"] = tars["n01751748.tar"][:700]
     files = official(train, val, {"LOC_val_solution.csv": SOLUTION})
@@ -179,15 +179,15 @@ def test_damaged_archives_and_pictures_are_named(refused, tmp_path, train, val):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"", "has classes for 0 validation pictures, there are 6"),
-        (SYNSET_LINES[:-10], "has classes for 5 validation pictures, there are 6"),
-        (SYNSET_LINES + b"n01440764\n", "has classes for 7 validation pictures, there are 6"),
-        (SYNSET_LINES.replace(b"n01751748", b"n01440764"), "puts 4 validation pictures into class n01440764"),
-        (b"n01440764\ncat\n", ":2: 'cat' is neither a class such as n01751748 nor a validation picture's name"),
+        (b"", "has classes for 0 validation images, there are 6"),
+        (SYNSET_LINES[:-10], "has classes for 5 validation images, there are 6"),
+        (SYNSET_LINES + b"n01440764\n", "has classes for 7 validation images, there are 6"),
+        (SYNSET_LINES.replace(b"n01751748", b"n01440764"), "puts 4 validation images into class n01440764"),
+        (b"n01440764\ncat\n", ":2: 'cat' is neither a class such as n01751748 nor a validation image's name"),
         (b"dog.jpg n01440764\n", ":1: 'dog.jpg n01440764' is neither"),
         (b"ILSVRC2012_val_00000001.JPEG 65\n", ":1: 'ILSVRC2012_val_00000001.JPEG 65' is neither"),
         (b"ILSVRC2012_val_00000001\n", ":1: 'ILSVRC2012_val_00000001' is neither"),
-        (2 * b"ILSVRC2012_val_00000001,n01440764\n", ":2: validation picture 1 has a class already"),
+        (2 * b"ILSVRC2012_val_00000001,n01440764\n", ":2: validation image 1 has a class already"),
         (b"490\n", ":1: 490 is a number that meta.mat of ILSVRC2012_devkit_t12.tar.gz explains; put that beside it"),
         (b"\xff\xfe\xff", "is not a text of labels"),
     ],
@@ -218,7 +218,7 @@ def test_labels_that_are_not_there_are_asked_for(refused, fsl, tmp_path, train, 
     code, _, err = fsl("prepare", "ilsvrc2012")
     assert (
         code == 3
-        and "ImageNet's training and validation pictures of 2012" in err
+        and "ImageNet's training and validation images of 2012" in err
         and "fsl show dataset ilsvrc2012" in err
     )
     code, out, _ = fsl("show", "dataset", "ilsvrc2012")

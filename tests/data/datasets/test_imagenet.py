@@ -13,8 +13,8 @@ import pytest
 from layouts import Malicious, saved, table, tarred, write, zipped
 
 from fewshot_cli.data.datasets import mini_imagenet, tiered_imagenet
+from fewshot_cli.data.format import SPLITS
 from fewshot_cli.data.layouts import class_split
-from fewshot_cli.data.store import SPLITS
 
 MINI, TIERED = class_split("mini_imagenet"), class_split("tiered_imagenet")
 NUMBERS = (5, 12, 100, 1000)  # ImageNet's, of which as text 100 and 1000 come before 12, and 5 last
@@ -23,11 +23,11 @@ OF_MINI = {wnid: split for split, classes in MINI.items() for wnid in classes}
 
 
 def class_tars(files: dict[str, bytes]) -> dict[str, bytes]:
-    """`<wnid>/<picture>` files as one tar a class, pictures at its top."""
+    """`<wnid>/<image>` files as one tar a class, images at its top."""
     groups: dict[str, dict[str, bytes]] = {}
     for name, data in files.items():
-        wnid, _, picture = name.partition("/")
-        groups.setdefault(wnid, {})[picture] = data
+        wnid, _, image = name.partition("/")
+        groups.setdefault(wnid, {})[image] = data
     return {f"{wnid}.tar": tarred(members) for wnid, members in groups.items()}
 
 
@@ -73,7 +73,7 @@ def test_tiered_has_the_published_numbers_of_classes_once_each():
 
 @pytest.fixture
 def two_a_class(monkeypatch):
-    """Short lists: pictures 2 and 3 of every class."""
+    """Short lists: images 2 and 3 of every class."""
     monkeypatch.setattr(
         mini_imagenet, "file_lists", lambda: {s: {c: list(LISTED) for c in cs} for s, cs in MINI.items()}
     )
@@ -81,7 +81,7 @@ def two_a_class(monkeypatch):
 
 @pytest.fixture(scope="module")
 def imagenet(encoded) -> dict[str, bytes]:
-    """miniImageNet's classes under ImageNet's names, four pictures each."""
+    """miniImageNet's classes under ImageNet's names, four images each."""
     return {
         f"{wnid}/{wnid}_{n}.JPEG": encoded(10 * i + k, form="JPEG")
         for i, wnid in enumerate(OF_MINI)
@@ -91,7 +91,7 @@ def imagenet(encoded) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def listed(imagenet) -> dict[str, bytes]:
-    """The listed pictures under the lists' names."""
+    """The listed images under the lists' names."""
     return {f"{wnid}{k:08d}.jpg": imagenet[f"{wnid}/{wnid}_{NUMBERS[k - 1]}.JPEG"] for wnid in OF_MINI for k in LISTED}
 
 
@@ -100,7 +100,7 @@ def below(listed: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_every_layout_of_mini_pictures_gives_the_same_store(prepare, tmp_path, imagenet, listed, encoded):
+def test_every_layout_of_mini_images_gives_the_same_store(prepare, tmp_path, imagenet, listed, encoded):
     validation = {
         f"val/{wnid}/ILSVRC2012_val_{i:08d}.JPEG": encoded(9000, form="JPEG") for i, wnid in enumerate(OF_MINI)
     }
@@ -126,7 +126,7 @@ def test_every_layout_of_mini_pictures_gives_the_same_store(prepare, tmp_path, i
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_a_listed_number_counts_the_pictures_by_the_number_in_imagenets_names(prepare, tmp_path, imagenet):
+def test_a_listed_number_counts_the_images_by_the_number_in_imagenets_names(prepare, tmp_path, imagenet):
     store = prepare("mini_imagenet", write(tmp_path / "x", imagenet))
     names = [name for part in store.index["splits"].values() for name in part["name"]]
     assert names == [f"{wnid}/{wnid}_{n}.JPEG" for wnid in OF_MINI for n in (12, 100)]
@@ -136,7 +136,7 @@ def test_the_warning_about_copies_is_on_stderr_and_only_for_copies(fsl, tmp_path
     source = write(tmp_path / "small", listed)
     code, out, err = fsl("prepare", "mini_imagenet", "--from", source, "--format", "json")
     assert code == 0 and json.loads(out)["splits"]["val"]["classes"] == 16
-    assert "warning: no picture is larger than 8 px" in err and "original size" in err
+    assert "warning: no image is larger than 8 px" in err and "original size" in err
     for side, warned in ((84, True), (85, False)):
         (source / next(iter(listed))).write_bytes(encoded(1, 8, side, "JPEG"))
         code, out, err = fsl("prepare", "mini_imagenet", "--from", source, "--force")
@@ -146,7 +146,7 @@ def test_the_warning_about_copies_is_on_stderr_and_only_for_copies(fsl, tmp_path
 def test_without_a_source_the_sentence_says_what_to_get(fsl):
     for dataset in ("mini_imagenet", "tiered_imagenet"):
         code, _, err = fsl("prepare", dataset)
-        assert code == 3 and "ImageNet's training pictures" in err and f"fsl show dataset {dataset}" in err
+        assert code == 3 and "ImageNet's training images" in err and f"fsl show dataset {dataset}" in err
         code, out, _ = fsl("show", "dataset", dataset)
         assert code == 0 and "ILSVRC2012_img_train.tar" in out
 
@@ -162,47 +162,47 @@ def test_mini_without_some_classes_or_any_is_refused(refused, tmp_path, imagenet
     ):
         assert "lacks 2 of miniImageNet's 100 classes (n01532829, n02110063)" in refused("mini_imagenet", source)
     said = refused("mini_imagenet", write(tmp_path / "d", {"cats/1.jpg": listed["n0153282900000002.jpg"]}))
-    assert "holds no picture of miniImageNet's 100 classes; --from takes ImageNet's training pictures" in said
+    assert "holds no image of miniImageNet's 100 classes; --from takes ImageNet's training images" in said
     assert "does not exist" in refused("mini_imagenet", tmp_path / "nowhere")
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_mini_without_some_listed_pictures_is_refused(refused, tmp_path, listed):
+def test_mini_without_some_listed_images_is_refused(refused, tmp_path, listed):
     gone = ("n0153282900000003", "n0211006300000002", "n0211006300000003")
     kept = {n: d for n, d in listed.items() if not n.startswith(gone)}
     said = refused("mini_imagenet", write(tmp_path / "x", kept | {"n0211006300000099.jpg": b"unlisted"}))
-    assert "lacks 3 of the 200 listed pictures (first n0153282900000003.jpg)" in said
+    assert "lacks 3 of the 200 listed images (first n0153282900000003.jpg)" in said
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_a_class_with_too_few_of_imagenets_pictures_is_refused(refused, tmp_path, imagenet):
+def test_a_class_with_too_few_of_imagenets_images_is_refused(refused, tmp_path, imagenet):
     few = {n: d for n, d in imagenet.items() if not n.startswith("n01930112") or n.endswith(("_5.JPEG", "_100.JPEG"))}
     few |= {"n01930112/other.jpg": few["n01930112/n01930112_5.JPEG"]}
-    sentence = "class n01930112 has 2 pictures named like n01930112_5.JPEG, but the lists go up to number 3"
+    sentence = "class n01930112 has 2 images named like n01930112_5.JPEG, but the lists go up to number 3"
     assert sentence in refused("mini_imagenet", write(tmp_path / "a", few))
     outer = saved(tmp_path / "b.tar", tarred(class_tars(few)))
     said = refused("mini_imagenet", outer)
     assert sentence in said and said.startswith(f"{outer}/n01930112.tar: ")
     renamed = write(tmp_path / "c", {n.replace("/n", "/x"): d for n, d in imagenet.items()})
-    assert "class n01532829 has 0 pictures named like" in refused("mini_imagenet", renamed)
+    assert "class n01532829 has 0 images named like" in refused("mini_imagenet", renamed)
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_the_same_picture_in_two_folders_is_refused(refused, tmp_path, imagenet, listed):
+def test_the_same_image_in_two_folders_is_refused(refused, tmp_path, imagenet, listed):
     twice = {f"{folder}/{n}": d for folder in ("images", "images_84") for n, d in listed.items()}
     assert "twice (images/n01" in refused("mini_imagenet", write(tmp_path / "a", twice))
     twice = {f"{folder}/{n}": d for folder in ("full", "small") for n, d in imagenet.items()}
-    assert "has a picture of class n01532829 twice" in refused("mini_imagenet", write(tmp_path / "b", twice))
+    assert "has an image of class n01532829 twice" in refused("mini_imagenet", write(tmp_path / "b", twice))
 
 
 @pytest.mark.usefixtures("two_a_class")
-def test_damaged_class_tars_and_pictures_are_named(refused, tmp_path, imagenet):
+def test_damaged_class_tars_and_images_are_named(refused, tmp_path, imagenet):
     tars = class_tars(imagenet)
     tars["n01532829.tar"] = tars["n01532829.tar"][:2000]
     outer = saved(tmp_path / "outer.tar", tarred(tars))
     assert refused("mini_imagenet", outer).startswith(f"{outer}/n01532829.tar: is truncated or damaged")
     assert "n01532829.tar: is truncated" in refused("mini_imagenet", write(tmp_path / "tars", tars))
-    broken = imagenet | {"n01532829/n01532829_100.JPEG": b"\xff\xd8\xff no picture"}
+    broken = imagenet | {"n01532829/n01532829_100.JPEG": b"\xff\xd8\xff no image"}
     assert "n01532829_100.JPEG: does not decode" in refused("mini_imagenet", write(tmp_path / "x", broken))
 
 
@@ -211,7 +211,7 @@ def test_damaged_class_tars_and_pictures_are_named(refused, tmp_path, imagenet):
 
 @pytest.fixture(scope="module")
 def mini_pixels(pixels) -> dict[str, np.ndarray]:
-    """Two pictures a class, by class."""
+    """Two images a class, by class."""
     return {wnid: np.stack([pixels(10 * i + k, 84, 84) for k in range(2)]) for i, wnid in enumerate(OF_MINI)}
 
 
@@ -234,7 +234,7 @@ def caches(mini_pixels, keys=str, protocol: int = 2, **replaced: object) -> dict
 
 
 def categories(mini_pixels, keys=str, named: bool = True, **replaced: object) -> dict[str, bytes]:
-    """MetaOptNet's three files, and one for other pictures of the training classes."""
+    """MetaOptNet's three files, and one for other images of the training classes."""
     files, first = {"miniImageNet_category_split_train_phase_val.pickle": b"not to be read"}, 0
     for split, phase in (("train", "train_phase_train"), ("val", "val"), ("test", "test")):
         classes = shuffled_classes(split)
@@ -260,7 +260,7 @@ def test_every_kind_of_mini_pickles_gives_the_same_store(prepare, tmp_path, mini
         write(tmp_path / "metaopt2" / "miniImageNet", categories(mini_pixels, str.encode)).parent,
     ]
     store = the_sources_are_one(prepare, "mini_imagenet", sources)
-    assert capsys.readouterr().err.count("warning: no picture is larger than 84 px") == len(sources)
+    assert capsys.readouterr().err.count("warning: no image is larger than 84 px") == len(sources)
     assert table(store) == {split: {wnid: 2 for wnid in classes} for split, classes in MINI.items()}
     val = store.split("val")
     images, _ = val.decode(84)
@@ -281,20 +281,20 @@ def test_metaoptnets_pickles_without_names_number_their_classes(prepare, tmp_pat
     ("kind", "wrong", "sentence"),
     [
         (caches, {"class_dict": {"n01532829": [0, 1]}}, "its 1 classes are not the 16 of the published val split"),
-        (caches, {"class_dict": {c: [0] for c in MINI["val"]}}, "class_dict does not fit its pictures"),
-        (caches, {"class_dict": {c: [i - 1, 16 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
-        (caches, {"class_dict": {c: [i, 17 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its pictures"),
+        (caches, {"class_dict": {c: [0] for c in MINI["val"]}}, "class_dict does not fit its images"),
+        (caches, {"class_dict": {c: [i - 1, 16 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its images"),
+        (caches, {"class_dict": {c: [i, 17 + i] for i, c in enumerate(MINI["val"])}}, "does not fit its images"),
         (
             caches,
             {"class_dict": {c: [i, 16 + i] for i, c in enumerate([*MINI["test"]][:16])}},
             "its 16 classes are not",
         ),
-        (caches, {"class_dict": {c: [i] for i, c in enumerate(MINI["val"])}}, "has 1 pictures, not 2"),
+        (caches, {"class_dict": {c: [i] for i, c in enumerate(MINI["val"])}}, "has 1 images, not 2"),
         (caches, {"class_dict": 3}, "is not one of miniImageNet's pickles"),
-        (caches, {"image_data": np.zeros((32, 84, 84, 3))}, r"pictures are float64 \[32, 84, 84, 3\], not uint8"),
-        (caches, {"image_data": np.zeros((32, 21168), np.uint8)}, r"pictures are uint8 \[32, 21168\]"),
-        (caches, {"image_data": np.zeros((32, 84, 3), np.uint8)}, r"pictures are uint8 \[32, 84, 3\]"),
-        (categories, {"labels": [64]}, "it has 1 labels for 32 pictures"),
+        (caches, {"image_data": np.zeros((32, 84, 84, 3))}, r"images are float64 \[32, 84, 84, 3\], not uint8"),
+        (caches, {"image_data": np.zeros((32, 21168), np.uint8)}, r"images are uint8 \[32, 21168\]"),
+        (caches, {"image_data": np.zeros((32, 84, 3), np.uint8)}, r"images are uint8 \[32, 84, 3\]"),
+        (categories, {"labels": [64]}, "it has 1 labels for 32 images"),
         (categories, {"labels": list(range(32))}, "its 32 classes are not the 16 of the published val split"),
         (categories, {"labels": None}, "is not one of miniImageNet's pickles"),
     ],
@@ -327,7 +327,7 @@ def test_mini_pickles_swapped_absent_truncated_or_hostile_are_refused(refused, t
 
 @pytest.fixture(scope="module")
 def tiered(encoded) -> dict[str, bytes]:
-    """One picture of each class, two of the first, under ImageNet's names."""
+    """One image of each class, two of the first, under ImageNet's names."""
     wnids = [wnid for classes in TIERED.values() for wnid in classes]
     files = {f"{wnid}/{wnid}_{7 + i}.JPEG": encoded(20_000 + i, form="JPEG") for i, wnid in enumerate(wnids)}
     return files | {f"{wnids[0]}/{wnids[0]}_1000.JPEG": encoded(19_999, form="JPEG")}
@@ -342,7 +342,7 @@ def seven_classes(monkeypatch):
     monkeypatch.setattr(tiered_imagenet, "class_split", lambda name: SOME)
 
 
-def test_every_layout_of_tiered_pictures_gives_the_same_store(prepare, tmp_path, tiered, capsys):
+def test_every_layout_of_tiered_images_gives_the_same_store(prepare, tmp_path, tiered, capsys):
     where = {wnid: split for split, classes in TIERED.items() for wnid in classes}
     extra = {"n99999999/n99999999_18.JPEG": tiered[next(iter(tiered))]}  # no class of tiered
     first = next(iter(tiered))[:9]
@@ -355,8 +355,8 @@ def test_every_layout_of_tiered_pictures_gives_the_same_store(prepare, tmp_path,
     ]
     store = the_sources_are_one(prepare, "tiered_imagenet", sources)
     err = capsys.readouterr().err
-    assert "warning: train has 352 pictures, the published tieredImageNet 448,695" in err
-    assert "warning: no picture is larger than 8 px" in err
+    assert "warning: train has 352 images, the published tieredImageNet 448,695" in err
+    assert "warning: no image is larger than 8 px" in err
     assert {split: list(classes) for split, classes in table(store).items()} == TIERED
     renamed = write(
         tmp_path / "renamed", {n.replace("/n", "/x"): d for n, d in tiered.items()}
@@ -382,21 +382,21 @@ def test_tiered_split_folders_of_other_class_names_are_taken_as_they_are(
     store = prepare("tiered_imagenet", write(tmp_path / "x", files | {"x/more/gnu/0.png": encoded(1)}))
     assert [(s, list(c)) for s, c in table(store).items()] == [(s, sorted(c)) for s, c in names.items()]
     shutil.rmtree(tmp_path / "x" / "x" / "val" / "dog")
-    assert "holds no picture of tieredImageNet's 7 classes" in refused("tiered_imagenet", tmp_path / "x")
+    assert "holds no image of tieredImageNet's 7 classes" in refused("tiered_imagenet", tmp_path / "x")
 
 
-def test_tiered_without_some_classes_pictures_or_anything_is_refused(refused, tmp_path, seven_classes, encoded):
+def test_tiered_without_some_classes_images_or_anything_is_refused(refused, tmp_path, seven_classes, encoded):
     wnids = [wnid for classes in SOME.values() for wnid in classes]
     some = {f"{wnid}/{wnid}_1.JPEG": encoded(1, form="JPEG") for wnid in wnids[1:]}
     assert f"lacks 1 of tieredImageNet's 7 classes ({wnids[0]})" in refused(
         "tiered_imagenet", write(tmp_path / "a", some)
     )
     tars = class_tars(some | {f"{wnids[0]}/readme.txt": b"x"})
-    assert f"holds no pictures of class {wnids[0]}" in refused("tiered_imagenet", write(tmp_path / "b", tars))
+    assert f"holds no images of class {wnids[0]}" in refused("tiered_imagenet", write(tmp_path / "b", tars))
     validation = {f"{wnid}/ILSVRC2012_val_{i:08d}.JPEG": encoded(i, form="JPEG") for i, wnid in enumerate(wnids)}
     for files in ({"x": b""}, validation):
         source = write(tmp_path / f"c{len(files)}", files)
-        assert "holds no picture of tieredImageNet's 7 classes" in refused("tiered_imagenet", source)
+        assert "holds no image of tieredImageNet's 7 classes" in refused("tiered_imagenet", source)
 
 
 # tieredImageNet's packed copies
@@ -405,7 +405,7 @@ TITLES = {"train": ["crane", "jay", "kite"], "val": ["drum", "gong"], "test": ["
 
 
 def packed(pixels, encoded, form: str, keys=str, **replaced: bytes) -> dict[str, bytes]:
-    """Ren et al.'s files: pictures of a class are not side by side, pixels are BGR, PNG files RGB."""
+    """Ren et al.'s files: images of a class are not side by side, pixels are BGR, PNG files RGB."""
     files = {}
     for number, split in enumerate(SPLITS):
         labels = [label for _ in range(2) for label in range(len(TITLES[split]))]
@@ -428,7 +428,7 @@ def packed(pixels, encoded, form: str, keys=str, **replaced: bytes) -> dict[str,
 
 
 @pytest.mark.usefixtures("seven_classes")
-def test_packed_tiered_copies_give_the_same_pictures_in_the_labels_order(prepare, tmp_path, pixels, encoded, capsys):
+def test_packed_tiered_copies_give_the_same_images_in_the_labels_order(prepare, tmp_path, pixels, encoded, capsys):
     for form, keys in (("npz", str), ("png", str), ("png", str.encode)):
         files = packed(pixels, encoded, form, keys)
         store = prepare("tiered_imagenet", write(tmp_path / f"{form}{keys.__name__}" / "tiered", files).parent)
@@ -440,7 +440,7 @@ def test_packed_tiered_copies_give_the_same_pictures_in_the_labels_order(prepare
         images, _ = store.split("train").decode(84)
         want = np.stack([pixels(seed, 84, 84) for seed in (0, 3, 1, 4, 2, 5)])
         assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), want)
-        assert "warning: no picture is larger than 84 px" in capsys.readouterr().err
+        assert "warning: no image is larger than 84 px" in capsys.readouterr().err
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -457,18 +457,18 @@ def label_file(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("val_images.npz", b"", "is not a whole npz of pictures"),
-        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3), np.uint8))[:50_000], "is not a whole npz of pictures"),
-        ("val_images.npz", npz(pictures=np.ones(3)), "is not a whole npz of pictures"),
-        ("val_images.npz", npz(images=np.array([{}, {}])), "is not a whole npz of pictures"),
-        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3))), "does not hold the 4 pictures of its labels"),
-        ("val_images.npz", npz(images=np.ones((3, 84, 84, 3), np.uint8)), "does not hold the 4 pictures of its labels"),
+        ("val_images.npz", b"", "is not a whole npz of images"),
+        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3), np.uint8))[:50_000], "is not a whole npz of images"),
+        ("val_images.npz", npz(photos=np.ones(3)), "is not a whole npz of images"),
+        ("val_images.npz", npz(images=np.array([{}, {}])), "is not a whole npz of images"),
+        ("val_images.npz", npz(images=np.ones((4, 84, 84, 3))), "does not hold the 4 images of its labels"),
+        ("val_images.npz", npz(images=np.ones((3, 84, 84, 3), np.uint8)), "does not hold the 4 images of its labels"),
         ("val_labels.pkl", b"\x80", "is not a plain data pickle"),
         ("val_labels.pkl", pickle.dumps([1]), "is not one of tieredImageNet's label files"),
         ("val_labels.pkl", pickle.dumps({}), "is not one of tieredImageNet's label files"),
         ("val_labels.pkl", label_file(label_specific_str=["drum"]), "it has 1 classes, not 2"),
         ("val_labels.pkl", label_file(label_specific=np.array([0, 1, 2, 0])), "are not numbers of its classes"),
-        ("val_labels.pkl", label_file(label_specific=np.zeros(4, int)), "has no picture of class gong"),
+        ("val_labels.pkl", label_file(label_specific=np.zeros(4, int)), "has no image of class gong"),
     ],
 )
 def test_damaged_packed_tiered_copies_are_refused(refused, tmp_path, pixels, encoded, name, data, sentence):
@@ -488,9 +488,9 @@ def test_packed_tiered_copies_incomplete_or_hostile_are_refused(refused, tmp_pat
         "tiered_imagenet", write(tmp_path / "unlabelled", unlabelled)
     )
     words = write(tmp_path / "words", png | {"val_images_png.pkl": pickle.dumps(["a", "b", "c", "d"])})
-    assert "does not hold the 4 pictures" in refused("tiered_imagenet", words)
-    broken = write(tmp_path / "broken", png | {"val_images_png.pkl": pickle.dumps([b"no picture"] * 4)})
-    assert "drum/0: does not decode as a picture" in refused("tiered_imagenet", broken)
+    assert "does not hold the 4 images" in refused("tiered_imagenet", words)
+    broken = write(tmp_path / "broken", png | {"val_images_png.pkl": pickle.dumps([b"no image"] * 4)})
+    assert "drum/0: does not decode as an image" in refused("tiered_imagenet", broken)
     for name in ("train_labels.pkl", "val_images_png.pkl"):
         evil = write(tmp_path / name, png | {name: pickle.dumps([Malicious(tmp_path / "ran")], 2)})
         assert f"{name}: is not a plain data pickle (it wants to run" in refused("tiered_imagenet", evil)

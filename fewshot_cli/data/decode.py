@@ -1,0 +1,59 @@
+"""One encoded image to RGB pixels: what may be decoded, how large it is, and how it is squashed to a square."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fewshot_cli.errors import DataError
+
+MAX_PIXELS = 64_000_000  # an image with more is taken for a decompression bomb
+# Pillow's other formats run programs (EPS) or do not hold photographs
+FILE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def measure(data: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an encoded image after decoding it fully. Raises `DataError` when it does not decode."""
+    image = open_image(data, name)
+    return image.height, image.width
+
+
+def decode_image(data: bytes, name: str, side: int) -> tuple[Tensor, Tensor]:
+    """One encoded image squashed to uint8 [3,side,side], and its original size [2] (h, w).
+
+    Raises `DataError` when it does not decode.
+    """
+    return squash(open_image(data, name, upright=True), side)
+
+
+def squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
+    """An RGB image as uint8 [3,side,side], whatever its aspect ratio, and its original size [2] (h, w)."""
+    size = torch.tensor([image.height, image.width])
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
+
+
+def open_image(data: bytes, name: str, upright: bool = False) -> Image.Image:
+    """Decode an image to RGB; with `upright`, rotate it as its camera recorded, which published results do not.
+
+    Raises `DataError` when it does not decode or has more than `MAX_PIXELS`.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(
+                f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
+            )
+        if upright:
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        return image.convert("RGB")
+    except UNREADABLE as error:
+        # Pillow's own sentence contains the address of the buffer that it was given
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"{name}: does not decode as an image ({reason}); remove or replace it") from error
