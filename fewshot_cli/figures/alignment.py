@@ -79,9 +79,7 @@ def map_episode(
 
 
 @torch.no_grad()
-def _sheet(
-    model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, title: str
-) -> tuple[Sheet, int]:
+def _sheet(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, title: str) -> tuple[Sheet, int]:
     seen, _ = shown(model.recipe, pictures, [left, right])
     with transport.ledger() as book:
         found = model.head.align(maps[left], maps[right])

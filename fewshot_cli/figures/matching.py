@@ -122,9 +122,7 @@ def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int
     return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
 
 
-def shown(
-    recipe: Recipe, pictures: ImageSet, picks: list[int], whole: bool = False
-) -> tuple[Tensor, Tensor]:
+def shown(recipe: Recipe, pictures: ImageSet, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
     """Pictures of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
@@ -147,9 +145,7 @@ def parts_with(
     return model
 
 
-def _panel(
-    model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, label: str
-) -> tuple[Panel, int]:
+def _panel(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, label: str) -> tuple[Panel, int]:
     """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.
     """
