@@ -468,8 +468,8 @@ def test_weights_by_a_name_nobody_has_say_what_to_do(refused, world, name):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--set", "episode.query=8"], r"class testa has 8 pictures, an episode needs 9 \(1 support \+ 8 query\)"),
-        (["--set", "episode.shot=7"], r"class testa has 8 pictures, an episode needs 9 \(7 support \+ 2 query\)"),
+        (["--set", "episode.query=8"], r"class testa has 8 images, an episode needs 9 \(1 support \+ 8 query\)"),
+        (["--set", "episode.shot=7"], r"class testa has 8 images, an episode needs 9 \(7 support \+ 2 query\)"),
         (["--set", "episode.way=4"], r"has 3 classes, 4-way episodes need 4; lower episode\.way"),
         (["--set", "dataset.store=other"], r"dataset other is not prepared; run `fsl prepare"),
     ],
@@ -543,7 +543,7 @@ def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, worl
         (["image"], Exit.USAGE, r"unknown dataset 'image' \(did you mean 'images'"),
         (["images"], Exit.DATA, r"images: give --from a folder"),
         (["images", "--from", "nowhere"], Exit.DATA, r"nowhere: does not exist"),
-        (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as a picture"),
+        (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as an image"),
         (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean"),
         (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: .*integer"),
         (["images", "--from", "good", "--set", "split_seed"], Exit.USAGE, r"--set split_seed: write it as key=value"),

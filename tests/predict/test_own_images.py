@@ -130,7 +130,7 @@ def test_classify_with_one_example_a_class_and_other_formats(fsl, folders, tmp_p
 def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     base = ("classify", folders / "query", "--recipe", "glyphs_5w5s", "--support")
     code, _, err = fsl(*base, folders / "support" / "class0")
-    assert code == 3 and "put them in" in err and "class0/<class>/<picture>" in err
+    assert code == 3 and "put them in" in err and "class0/<class>/<image>" in err
     one = tmp_path / "only"
     (one / "cat").mkdir(parents=True)
     (one / "cat" / "a.png").write_bytes((folders / "support" / "class0" / "0.png").read_bytes())
@@ -144,12 +144,12 @@ def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     assert fsl(*base, one)[0] == 0  # the layer takes any number
     (one / "dog" / "0.png").write_bytes(b"no picture")
     code, _, err = fsl(*base, one)
-    assert code == 3 and "0.png: does not decode as a picture" in err
+    assert code == 3 and "0.png: does not decode as an image" in err
     code, _, err = fsl("classify", folders / "gone.png", "--recipe", "glyphs_5w5s", "--support", folders / "support")
     assert code == 3 and "gone.png: no such file or folder" in err
     (tmp_path / "empty").mkdir()
     code, _, err = fsl("classify", tmp_path / "empty", "--recipe", "glyphs_5w5s", "--support", folders / "support")
-    assert code == 3 and "holds no pictures" in err
+    assert code == 3 and "holds no images" in err
     code, _, err = fsl(*base, tmp_path / "nowhere")
     assert code == 3 and "nowhere: does not exist; give --support an archive or a folder" in err
     code, _, err = fsl(*base, folders / "support", "--weights", tmp_path / "none.safetensors")
@@ -286,7 +286,7 @@ def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     loose.mkdir()
     (loose / "a.png").write_bytes((folders / "support" / "class0" / "0.png").read_bytes())
     code, _, err = fsl(*base, "--gallery", loose)
-    assert code == 3 and f"put them in {loose}/<class>/<picture>" in err
+    assert code == 3 and f"put them in {loose}/<class>/<image>" in err
     code, _, err = fsl(*base, "--gallery", folders / "support", "--k", "1,12")
     assert code == 3 and "12 neighbours were asked for, the gallery has 11" in err
     other = tmp_path / "other" / "unheard"
@@ -376,4 +376,4 @@ def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG nothing")
     code, _, err = fsl("match", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
-    assert code == 3 and "bad.png: does not decode as a picture (no known format)" in err
+    assert code == 3 and "bad.png: does not decode as an image (no known format)" in err
