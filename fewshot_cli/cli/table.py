@@ -44,25 +44,25 @@ def table(
         str | None, typer.Option("--dataset", autocompletion=o.names_of("datasets"), help="Dataset to run the rows on.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="A 1-shot recipe in place of the dataset's.")
+        str | None, typer.Option("--recipe", "-r", help="A 1-shot recipe, in place of the dataset's.")
     ] = None,
     rows: Annotated[
         list[str] | None,
-        typer.Option("--rows", help="Only the row of this name, else rows whose names hold it; repeatable."),
+        typer.Option("--rows", help="Only the row with this name, or else those whose names contain it; repeatable."),
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="Episodes of every row (default: 600, of lsc.* 2000).")
+        int | None, typer.Option("--episodes", min=1, help="Episodes per row (default: 600; 2000 for lsc.*).")
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            "--seeds", min=1, max=1000, help="Seeds that every row of a trained table is trained with (default: 5)."
+            "--seeds", min=1, max=1000, help="Seeds that each row of a trained table is trained with (default: 5)."
         ),
     ] = None,
     weights: o.Weights = None,
     solver: o.Solver = None,
     sets: o.Set = None,
-    format: Annotated[Format, typer.Option("--format", help="Format of the result on stdout.")] = Format.table,
+    format: Annotated[Format, o.format_option(*Format)] = Format.table,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -75,21 +75,21 @@ def table(
     run_dir: o.RunDir = None,
     resume: o.Resume = False,
 ) -> None:
-    """Run every row of a paper's table and print ours, the published value and the difference.
+    """Run every row of a paper's table and print our value, the published value and the difference.
 
-    The rows of deepemd.* are evaluated on the same episodes, those of lsc.* meta-trained before; those of mpw.* are
-    trained over several seeds. Where rows are trained the same command continues what was stopped, and tables share
-    what they can.
+    All rows of deepemd.* are evaluated on the same episodes, and so are those of lsc.* after meta-training; the rows
+    of mpw.* are trained with several seeds. Where rows are trained, the same command continues what was interrupted,
+    and tables share what they can.
     """
     from fewshot_cli.papers.catalog import find_table
     from fewshot_cli.papers.request import Request
     from fewshot_cli.runtime.device import resolve
     from fewshot_cli.runtime.processes import Processes
 
-    found = find_table(name)
+    chosen = find_table(name)
     given = {"--dataset": dataset, "--recipe": recipe, "--episodes": episodes, "--weights": weights, "--seeds": seeds}
-    _check(found, {option: value for option, value in given.items() if value is not None}, sets or [], resume)
-    _check_output(found, format, plot)
+    _check(chosen, {option: value for option, value in given.items() if value is not None}, sets or [], resume)
+    _check_output(chosen, format, plot)
     first = 1 if seed is None else seed
     request = Request(
         o.data_root(data_root),
@@ -102,10 +102,10 @@ def table(
         solver=solver,
         seed=seed,
         seeds=tuple(range(first, first + (seeds or 5))),
-        episodes=episodes or (2000 if found.kind == "metatrained" else 600),
+        episodes=episodes or (2000 if chosen.kind == "metatrained" else 600),
     )
-    run = {"evaluated": _evaluated, "metatrained": _metatrained, "trained": _trained}[found.kind]
-    run(found, request, run_dir, resume, format, plot)
+    run = {"evaluated": _evaluated, "metatrained": _metatrained, "trained": _trained}[chosen.kind]
+    run(chosen, request, run_dir, resume, format, plot)
 
 
 def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool) -> None:
@@ -212,47 +212,44 @@ def _print_episodes(result: dict[str, Any], path: Path, form: Format, plot: Path
         raise DataError(f"no row of {result['table']} could be run: {reason}")
 
 
+_TRAINED_HEADER = [
+    "row",
+    "measured",
+    "ours, median",
+    "least to largest",
+    "difference to baseline",
+    "published",
+    "million parameters (printed)",
+    "million multiply-adds (printed)",
+    "training/test time ÷ baseline",
+    "iterations (spread)",
+]
+
+
 def _trained_cells(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    header = [
-        "row",
-        "measured",
-        "ours, median",
-        "least to largest",
-        "difference to baseline",
-        "published",
-        "million parameters (printed)",
-        "million multiply-adds (printed)",
-        "training/test time ÷ baseline",
-        "iterations (spread)",
+    return _TRAINED_HEADER, [_trained_row(record) for record in records]
+
+
+def _trained_row(r: dict[str, Any]) -> list[str]:
+    if "missing" in r:
+        return [r["row"], r["column"], "-", *[""] * 7]
+    difference = f"{r['difference']:+.2f}" if "difference" in r else ""
+    difference += f" ± {r['difference_ci95']:.2f}" if "difference_ci95" in r else ""
+    costs = [
+        f"{r[key]:,.2f}" + (f" ({r[f'printed_{key}']:,g})" if f"printed_{key}" in r else "")
+        for key in ("parameters", "multiply_adds")
     ]
-    lines = []
-    for r in records:
-        if "missing" in r:
-            lines.append([r["row"], r["column"], "-", *[""] * 7])
-            continue
-        apart = f"{r['difference']:+.2f}" if "difference" in r else ""
-        apart += f" ± {r['difference_ci95']:.2f}" if "difference_ci95" in r else ""
-        span = f"{min(r['values']):.2f} to {max(r['values']):.2f}" if len(r["values"]) > 1 else ""
-        costs = [
-            f"{r[k]:,.2f}" + (f" ({r[f'printed_{k}']:,g})" if f"printed_{k}" in r else "")
-            for k in ("parameters", "multiply_adds")
-        ]
-        ratios = ", ".join(f"{r[k]:.2f}×" for k in ("training_over_first", "test_over_first") if k in r)
-        steps = f"{r['iterations']['mean']:.2f} ({r['iterations']['spread']:.2f})" if "iterations" in r else ""
-        lines.append(
-            [
-                r["row"],
-                r["column"],
-                f"{r['value']:.2f}",
-                span,
-                apart,
-                f"{r['published']:.2f}" if r.get("published") else "",
-                *costs,
-                ratios,
-                steps,
-            ]
-        )
-    return header, lines
+    return [
+        r["row"],
+        r["column"],
+        f"{r['value']:.2f}",
+        f"{min(r['values']):.2f} to {max(r['values']):.2f}" if len(r["values"]) > 1 else "",
+        difference,
+        f"{r['published']:.2f}" if r.get("published") else "",
+        *costs,
+        ", ".join(f"{r[key]:.2f}×" for key in ("training_over_first", "test_over_first") if key in r),
+        f"{r['iterations']['mean']:.2f} ({r['iterations']['spread']:.2f})" if "iterations" in r else "",
+    ]
 
 
 def _trained_notes(result: dict[str, Any]) -> list[str]:
@@ -263,21 +260,23 @@ def _trained_notes(result: dict[str, Any]) -> list[str]:
     return [
         f"{result['table']}: {result['title']}; published: {result['source']}",
         f"ours: seeds {', '.join(map(str, result['seeds']))}; difference: mean, {result['interval']}; "
-        "the first of a network's rows is "
-        f"its baseline; times in turns on {result['device']}; {result['run_dir']} holds the runs",
+        f"the first row of each network is its baseline; times measured in turns on {result['device']}; "
+        f"the runs are in {result['run_dir']}",
         *(f"not run: {', '.join(dict.fromkeys(rows))}: {why}" for why, rows in missing.items()),
     ]
 
 
 def _cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    header = ["method", "task", "ours %", f"minus {result['reference']}", "published %", "on"]
+    header = ["method", "task", "ours %", f"difference to {result['reference']}", "published %", "on"]
     rows = []
     for r in result["records"]:
         ours = f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" if "accuracy" in r else "-"
-        apart = f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" if "difference" in r else ""
+        difference = f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" if "difference" in r else ""
         printed = f"{r['published']:.2f}" if "published" in r else ""
         printed += f" ± {r['published_ci95']:.2f}" if "published_ci95" in r else ""
-        rows.append([r["row"], f"{r['way']}-way {r['shot']}-shot", ours, apart, printed, r.get("published_on", "")])
+        rows.append(
+            [r["row"], f"{r['way']}-way {r['shot']}-shot", ours, difference, printed, r.get("published_on", "")]
+        )
     return header, rows
 
 
@@ -294,7 +293,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return [
         f"{result['table']}: {result['title']}; published: {result['source']}",
         f"ours: {result['base']}, {result['episodes']} episodes, the same for all rows; {result['interval']}"
-        + (f"; the run directory {result['run_dir']} holds each row's command" if result["run_dir"] else ""),
+        + (f"; the command of each row is in {result['run_dir']}" if result["run_dir"] else ""),
         *(f"no differences, {task}: {result['reference']} was not run: {why}" for task, why in alone.items()),
         *(f"not run: {', '.join(rows)}: {why}" for why, rows in missing.items()),
     ]

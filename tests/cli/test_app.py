@@ -1,5 +1,6 @@
 """The frame around the verbs: `--debug` everywhere, exit codes, and short commands."""
 
+import ast
 import inspect
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from fewshot_cli import cli
 from fewshot_cli.cli import app
 from fewshot_cli.errors import DataError, NotConverged, RecipeError
 
@@ -92,6 +94,7 @@ def test_help_says_where_results_and_messages_go(fsl):
 
 PROBE = """\
 import os, sys
+from fewshot_cli import cli
 from fewshot_cli.cli import app
 def work(**_):
     with open("data.csv", "wb") as file:
@@ -109,3 +112,16 @@ def test_what_c_code_prints_to_a_closed_stream_reaches_no_file(tmp_path, closed)
         command, cwd=tmp_path, env=environment, preexec_fn=lambda: [os.close(number) for number in closed], check=True
     )
     assert (tmp_path / "data.csv").read_bytes() == b""
+
+
+def test_functions_of_verbs_are_short():
+    """Parse, call, print: fewer than 40 lines after the signature and the docstring."""
+    checked = 0
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[ast.get_docstring(node) is not None :]
+                lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                checked += 1
+                assert lines < 40, f"{file.name}: {node.name} has {lines} lines"
+    assert checked > 50
