@@ -50,7 +50,7 @@ def build_extractor(recipe: Recipe) -> Extractor:
 
 
 def decoded_side(recipe: Recipe) -> int:
-    """Side of the decoded pictures that the recipe's features are taken from."""
+    """Side of the decoded images that the recipe's features are taken from."""
     return build_extractor(recipe).side(recipe.image.size, recipe.image.decoded)
 
 

@@ -36,7 +36,7 @@ class PartSpec(BaseModel):
 
 
 class DatasetSpec(Section):
-    """Which prepared dataset, and whether pictures that have a bounding box are cropped to it."""
+    """Which prepared dataset, and whether images that have a bounding box are cropped to it."""
 
     name: str = Field(description="a dataset of `fsl list datasets`")
     store: str | None = Field(
@@ -59,7 +59,7 @@ class ImageSpec(Section):
 
     @property
     def decoded(self) -> int:
-        """Side of a decoded picture before the centre crop."""
+        """Side of a decoded image before the centre crop."""
         return max(self.size, self.resize or self.size)
 
 
@@ -93,20 +93,20 @@ class AugmentSpec(Section):
         (0.08, 1.0), description="area share of a random resized crop"
     )
     side: int | None = Field(
-        None, ge=8, le=1024, description="side of the pictures that crops are cut from (default: that of evaluation)"
+        None, ge=8, le=1024, description="side of the images that crops are cut from (default: that of evaluation)"
     )
     flip: bool = True
     jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
 
 
 class MixSpec(Section):
-    """Pictures mixed with their neighbour in the batch; with both kinds each picture draws one."""
+    """Images mixed with their neighbour in the batch; with both kinds, each image draws one."""
 
     mixup: float = Field(
         0.0, ge=0, le=100, description="alpha of mixup's Beta(alpha, alpha), 0 for none (Zhang et al. 2018)"
     )
     cutmix: float = Field(0.0, ge=0, le=100, description="the same of CutMix (Yun et al. 2019)")
-    share: Rate = Field(1.0, description="share of pictures that are mixed")
+    share: Rate = Field(1.0, description="share of images that are mixed")
 
 
 class OptimizerSpec(Section):
@@ -151,7 +151,7 @@ class PretrainSpec(Section):
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
     rotation: float = Field(
-        0.0, ge=0, le=100, description="weight of telling which of its four rotations a picture has; trains on all four"
+        0.0, ge=0, le=100, description="weight of telling which of its four rotations an image has; trains on all four"
     )
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
