@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.console import say
 
 
 class QPTHOptions(Options):
@@ -158,20 +159,20 @@ def _absent(module: str) -> bool:
     return find_spec(module) is None
 
 
-_TOLD = False
-
-
 def _batched_factors_work() -> bool:
     """Whether this process's batched LU can be trusted: after `torch.set_num_threads` some builds return no pivots."""
-    global _TOLD
     probe = torch.eye(256, dtype=torch.float64).expand(2, -1, -1).flip(2)
-    fine = bool((torch.linalg.lu_factor(probe)[1] > 0).all())
-    if not fine and not _TOLD:
-        _TOLD = True
-        print(
-            "note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
-            "set OMP_NUM_THREADS instead of torch.set_num_threads",
-            file=sys.stderr,
-            flush=True,
-        )
-    return fine
+    if bool((torch.linalg.lu_factor(probe)[1] > 0).all()):
+        return True
+    _say_that_batches_are_split()
+    return False
+
+
+@cache
+@cache
+def _say_that_batches_are_split() -> None:
+    """Say it once in a process."""
+    say(
+        "note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
+        "set OMP_NUM_THREADS instead of torch.set_num_threads"
+    )

@@ -56,7 +56,7 @@ def _machine(root: Path) -> list[dict[str, str]]:
     from fewshot_cli.registry import entries
     from fewshot_cli.runtime.runs import versions
 
-    rows = [{"what": name, "state": found} for name, found in versions().items()]
+    rows = [{"what": name, "state": version} for name, version in versions().items()]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows.append({"what": "GPU", "state": ", ".join(gpus) or "none that PyTorch sees"})
     rows.append({"what": "CPU threads", "state": str(torch.get_num_threads())})
@@ -69,8 +69,8 @@ def _machine(root: Path) -> list[dict[str, str]]:
     for name, entry in entries("solvers").items():
         try:
             reason = entry.load().unavailable_reason()
-        except FslError as fault:
-            reason = str(fault)
+        except FslError as error:
+            reason = str(error)
         rows.append({"what": f"solver {name}", "state": "works" if reason is None else f"does not: {reason}"})
     return rows
 
