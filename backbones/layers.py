@@ -1,5 +1,7 @@
 """What the deep backbones share: 3×3 convolutions, shortcuts without parameters, initial weights, valid depths."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
@@ -33,7 +35,7 @@ def initialise(network: nn.Module) -> None:
 class PreActivated(Backbone[OptionsT]):
     """A stem, blocks that begin with batch norm, and a last batch norm and ReLU, which belong to the map."""
 
-    def assemble(self, stem: nn.Module, blocks: list[nn.Module], channels: int) -> None:
+    def assemble(self, stem: nn.Module, blocks: Sequence[nn.Module], channels: int) -> None:
         """Put the parts in place, `channels` those of the last block, and draw their weights."""
         self.stem, self.blocks = stem, nn.Sequential(*blocks)
         self.end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))

@@ -1,7 +1,7 @@
 """Residual networks as few-shot learning uses them: four blocks of 3×3 convolutions, each pooled by two."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,9 @@ class ResNet12(Backbone[ResNet12Options]):
     def __init__(self, options: ResNet12Options | None = None) -> None:
         super().__init__(options)
         o = self.options
-        drops = [nn.Dropout(o.drop)] * 2 + [DropBlock(o.drop, o.drop_size)] * 2 if o.drop else None
+        drops: list[nn.Module] | None = None
+        if o.drop:
+            drops = [*[nn.Dropout(o.drop)] * 2, *[DropBlock(o.drop, o.drop_size)] * 2]
         self.blocks = _blocks(3, o.widths, 3, _leaky, o.last_pool, drops)
         self.channels = self.options.widths[-1]
         _initialise(self, nonlinearity="leaky_relu", a=0.1)
@@ -189,7 +191,7 @@ def _relu() -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
-def _initialise(network: nn.Module, nonlinearity: str, a: float = 0) -> None:
+def _initialise(network: nn.Module, nonlinearity: Literal["relu", "leaky_relu"], a: float = 0) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, a=a, mode="fan_out", nonlinearity=nonlinearity)

@@ -44,7 +44,7 @@ class Part(Generic[OptionsT]):
         for base in cls.__dict__.get("__orig_bases__", ()):
             for given in get_args(base):
                 if isinstance(given, type) and issubclass(given, Options):
-                    cls.Options = given
+                    cls.Options = given  # type: ignore[assignment]  # bound by the brackets
 
     def __init__(self, options: OptionsT | None = None) -> None:
         self.options = self.Options() if options is None else options
@@ -121,6 +121,27 @@ class Solver(Part[OptionsT], ABC):
         """
 
 
+class WarmStarts(Protocol):
+    """A solver that can start from the basis of an earlier plan for nearly the same problems."""
+
+    def solve(self, cost: Tensor, supply: Tensor, demand: Tensor, *, basis: Tensor | None = None) -> Plan:
+        """`Solver.solve` from the basis [B,n+m] of an earlier plan."""
+
+
+class SolverUser:
+    """A part that may pose transport problems: it is constructed with a solver if its class `needs_solver`."""
+
+    needs_solver: ClassVar[bool] = False
+    solver: Solver[Any] | None
+
+    @property
+    def needed_solver(self) -> Solver[Any]:
+        """The solver of a part that needs one. Raises `RuntimeError` where it was constructed without."""
+        if self.solver is None:
+            raise RuntimeError(f"{type(self).__name__} was constructed without a solver, which it needs")
+        return self.solver
+
+
 class Step(NamedTuple):
     """A convolution with its batch norm in somebody else's checkpoint: their modules' names there and in our backbone.
 
@@ -172,7 +193,7 @@ class Backbone(nn.Module, Part[OptionsT], ABC):
         """Maps [N,d,h,w] of images [N,3,H,W]."""
 
 
-class Head(nn.Module, Part[OptionsT], ABC):
+class Head(nn.Module, SolverUser, Part[OptionsT], ABC):
     """support [E,way,shot,d,h,w], query [E,q,d,h,w] → logits [E,q,way], for a whole batch of episodes at once.
 
     Patch features are maps with h = 1. Transport problems are posed with the episode as the slowest index, so that a
@@ -183,7 +204,6 @@ class Head(nn.Module, Part[OptionsT], ABC):
     images in their order, so that the same classes in another order get slightly different logits.
     """
 
-    needs_solver: ClassVar[bool] = False
     support_gradient: bool = True
     order_matters: bool = False
 
@@ -281,13 +301,11 @@ class Alignment:
     weights: Tensor | None
 
 
-class Classifier(nn.Module, Part[OptionsT], ABC):
+class Classifier(nn.Module, SolverUser, Part[OptionsT], ABC):
     """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training.
 
     One that `needs_solver` is constructed with the recipe's.
     """
-
-    needs_solver: ClassVar[bool] = False
 
     def __init__(
         self,

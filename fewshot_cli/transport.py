@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver
+from fewshot_cli.contracts import Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 
@@ -116,7 +117,7 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     if basis is None or basis.trees is None or not solver.warm_start:
         plan = solver.solve(cost, supply, demand)
     else:
-        plan = solver.solve(cost, supply, demand, basis=basis.trees)
+        plan = cast(WarmStarts, solver).solve(cost, supply, demand, basis=basis.trees)
     if basis is not None:
         basis.trees = plan.basis
     spent = perf_counter() - start
@@ -164,10 +165,10 @@ class _Envelope(torch.autograd.Function):
     """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices."""
 
     @staticmethod
-    def forward(ctx, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> Tensor:
+    def forward(ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> Tensor:
         plan = solve(solver, cost.detach(), supply.detach(), demand.detach(), basis)
-        ctx.priced = plan.supply_price is not None
-        if ctx.priced:
+        ctx.priced = plan.supply_price is not None and plan.demand_price is not None
+        if plan.supply_price is not None and plan.demand_price is not None:
             shift = (plan.demand_price.mean(1, keepdim=True) - plan.supply_price.mean(1, keepdim=True)) / 2
             ctx.save_for_backward(plan.flow, plan.supply_price + shift, plan.demand_price - shift)
         else:
@@ -181,7 +182,7 @@ class _Envelope(torch.autograd.Function):
         return (cost.detach() * plan.flow).sum((1, 2))
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         flow, *prices = ctx.saved_tensors
         d_cost = grad[:, None, None] * flow if ctx.needs_input_grad[0] else None
         d_supply = grad[:, None] * prices[0] if ctx.priced and ctx.needs_input_grad[1] else None

@@ -38,7 +38,7 @@ class DeepBDC(Head[DeepBDCOptions]):
         super().__init__(options, channels=channels, solver=solver)
         self.size = self.options.channels or channels
         self.temperature = nn.Parameter(torch.zeros(()))  # log(2r·τ)
-        self.reduce = nn.Identity()
+        self.reduce: nn.Module = nn.Identity()
         if self.size != channels:
             convolution = nn.Conv2d(channels, self.size, 1, bias=False)
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Matching, Options, Solver
-from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cells, cosines, nodes, weigh
+from fewshot_cli.contracts import Matching, Solver
+from fewshot_cli.heads.shared.local import LocalHead, Posing, WeightedOptions, cells, cosines, nodes, weigh
 
 
 class EMDOptions(WeightedOptions):
@@ -34,7 +34,7 @@ class EMD(LocalHead[EMDOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         o = self.options
-        logits = emd_logits(self.solver, *self._sides(support, query), o)
+        logits = emd_logits(self.needed_solver, *self._sides(support, query), o)
         if o.shots == "prototype":
             return logits
         each = logits.unflatten(2, support.shape[1:3])
@@ -61,13 +61,15 @@ class EMD(LocalHead[EMDOptions]):
         query, proto = (nodes(x[None, None], pyramid) for x in (left, right))
         cost, supply, demand = pose(query, proto, self.options)
         transport.check(cost, supply, demand)
-        flow = transport.solve(self.solver, cost, supply, demand).flow
+        flow = transport.solve(self.needed_solver, cost, supply, demand).flow
         similarity = float(((1 - cost) * flow).sum() / supply.sum())
-        return Matching(flow[0], supply[0], demand[0], 1 - cost[0], similarity, cells(left.shape[1:], pyramid))
+        return Matching(
+            flow[0], supply[0], demand[0], 1 - cost[0], similarity, cells((left.shape[1], left.shape[2]), pyramid)
+        )
 
 
 def emd_logits(
-    solver: Solver, query: Tensor, proto: Tensor, options: Options, basis: transport.Basis | None = None
+    solver: Solver, query: Tensor, proto: Tensor, options: Posing, basis: transport.Basis | None = None
 ) -> Tensor:
     """Logits [E,q,way] of query nodes [E,q,n,d] against class nodes [E,way,m,d]; problems run over (E, q, way)."""
     cost, supply, demand = pose(query, proto, options)
@@ -76,11 +78,8 @@ def emd_logits(
     return options.temperature * (1 - best / query.shape[2])
 
 
-def pose(query: Tensor, proto: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """The transport problem of every pair: cost [E·q·way,n,m] (eq. 4), supply [E·q·way,n], demand [E·q·way,m].
-
-    `options` are an EMD's or an SFC's.
-    """
+def pose(query: Tensor, proto: Tensor, options: Posing) -> tuple[Tensor, Tensor, Tensor]:
+    """The transport problem of every pair: cost [E·q·way,n,m] (eq. 4), supply [E·q·way,n], demand [E·q·way,m]."""
     query, proto, supply, demand = weigh(query, proto, options)
     if options.gradient == "flow":
         supply, demand = supply.detach(), demand.detach()

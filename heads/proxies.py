@@ -144,7 +144,7 @@ class Proxies(Head[ProxiesOptions]):
         if not torch.isfinite(cosine.detach().sum()):
             raise DataError("head proxies: NaN or infinite features or proxies; check the weights, or lower head.lr")
         demand = masses[:, None].expand(-1, features.shape[1], -1, -1).flatten(0, 2)
-        flow = assign(self.solver, cosine.flatten(0, 2), o.power, demand).flow.view_as(cosine)
+        flow = assign(self.needed_solver, cosine.flatten(0, 2), o.power, demand).flow.view_as(cosine)
         return o.scale * (flow * (cosine if o.score == "cosine" else inner)).sum((3, 4))
 
     def _clusters(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,10 +182,10 @@ def kmeans(unit: Tensor, count: int, rounds: int) -> tuple[Tensor, Tensor]:
     cluster stays at its first feature. The order of features decides nothing but ties.
     """
     first = farthest(unit, count)
-    centres, labels = rows(unit, first), None
+    centres, labels = rows(unit, first), torch.full(unit.shape[:2], -1, device=unit.device)
     for _ in range(rounds):
         before, labels = labels, (unit @ F.normalize(centres, dim=2).mT).argmax(2)
-        if before is not None and torch.equal(before, labels):
+        if torch.equal(before, labels):
             break
         centres = mean_of(unit, labels, first)[0]
     return labels, first

@@ -55,8 +55,8 @@ class Highs(Solver[HighsOptions]):
             if found.x is not None:
                 flow[b] = found.x.reshape(n, m) * mass
                 u[b], v[b] = np.split(found.eqlin.marginals * top, [n])
-        out = (torch.from_numpy(x).to(cost.dtype) for x in (flow, u, v))
-        return Plan(*out, torch.from_numpy(iterations), torch.from_numpy(converged))
+        plan, rows, columns = (torch.from_numpy(x).to(cost.dtype) for x in (flow, u, v))
+        return Plan(plan, rows, columns, torch.from_numpy(iterations), torch.from_numpy(converged))
 
 
 def _marginals(n: int, m: int) -> csr_array:

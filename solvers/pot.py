@@ -64,5 +64,5 @@ class POT(Solver[POTOptions]):
         with warnings.catch_warnings():  # what a warning says is in `converged`
             warnings.simplefilter("ignore")
             over_batch(run, len(c), self.options.workers)
-        out = (torch.from_numpy(x).to(cost.dtype) for x in (flow, u, v))
-        return Plan(*out, torch.zeros(len(c), dtype=torch.int64), torch.from_numpy(converged))
+        plan, rows, columns = (torch.from_numpy(x).to(cost.dtype) for x in (flow, u, v))
+        return Plan(plan, rows, columns, torch.zeros(len(c), dtype=torch.int64), torch.from_numpy(converged))

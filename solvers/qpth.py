@@ -2,8 +2,9 @@
 
 import sys
 import types
+from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -82,7 +83,7 @@ class QPTH(Solver[QPTHOptions]):
         if min(n, m) == 1:  # one plan only, for which the interior point has no room
             return supply[:, :, None] * demand[:, None, :] / supply.sum(1).clamp(min=1e-300)[:, None, None] + 0 * cost
         size = n * m
-        new = {"dtype": cost.dtype, "device": cost.device}
+        new: dict[str, Any] = {"dtype": cost.dtype, "device": cost.device}
         c, eye = cost.reshape(batch, size), torch.eye(size, **new)
         rows = torch.eye(n, **new).repeat_interleave(m, 1)
         columns = torch.eye(m, **new).repeat(1, n)
@@ -109,7 +110,9 @@ class _Chunk(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, cost, supply, demand, plan, keep):
+    def forward(
+        ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, plan: Callable[..., Tensor], keep: bool
+    ) -> Tensor:
         ctx.plan, ctx.graph = plan, None
         ctx.save_for_backward(cost, supply, demand)
         if not (keep and any(ctx.needs_input_grad)):
@@ -118,7 +121,7 @@ class _Chunk(torch.autograd.Function):
         return ctx.graph[1].detach()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         try:
             leaves, flow = ctx.graph or _graph(ctx.plan, *ctx.saved_tensors)
             return (*torch.autograd.grad(flow, leaves, grad), None, None)
@@ -131,14 +134,14 @@ class _Chunk(torch.autograd.Function):
             ctx.graph = None
 
 
-def _graph(plan, *given: Tensor) -> tuple[list[Tensor], Tensor]:
+def _graph(plan: Callable[..., Tensor], *given: Tensor) -> tuple[list[Tensor], Tensor]:
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in given]
         return leaves, plan(*leaves)
 
 
 @cache
-def _layer():
+def _layer() -> Any:
     """qpth's QPFunction. It imports cvxpy for a solver that is not used here; an empty module stands in if there is
     none.
     """

@@ -104,16 +104,20 @@ def table(
         seeds=tuple(range(first, first + (seeds or 5))),
         episodes=episodes or (2000 if chosen.kind == "metatrained" else 600),
     )
-    run = {"evaluated": _evaluated, "metatrained": _metatrained, "trained": _trained}[chosen.kind]
-    run(chosen, request, run_dir, resume, format, plot)
+    if chosen.kind == "evaluated":
+        _evaluated(chosen, request, run_dir, resume, format, plot)
+    elif chosen.kind == "metatrained":
+        _metatrained(chosen, request, run_dir, resume, format, plot)
+    else:
+        _trained(chosen, request, run_dir, resume, format, plot)
 
 
 def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool) -> None:
     """Refuse options that a table of this kind does not have. Raises `FslError`."""
-    name, kind = table.name, table.kind
-    if resume and kind != "evaluated":
+    name = table.name
+    if resume and table.kind != "evaluated":
         raise FslError(f"--resume: {name} continues by itself what is in its run directory; leave it out")
-    if kind == "trained":
+    if table.kind == "trained":
         for option in given.keys() - {"--seeds"}:
             raise FslError(
                 f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
@@ -121,7 +125,7 @@ def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool)
         return _refuse(sets, _SET_BY_TRAINED_ROWS, "pretrain")
     if "--seeds" in given:
         raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
-    if kind == "metatrained" and ("--recipe" in given or "--dataset" not in given):
+    if table.kind == "metatrained" and ("--recipe" in given or "--dataset" not in given):
         raise FslError(
             f"the rows of {name} are meta-trained by recipes of their own; give --dataset {table.home} or another"
         )

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -12,6 +12,8 @@ from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
 from fewshot_cli.config.schema import PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 _PARTS = {
     ("backbone",): "backbones",
@@ -180,8 +182,8 @@ def _part(source: Source, kind: str, path: tuple, raw: Any) -> PartSpec:
 def _with_parts(recipe: Recipe, parts: dict[tuple, PartSpec]) -> Recipe:
     """Put validated parts in place; parts nobody named get their default options."""
 
-    def place(section: BaseModel, path: tuple) -> BaseModel:
-        update = {}
+    def place(section: SectionT, path: tuple) -> SectionT:
+        update: dict[str, Any] = {}
         for key in type(section).model_fields:
             value, here = getattr(section, key), (*path, key)
             if here in _PARTS and value is not None:

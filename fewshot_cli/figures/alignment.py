@@ -81,9 +81,10 @@ def map_episode(
 @torch.no_grad()
 def _sheet(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, title: str) -> tuple[Sheet, int]:
     seen, _ = shown(model.recipe, pictures, [left, right])
-    with transport.ledger() as book:
-        found = model.head.align(maps[left], maps[right])
-    return Sheet(seen[0], seen[1], found, title), sum(book.failures(1))
+    assert isinstance(model.head, Aligns)  # or `parts_with` had refused it
+    with transport.ledger() as ledger:
+        alignment = model.head.align(maps[left], maps[right])
+    return Sheet(seen[0], seen[1], alignment, title), sum(ledger.failures(1))
 
 
 def alignments(path: Path, sheets: list) -> None:

@@ -1,6 +1,7 @@
 """Figures, drawn by Matplotlib without a display."""
 
 from pathlib import Path
+from typing import Any
 
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.files import guarded
@@ -8,7 +9,7 @@ from fewshot_cli.runtime.files import guarded
 ENDINGS = (".png", ".svg", ".pdf")
 
 
-def _pyplot():  # noqa: ANN202 - Matplotlib is imported only when something is drawn
+def _pyplot() -> Any:  # Matplotlib is imported only when something is drawn
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,7 +24,7 @@ def check(path: Path) -> None:
         raise FslError(f"{path}: is no figure; end the name in .png, .svg or .pdf")
 
 
-def save(path: Path, figure) -> None:  # noqa: ANN001
+def save(path: Path, figure: Any) -> None:
     """Write and close a figure, making its folder. Raises `DataError` when the disk refuses."""
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,15 +154,16 @@ def _panel(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int
     patched = model.extractor.patches > 0
     seen, sizes = shown(model.recipe, pictures, pair, whole=patched)
     patches = patches_of(model.recipe, [names[i] for i in pair], sizes)
-    with transport.ledger() as book:
-        found = model.head.match(maps[left], maps[right])
+    assert isinstance(model.head, Matches)  # or `parts_with` had refused it
+    with transport.ledger() as ledger:
+        matching = model.head.match(maps[left], maps[right])
     if patches is None:
-        places, boxes = found.places, found.places[None].expand(2, -1, -1)
+        places, boxes = matching.places, matching.places[None].expand(2, -1, -1)
     else:
         boxes = patches[0]
         places = model.extractor.tiles(boxes[0])
-    title = f"{label}{found.similarity:.3f}"
-    return Panel(seen[0], seen[1], places, boxes[0], boxes[1], found, title), sum(book.failures(1))
+    title = f"{label}{matching.similarity:.3f}"
+    return Panel(seen[0], seen[1], places, boxes[0], boxes[1], matching, title), sum(ledger.failures(1))
 
 
 def matches(path: Path, panels: list, flows: bool) -> None:
@@ -194,7 +196,7 @@ def matches(path: Path, panels: list, flows: bool) -> None:
     save(path, figure)
 
 
-def _flows(axis, panel) -> None:  # noqa: ANN001
+def _flows(axis: Any, panel: Panel) -> None:
     side = panel.left.shape[-1]
     gap = side // 10
     for picture, at in ((panel.left, 0), (panel.right, side + gap)):

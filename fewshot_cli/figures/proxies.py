@@ -74,12 +74,13 @@ def correspond(
     decoded = pictures.decode(recipe.image.decoded, recipe.dataset.crop)[0]
     views = normalise(decoded.to(device), recipe.image)
     maps = model.backbone(views.contiguous(memory_format=torch.channels_last)).float()
-    with transport.ledger() as book:
+    assert isinstance(model.classifier, Proxied)  # its class is, see above
+    with transport.ledger() as ledger:
         flow, parts = (x[0].cpu() for x in model.classifier.matched(maps))  # [classes,HW,M] and [classes,M]
     logits = parts.sum(1)
     if not torch.isfinite(logits).all():
         raise DataError(f"{picture}: NaN or infinite logits; check the weights")
-    probability, failed = logits.softmax(0), ~torch.cat(book.converged).cpu()
+    probability, failed = logits.softmax(0), ~torch.cat(ledger.converged).cpu()
     likeliest = logits.argsort(descending=True, stable=True)[:LIKELIEST].tolist()
     seen = shown(recipe, pictures, [0])[0][0]
     records, rows = [], []

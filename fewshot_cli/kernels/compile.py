@@ -31,7 +31,7 @@ PACKAGE = fewshot_cli.__name__
 FLOATS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
 
 
-def njit(function: Callable[..., Any] | None = None, *, title: str = "", **options: Any) -> Any:
+def njit(function: Callable[..., Any] | None = None, /, *, title: str = "", **options: Any) -> Any:
     """Compile a function without the interpreter's lock; for use with or without arguments as a decorator.
 
     `options` are `numba.njit`'s. A function that Python calls has a `title`, which says on stderr what is being
@@ -46,7 +46,7 @@ def njit(function: Callable[..., Any] | None = None, *, title: str = "", **optio
 
 def folder() -> Path:
     """Where machine code is kept: in the user's cache, or in NUMBA_CACHE_DIR if that is set."""
-    chosen = numba.config.CACHE_DIR
+    chosen: str = numba.config.CACHE_DIR  # type: ignore[attr-defined]  # set at run time
     return (Path(chosen) / "fsl" if chosen else user_cache_path("fsl", appauthor=False)) / f"kernels-{state()}"
 
 

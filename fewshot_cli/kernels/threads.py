@@ -37,8 +37,8 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least:
 class _Pool:
     """Threads that are kept: to start them costs as much as a hundred small problems."""
 
-    def __init__(self) -> None:
-        self.forget()
+    _size: int = 0
+    _executor: ThreadPoolExecutor | None = None
 
     def of(self, threads: int) -> ThreadPoolExecutor:
         """At least so many threads."""

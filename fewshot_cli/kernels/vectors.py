@@ -7,6 +7,7 @@ products may be contracted or reordered where it is said; NaN and infinity alway
 
 import math
 import struct
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -25,7 +26,7 @@ BIT, I32_SCALAR, I64_SCALAR = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 class Lanes(types.Type):
     """Numba's type of a vector: `count` elements of an LLVM scalar type."""
 
-    def __init__(self, scalar: types.Type, count: int) -> None:
+    def __init__(self, scalar: Any, count: int) -> None:
         self.scalar, self.count = scalar, count
         super().__init__(name=f"{scalar}x{count}")
 

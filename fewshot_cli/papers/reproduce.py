@@ -9,6 +9,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import build_store, sources_of
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluation.episodes import evaluate_episodes
+from fewshot_cli.evaluation.results import EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import elsewhere, find_table
 from fewshot_cli.papers.recipes import pairs
@@ -57,16 +58,22 @@ def reproduce(
     stage(processes, run_dir / "pretrain", lambda path, again: pretrain(base, root, path, again, processes))
     start = run_dir / "pretrain" / "weights.safetensors"
     stage(processes, run_dir / "metatrain", lambda path, again: metatrain(base, root, path, again, processes, start))
-    weights, summaries = run_dir / "metatrain" / "weights.safetensors", {}
-    for method, _, *parts in ROWS:
-        for shot, part in zip(of, parts, strict=True):
-            one = load_recipe(of[shot], [part, *sets])
-            place = run_dir / "eval" / f"{part.removeprefix('head=')}_{shot}"
-            summaries[method, shot] = stage(
-                processes,
-                place,
-                lambda path, again, one=one: evaluate_episodes(one, root, path, again, processes, weights, 0, False),
-            )
+    weights = run_dir / "metatrain" / "weights.safetensors"
+
+    def evaluated(shot: int, part: str) -> EpisodesResult:
+        recipe = load_recipe(of[shot], [part, *sets])
+        place = run_dir / "eval" / f"{part.removeprefix('head=')}_{shot}"
+        return stage(
+            processes,
+            place,
+            lambda path, again: evaluate_episodes(recipe, root, path, again, processes, weights, 0, False),
+        )
+
+    summaries = {
+        (method, shot): evaluated(shot, part)
+        for method, _, *parts in ROWS
+        for shot, part in zip(of, parts, strict=True)
+    }
 
     def finish() -> dict[str, Any]:
         report = _report(name, base, of, summaries, run_dir, command, processes)
@@ -94,7 +101,7 @@ def _report(
     name: str,
     base: Recipe,
     of: dict[int, str],
-    summaries: dict[tuple[str, int], dict[str, Any]],
+    summaries: dict[tuple[str, int], EpisodesResult],
     run_dir: Path,
     command: str,
     processes: Processes,

@@ -5,9 +5,9 @@ table are trained by episodes from a shared pre-training, and those of a `traine
 several seeds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from string import Formatter
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import AfterValidator, Field
 
@@ -147,6 +147,7 @@ class TrainedTable(_Table):
 
 
 EpisodesTable: TypeAlias = EvaluatedTable | MetatrainedTable
+Row: TypeAlias = EvaluatedRow | MetatrainedRow | TrainedRow
 Table: TypeAlias = EvaluatedTable | MetatrainedTable | TrainedTable
 
 
@@ -171,7 +172,7 @@ class Paper(Section):
         """A table under its full name, with its source spelled out and the options of its rows' parts written out."""
         table = self.tables[key]
         source, comma, place = table.source.partition(",")
-        filled = {"name": name, "source": self.sources[source] + comma + place}
+        filled: dict[str, Any] = {"name": name, "source": self.sources[source] + comma + place}
         if isinstance(table, TrainedTable):
             filled |= {"rows": tuple(self._with_parts(row) for row in table.rows)}
         return table.model_copy(update=filled)
@@ -183,7 +184,8 @@ class Paper(Section):
 
 def _named(table: Table, paper: Paper) -> Iterator[Contradiction]:
     """Names that stand for nothing, or for two rows."""
-    names = [row.name for row in table.rows]
+    rows: tuple[Row, ...] = table.rows
+    names = [row.name for row in rows]
     if table.name:
         yield ("name",), "a table is named by its file and its key; leave it out"
     source = table.source.partition(",")[0]
@@ -191,7 +193,7 @@ def _named(table: Table, paper: Paper) -> Iterator[Contradiction]:
         yield ("source",), _nothing_called(source, "source", paper.sources)
     if not isinstance(table, TrainedTable) and table.reference not in names:
         yield ("reference",), _nothing_called(table.reference, "row", names)
-    for place, row in enumerate(table.rows):
+    for place, row in enumerate(rows):
         if row.name.lower() in (name.lower() for name in names[:place]):
             yield ("rows", place, "name"), f"two rows are called {row.name!r}; rename one"
         for part in row.parts if isinstance(row, TrainedRow) else ():
@@ -201,7 +203,9 @@ def _named(table: Table, paper: Paper) -> Iterator[Contradiction]:
 
 def _lengths(table: Table) -> Iterator[Contradiction]:
     """Rows that do not have one printed value a column."""
-    for place, row in enumerate(table.rows):
+    rows: tuple[Row, ...] = table.rows
+    lists: dict[tuple[str, ...], Sized]
+    for place, row in enumerate(rows):
         if isinstance(row, TrainedRow):
             lists = {("published",): row.published} if row.published is not None else {}
         else:
@@ -219,7 +223,8 @@ def _datasets(table: Table) -> Iterator[Contradiction]:
     if isinstance(table, TrainedTable):
         return
     yield from ((("home",), reason) for _, reason in _unknown_datasets([table.home]))
-    for place, row in enumerate(table.rows):
+    rows: tuple[EvaluatedRow | MetatrainedRow, ...] = table.rows
+    for place, row in enumerate(rows):
         yield from ((("rows", place, "published", name), reason) for name, reason in _unknown_datasets(row.published))
 
 

@@ -19,7 +19,7 @@ from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluation.classification import evaluate_classes
 from fewshot_cli.papers.catalog import chosen_rows
 from fewshot_cli.papers.request import Request
-from fewshot_cli.papers.schema import TrainedRow, TrainedTable
+from fewshot_cli.papers.schema import MeasureColumn, TrainedRow, TrainedTable
 from fewshot_cli.profiling import costs
 from fewshot_cli.profiling.steps import beside
 from fewshot_cli.runtime.console import say
@@ -119,25 +119,24 @@ def _values(table: TrainedTable, row: TrainedRow, request: Request, seed: int, r
         place / "pretrain",
         lambda path, again: pretrain(one, request.root, path, again, request.processes),
     )
-    out = []
-    for column in table.columns:
+
+    def measured(column: MeasureColumn) -> float:
         if column.measure == "iterations":
-            found = _iterations([place])
-            if not found:
+            iterations = _iterations([place])
+            if not iterations:
                 raise DataError(f"solver {one.classifier_solver.name} counts no iterations; take sinkhorn")
-            out.append(found["mean"])
-            continue
+            return iterations["mean"]
         tested = load_recipe(row.recipe, [*words, *column.set], seed=seed)
-        path = place / f"eval_{tested.store}"
         summary = stage(
             request.processes,
-            path,
-            lambda path, again, tested=tested: evaluate_classes(
+            place / f"eval_{tested.store}",
+            lambda path, again: evaluate_classes(
                 tested, request.root, path, again, request.processes, Path(made["weights"]), False
             ),
         )
-        out.append(summary[column.measure])
-    return out
+        return summary["top5"] if column.measure == "top5" else summary["accuracy"]
+
+    return [measured(column) for column in table.columns]
 
 
 def _record(
@@ -151,7 +150,7 @@ def _record(
 ) -> dict[str, Any]:
     own = values[row.name, place]
     words = row_sets(row, request)
-    out = {
+    out: dict[str, Any] = {
         "measure": table.columns[place].measure,
         "values": own,
         "value": median(own),

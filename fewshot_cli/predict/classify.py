@@ -35,8 +35,8 @@ def classify(
     if len(folder.classes) < 2:
         raise DataError(f"{support}: holds one class ({folder.classes[0]}); to tell classes apart takes two or more")
     counts = torch.bincount(folder.labels).tolist()
-    learns = isinstance(model.head, Learns) and max(counts) > 1
-    if not learns and min(counts) < max(counts):
+    learner = model.head if isinstance(model.head, Learns) and max(counts) > 1 else None
+    if learner is None and min(counts) < max(counts):
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
         raise DataError(
             f"{support}: class {few} has {min(counts)} images, {many} has {max(counts)}; head {recipe.head.name} "
@@ -44,9 +44,9 @@ def classify(
         )
     examples, queries = model.features(folder), model.features(images)
     with transport.ledger() as book:
-        if learns:
-            layer = model.head.learn(examples[None], folder.labels)
-            logits = [model.head.score(layer, part[None])[0] for part in queries.split(CALL)]
+        if learner is not None:
+            layer = learner.learn(examples[None], folder.labels)
+            logits = [learner.score(layer, part[None])[0] for part in queries.split(CALL)]
         else:
             shots = examples.unflatten(0, (len(counts), -1))[None]
             logits = [model.head(shots, part[None])[0] for part in queries.split(CALL)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import deciding
-from fewshot_cli.contracts import Learns
+from fewshot_cli.contracts import Head, Learns
 from fewshot_cli.data.user_images import Folder
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
@@ -36,6 +36,12 @@ class _Learner(Model):
                 "with head sfc, such as glyphs_5w5s, or --set head=sfc"
             )
         return model
+
+    @property
+    def learner(self) -> Learns:
+        """Its head, which `of` has found to learn."""
+        assert isinstance(self.head, Learns)
+        return self.head
 
     @property
     def made_for(self) -> dict[str, Any]:
@@ -79,15 +85,15 @@ def finetune(
     if run.summary is not None:
         return run.summary
     maps = model.features(folder)
-    with transport.ledger() as book:
-        layer = model.head.learn(maps[None], folder.labels)[0]
-        fitted = _guess(model.head, layer, maps)
+    with transport.ledger() as ledger:
+        layer = model.learner.learn(maps[None], folder.labels)[0]
+        fitted = _guess(model.learner, layer, maps)
     summary = {
         "classes": folder.classes,
         "pictures": len(folder),
         "solver": recipe.solver.name,
         "support_accuracy": 100 * float((fitted == folder.labels).float().mean()),
-        "not_converged": sum(book.failures(1)),
+        "not_converged": sum(ledger.failures(1)),
         "classifier": str(run_dir / FILE),
     }
     sidecar = {
@@ -149,8 +155,8 @@ def score(
         return None
     run = model.run(run_dir, "eval", {"classifier": made.sha256, "query": folder.sha256}, resume)
     maps = model.features(folder)
-    with transport.ledger() as book:
-        guess = _guess(model.head, made.tensors[LAYER].to(maps.device), maps)
+    with transport.ledger() as ledger:
+        guess = _guess(model.learner, made.tensors[LAYER].to(maps.device), maps)
     truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
     correct = int((guess == truth).sum())
     mean, ci95 = share_ci95(correct, len(truth))
@@ -167,8 +173,8 @@ def score(
         "accuracy": mean,
         "ci95": ci95,
         "interval": INTERVAL_IMAGES,
-        "not_converged": sum(book.failures(1)),
-        "seconds": {"embedding": model.embedding_seconds, "matching": book.seconds, "total": perf_counter() - begin},
+        "not_converged": sum(ledger.failures(1)),
+        "seconds": {"embedding": model.embedding_seconds, "matching": ledger.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
         "weights": model.weights.label,
         "hashes": {"weights": model.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
@@ -180,10 +186,10 @@ def score(
     return summary
 
 
-def _scoring(head: Learns, options: dict[str, Any]) -> dict[str, Any]:
+def _scoring(head: Head, options: dict[str, Any]) -> dict[str, Any]:
     """Those of a head's options that its scores depend on once the layer is learned."""
-    extra = {k: f.json_schema_extra or {} for k, f in type(head.options).model_fields.items()}
-    return {k: v for k, v in options.items() if not extra[k].get("learning")}
+    fields = type(head.options).model_fields
+    return {k: v for k, v in options.items() if not dict(fields[k].json_schema_extra or {}).get("learning")}
 
 
 @torch.no_grad()

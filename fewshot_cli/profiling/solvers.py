@@ -24,6 +24,9 @@ SHORT = 0.05  # seconds; below it the caches that the solver before left cold wo
 COMPARED = 8  # problems of a batch that the oracle solves
 
 
+_Answer = tuple[Tensor, list[Tensor | None]]  # values [B], and gradients of cost, supply and demand, as far as given
+
+
 @dataclass(frozen=True)
 class Settings:
     """What to measure: `budget` in seconds for one solver at one size and pass, `rounds` timed calls of each.
@@ -58,7 +61,7 @@ def _forward(solver: Solver, given: Problems) -> None:
 
 
 def _backward(solver: Solver, given: Problems) -> None:
-    leaves = [x.detach().requires_grad_() for x in given]
+    leaves = given.map(lambda x: x.detach().requires_grad_())
     transport.value(solver, *leaves).sum().backward()
 
 
@@ -94,7 +97,7 @@ def measure(
         given = [make(n, m, settings.batch, seed) for seed in range(INPUTS)]
         entrants = []
         for name, solver in solvers.items():
-            record = {"solver": name, "n": n, "m": m}
+            record: dict[str, Any] = {"solver": name, "n": n, "m": m}
             home = matching_device(solver, device)
             try:
                 entrant = _enter(name, solver, home, given, settings, last.get(name))
@@ -148,56 +151,58 @@ def _enter(
     n, m = given[0][0].shape[1:]
     if last is not None and (guess := last[1] * (n * m / last[0]) ** 2) > settings.budget:
         raise RuntimeError(f"about {guess:.0f} s a problem; raise --budget to measure it")
-    one = tuple(x[:1].to(home) for x in given[0])
+    one = given[0].map(lambda x: x[:1].to(home))
     _forward(solver, one)  # compiles, loads libraries
     single = _clock(home, lambda: _forward(solver, one), settings.now)
     calls = settings.rounds * (3 if settings.backward else 1)
     batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(single, 1e-9))))
-    inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
+    inputs = [_moved(problems, batch, home) for problems in given]
     if batch > 1:
         # whole batches are cheaper: choose again
         once = _clock(home, lambda: _forward(solver, inputs[0]), settings.now)
         batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(once / batch, 1e-9))))
-        inputs = [tuple(x[:batch].to(home) for x in problems) for problems in given]
+        inputs = [_moved(problems, batch, home) for problems in given]
     return _Entrant(name, solver, home, inputs, [], [])
 
 
-def _oracle(given: Problems) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _moved(given: Problems, batch: int, home: torch.device) -> Problems:
+    """The first problems of a batch, on a device."""
+    return given.map(lambda x: x[:batch].to(home))
+
+
+def _oracle(given: Problems) -> _Answer:
     """Value [B], and gradient of cost, supply and demand, of the first problems; weight gradients without their
     mean.
     """
     n, m = given[0].shape[1:]
-    return _answer(reference_solver(n, m), tuple(x[:COMPARED].double() for x in given))
+    return _answer(reference_solver(n, m), given.map(lambda x: x[:COMPARED].double()))
 
 
-def _answer(solver: Solver, given: Problems) -> tuple[Tensor, ...]:
-    leaves = [x.detach().clone().requires_grad_() for x in given]
+def _answer(solver: Solver, given: Problems) -> _Answer:
+    leaves = given.map(lambda x: x.detach().clone().requires_grad_())
     value = transport.value(solver, *leaves)
     grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
-    centred = [g if g is None or g.ndim == 3 else g - g.mean(1, keepdim=True) for g in grads]
-    return (value.detach(), *centred)
+    centred: list[Tensor | None] = [g if g is None or g.ndim == 3 else g - g.mean(1, keepdim=True) for g in grads]
+    return value.detach(), centred
 
 
-def _figures(e: _Entrant, best: tuple[Tensor, ...], now: Callable[[], float]) -> dict[str, Any]:
+def _figures(e: _Entrant, best: _Answer, now: Callable[[], float]) -> dict[str, Any]:
     batch = len(e.inputs[0][0])
     seconds = statistics.median(e.forward) / batch
-    few = tuple(x[:COMPARED] for x in e.inputs[0])
-    compared = len(few[0])
+    few = e.inputs[0].map(lambda x: x[:COMPARED])
+    compared = len(few.cost)
     try:
-        value, *grads = (None if x is None else x.cpu().double() for x in _answer(e.solver, few))
+        value, gradients = _answer(e.solver, few)
     except Exception:  # the gradient failed, which the record says where it was timed
         with torch.no_grad():
-            value, grads = transport.value(e.solver, *few).cpu().double(), [None] * 3
-    wanted, *exact = best
-    gap = ((value - wanted[:compared]) / wanted[:compared].abs().clamp(min=1e-12)).abs().max()
-    errors = [
-        None if g is None else float((g - x[:compared]).abs().max() / x.abs().max().clamp(min=1e-12))
-        for g, x in zip(grads, exact, strict=True)
-    ]
+            value, gradients = transport.value(e.solver, *few), [None] * 3
+    optimum, exact = best[0][:compared], best[1]
+    gap = ((value.cpu().double() - optimum) / optimum.abs().clamp(min=1e-12)).abs().max()
+    errors = [_error(g, x) for g, x in zip(gradients, exact, strict=True)]
     peak = _peak(e.device, lambda: _forward(e.solver, e.inputs[0]))
     with torch.no_grad():
         plan = transport.solve(e.solver, *e.inputs[0])
-    tiny = tuple(x.to(e.device) for x in (torch.zeros(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1)))
+    tiny = Problems(torch.zeros(1, 1, 1), torch.ones(1, 1), torch.ones(1, 1)).map(lambda x: x.to(e.device))
     overhead = None
     with suppress(Exception):  # a solver may refuse the smallest problem there is
         _forward(e.solver, tiny)
@@ -211,7 +216,7 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...], now: Callable[[], float]) ->
         "peak_bytes": peak,
         "relative_gap": float(gap),
         "cost_gradient_error": errors[0],
-        "weight_gradient_error": None if None in errors[1:] else max(errors[1:]),
+        "weight_gradient_error": None if None in errors[1:] else max(x for x in errors[1:] if x is not None),
         "iterations": float(plan.iterations.double().mean()) or None,
         "not_converged": int((~plan.converged).sum()),
     }
@@ -219,6 +224,14 @@ def _figures(e: _Entrant, best: tuple[Tensor, ...], now: Callable[[], float]) ->
         both = statistics.median(e.both) / batch
         figures |= {"seconds_with_gradient": both, "gradient_over_forward": both / seconds}
     return figures
+
+
+def _error(gradient: Tensor | None, exact: Tensor | None) -> float | None:
+    """The largest error of a gradient [B,…], relative to the largest component of the exact ones."""
+    if gradient is None or exact is None:
+        return None
+    off = (gradient.cpu().double() - exact[: len(gradient)]).abs().max()
+    return float(off / exact.abs().max().clamp(min=1e-12))
 
 
 def _peak(device: torch.device, call: Callable[[], Any], process: Path = Path("/proc/self")) -> int | None:

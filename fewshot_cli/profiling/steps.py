@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median, median_low
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,17 @@ from fewshot_cli.config.parts import (
     decoded_side,
 )
 from fewshot_cli.config.schema import MetatrainSpec, PretrainSpec, Recipe
-from fewshot_cli.contracts import Plan, Solver
-from fewshot_cli.runtime.device import matching_device
+from fewshot_cli.contracts import Extractor, Plan, Solver
+from fewshot_cli.runtime.device import matching_device, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.training.augment import apply, draw, draw_mixing
 from fewshot_cli.training.metatrain import EpisodeObjective
 from fewshot_cli.training.optimise import generator, make_optimizer
 from fewshot_cli.training.pretrain import ClassObjective
 
-CLASSES = 64  # base classes of invented pictures, which decide nothing
+CLASSES = 64  # base classes of invented images, which decide nothing
+
+_Objective: TypeAlias = ClassObjective | EpisodeObjective
 
 
 @dataclass
@@ -64,43 +66,44 @@ class _Timed(Solver):
 def profile_steps(
     recipe: Recipe, processes: Processes, rounds: int, now: Callable[[], float] = perf_counter
 ) -> list[dict[str, Any]]:
-    """A record for each stage of training, on invented pictures: seconds of a step and of its parts.
+    """A record for each stage of training, on invented images: seconds of a step and of its parts.
 
     They are those of one round, whose step took the median time of all (of an even number the lower middle one).
     `compile` compiles the backbone alone here, so that the parts can be told apart. `bare` is the backbone's forward
     and backward alone on a batch that lies ready, in turns with the step; `share` of a record is what the step reaches
-    of the pictures a second of that, by medians. `now` gives the time in seconds.
+    of the images a second of that, by medians. `now` gives the time in seconds.
 
     Raises `RecipeError` for a solver that cannot run.
     """
+    clocks = [_Clock(processes.device, now) for _ in range(2)]
     return [
-        _measure("pretrain", recipe, recipe.pretrain, processes, rounds, now),
-        _measure("metatrain", recipe, recipe.metatrain, processes, rounds, now),
+        _measure("pretrain", _pretraining(recipe, processes.device), clocks[0], rounds),
+        _measure("metatrain", _metatraining(recipe, processes.device, clocks[1]), clocks[1], rounds),
     ]
 
 
 def beside(recipes: list[Recipe], classes: int, processes: Processes, rounds: int) -> list[dict[str, float]]:
     """Seconds of a step of pre-training and of a test pass, for each recipe in turns, medians over rounds.
 
-    On `pretrain.batch` invented pictures that lie ready, of so many classes. Raises `RecipeError` for a solver that
+    On `pretrain.batch` invented images that lie ready, of so many classes. Raises `RecipeError` for a solver that
     cannot run.
     """
     clock = _Clock(processes.device)
     works = [_works(recipe, classes, processes.device) for recipe in recipes]
     for _ in range(rounds + 1):
         clock.rounds.append({})
-        for place, own in enumerate(works):
-            for name, work in own.items():
-                clock(f"{name} {place}", work)
+        for i, steps in enumerate(works):
+            for name, work in steps.items():
+                clock(f"{name} {i}", work)
     seconds = {k: median(r[k] for r in clock.rounds[1:]) for k in clock.rounds[-1]}  # the first round warms up
-    return [{name: seconds[f"{name} {place}"] for name in own} for place, own in enumerate(works)]
+    return [{name: seconds[f"{name} {i}"] for name in steps} for i, steps in enumerate(works)]
 
 
 def _works(recipe: Recipe, classes: int, device: torch.device) -> dict[str, Callable[[], Any]]:
     spec, size = recipe.pretrain, recipe.image.size
     images = torch.randn(spec.batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(spec.batch, device=device) % classes
-    backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
+    backbone = place(build_backbone(recipe), device)
     classifier = build_classifier(spec.classifier, backbone.channels, classes, recipe.classifier_solver, device)
     objective = ClassObjective(backbone, classifier, spec).to(device)
     optimizer = make_optimizer(objective, spec.optimizer)
@@ -121,54 +124,75 @@ def _works(recipe: Recipe, classes: int, device: torch.device) -> dict[str, Call
     return {"training": train, "test": test}
 
 
-def _measure(
-    stage: str,
-    recipe: Recipe,
-    spec: PretrainSpec | MetatrainSpec,
-    processes: Processes,
-    rounds: int,
-    now: Callable[[], float],
-) -> dict[str, Any]:
-    device, clock, extractor = processes.device, _Clock(processes.device, now), build_extractor(recipe)
-    backbone = build_backbone(recipe).to(device, memory_format=torch.channels_last)
-    pictures = _pictures(stage, spec)
-    if stage == "pretrain":
-        classifier = build_classifier(spec.classifier, backbone.channels, CLASSES, recipe.classifier_solver, device)
-        objective, extractor = ClassObjective(backbone, classifier, spec).to(device), None
-    else:
-        head = build_head(recipe.head, backbone.channels, recipe.solver)
-        home = matching_device(head.solver, device)
-        if head.solver is not None:
-            head.solver = _Timed(head.solver, clock)
-        objective = EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home)
-    patches = extractor is not None and extractor.patches
-    side = decoded_side(recipe) if patches else spec.augment.side or recipe.image.decoded
-    optimizer = make_optimizer(objective, spec.optimizer)
-    raw = torch.randint(0, 256, (pictures, 3, side, side), dtype=torch.uint8, device=device)
-    sizes, labels = torch.full((pictures, 2), float(side)), torch.arange(pictures, device=device) % CLASSES
-    rng = generator(recipe.seed, 0)
+class _Stage:
+    """A stage of training on invented images: `objective` on what `batch` makes of them."""
 
-    def batch() -> Any:
-        images = apply(raw, draw(sizes, spec.augment, recipe.image, rng, extractor), spec.augment, recipe.image)
-        return (
-            (images, labels, draw_mixing(pictures, spec.mix, recipe.image.size, rng)) if stage == "pretrain" else images
-        )
+    def __init__(
+        self, recipe: Recipe, spec: PretrainSpec | MetatrainSpec, objective: _Objective, extractor: Extractor | None
+    ) -> None:
+        self.image, self.spec, self.objective, self.extractor = recipe.image, spec, objective, extractor
+        self.device = next(objective.backbone.parameters()).device
+        patches = extractor is not None and extractor.patches
+        side = decoded_side(recipe) if patches else spec.augment.side or recipe.image.decoded
+        raw = torch.randint(0, 256, (self.count, 3, side, side), dtype=torch.uint8)
+        self.raw, self.sizes = raw.to(self.device), torch.full((self.count, 2), float(side))
+        self.labels = torch.arange(self.count, device=self.device) % CLASSES
+        self.rng = generator(recipe.seed, 0)
 
-    ready = batch()
-    shown = ready[0] if stage == "pretrain" else ready
-    bare, half = torch.compile(backbone) if spec.compile else backbone, spec.precision == "bf16"
-    objective.backbone = _Watched(bare, clock, backbone.channels)
+    @property
+    def count(self) -> int:
+        """Images of a step."""
+        spec = self.spec
+        if isinstance(spec, PretrainSpec):
+            return spec.batch
+        return spec.episodes_per_step * spec.way * (spec.shot + spec.query)
+
+    def images(self) -> Tensor:
+        """The images of a step, cut and augmented."""
+        draws = draw(self.sizes, self.spec.augment, self.image, self.rng, self.extractor)
+        return apply(self.raw, draws, self.spec.augment, self.image)
+
+    def batch(self) -> Any:
+        """What the objective takes."""
+        images = self.images()
+        if isinstance(self.spec, PretrainSpec):
+            return images, self.labels, draw_mixing(self.count, self.spec.mix, self.image.size, self.rng)
+        return images
+
+
+def _pretraining(recipe: Recipe, device: torch.device) -> _Stage:
+    spec, backbone = recipe.pretrain, place(build_backbone(recipe), device)
+    classifier = build_classifier(spec.classifier, backbone.channels, CLASSES, recipe.classifier_solver, device)
+    return _Stage(recipe, spec, ClassObjective(backbone, classifier, spec).to(device), None)
+
+
+def _metatraining(recipe: Recipe, device: torch.device, clock: _Clock) -> _Stage:
+    spec, backbone, extractor = recipe.metatrain, place(build_backbone(recipe), device), build_extractor(recipe)
+    head = build_head(recipe.head, backbone.channels, recipe.solver)
+    home = matching_device(head.solver, device)
+    if head.solver is not None:
+        head.solver = _Timed(head.solver, clock)
+    return _Stage(recipe, spec, EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home), extractor)
+
+
+def _measure(name: str, stage: _Stage, clock: _Clock, rounds: int) -> dict[str, Any]:
+    objective, spec = stage.objective, stage.spec
+    optimizer, ready = make_optimizer(objective, spec.optimizer), stage.images()
+    backbone, half = objective.backbone, spec.precision == "bf16"
+    if spec.compile:
+        backbone = cast(nn.Module, torch.compile(backbone))
+    objective.backbone = _Watched(backbone, clock)
     objective.train()
     for _ in range(rounds + 1):
         clock.rounds.append({})
-        loss = clock("all", lambda: _step(clock, batch, objective, optimizer, half))
-        clock("bare", lambda: _bare(bare, shown, half))
+        loss = clock("all", lambda: _step(clock, stage.batch, objective, optimizer, half))
+        clock("bare", lambda: _bare(backbone, ready, half))
         optimizer.zero_grad(set_to_none=True)
         del loss
-    return _record(stage, pictures, clock.rounds[1:])  # the first round warms up
+    return _record(name, stage.count, clock.rounds[1:])  # the first round warms up
 
 
-def _record(stage: str, pictures: int, rounds: list[dict[str, float]]) -> dict[str, Any]:
+def _record(stage: str, images: int, rounds: list[dict[str, float]]) -> dict[str, Any]:
     """The parts of one and the same round, so that with what lies between them they add up to the whole step."""
     middle = median_low(r["all"] for r in rounds)
     parts = dict(next(r for r in rounds if r["all"] == middle))
@@ -177,24 +201,20 @@ def _record(stage: str, pictures: int, rounds: list[dict[str, float]]) -> dict[s
     parts["head"] = parts.pop("objective") - parts["backbone"] - parts.get("transport", 0.0)
     return {
         "stage": stage,
-        "pictures": pictures,
+        "pictures": images,
         "seconds": whole,
         "parts": parts,
-        "pictures_per_second": pictures / whole,
+        "pictures_per_second": images / whole,
         "share": median(r["bare"] for r in rounds) / whole,
     }
-
-
-def _pictures(stage: str, spec: PretrainSpec | MetatrainSpec) -> int:
-    return spec.batch if stage == "pretrain" else spec.episodes_per_step * spec.way * (spec.shot + spec.query)
 
 
 class _Watched(nn.Module):
     """A backbone whose forward pass is timed."""
 
-    def __init__(self, inner: nn.Module, clock: _Clock, channels: int) -> None:
+    def __init__(self, inner: nn.Module, clock: _Clock) -> None:
         super().__init__()
-        self.inner, self.clock, self.channels = inner, clock, channels
+        self.inner, self.clock = inner, clock
 
     def forward(self, images: Tensor) -> Tensor:
         return self.clock("backbone", lambda: self.inner(images))

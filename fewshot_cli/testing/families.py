@@ -7,15 +7,17 @@ from torch import Tensor
 
 from fewshot_cli.profiling.problems import Problems
 
+Sides = tuple[Tensor, Tensor, Tensor]  # cost, supply and demand, before both sides weigh the same
 
-def _same_sides(cost: Tensor, supply: Tensor, demand: Tensor, n: int, m: int) -> Problems:
+
+def _same_sides(cost: Tensor, supply: Tensor, demand: Tensor, n: int, m: int) -> Sides:
     """Where n = m, both sides are one set of points: symmetric costs, zero diagonal, equal masses."""
     if n != m:
         return cost, supply, demand
     return (cost + cost.mT) * (1 - torch.eye(n, dtype=cost.dtype)), supply, supply.clone()
 
 
-def _duplicated(cost: Tensor, supply: Tensor, demand: Tensor, n: int, m: int) -> Problems:
+def _duplicated(cost: Tensor, supply: Tensor, demand: Tensor, n: int, m: int) -> Sides:
     cost = cost.clone()
     cost[:, n // 2 :] = cost[:, : n - n // 2].clone()
     cost[:, :, m // 2 :] = cost[:, :, : m - m // 2].clone()
@@ -29,7 +31,7 @@ def _only(x: Tensor, keep: slice, rest: float) -> Tensor:
     return out
 
 
-FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Problems]] = {
+FAMILIES: dict[str, Callable[[Tensor, Tensor, Tensor, int, int], Sides]] = {
     "random": lambda c, s, d, n, m: (c, s, d),
     "uniform weights": lambda c, s, d, n, m: (c, torch.ones_like(s), torch.ones_like(d)),
     "small integers": lambda c, s, d, n, m: ((3 * c).ceil(), (3 * s).ceil(), (3 * d).ceil()),
@@ -63,4 +65,5 @@ def family(name: str, n: int, m: int, batch: int, seed: int = 0) -> Problems:
     supply = torch.rand(batch, n, generator=rng, dtype=torch.float64) + 1e-3
     demand = torch.rand(batch, m, generator=rng, dtype=torch.float64) + 1e-3
     cost, supply, demand = FAMILIES[name](cost, supply, demand, n, m)
-    return cost, *(x * (max(n, m) / x.sum(1, keepdim=True)) for x in (supply, demand))
+    supply, demand = (x * (max(n, m) / x.sum(1, keepdim=True)) for x in (supply, demand))
+    return Problems(cost, supply, demand)

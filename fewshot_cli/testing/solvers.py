@@ -6,15 +6,16 @@ sentence. All problems are float64, where not said otherwise. A solver may refus
 """
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fewshot_cli import registry, transport
-from fewshot_cli.contracts import Solver
+from fewshot_cli.contracts import EXACT, Solver, Tolerance, WarmStarts
 from fewshot_cli.errors import DataError
 from fewshot_cli.profiling.problems import Problems
-from fewshot_cli.testing.case import EXACT, ORACLE_NOISE, Case, Failed, Tolerance, case, oracle, require, solved
+from fewshot_cli.testing.case import ORACLE_NOISE, Case, Failed, case, oracle, require, solved
 from fewshot_cli.testing.families import FAMILIES, SHAPES, family
 
 NEARLY_EXACT = 1e-3  # of the value, relative to mass · largest |cost|
@@ -55,7 +56,7 @@ def priced(case: Case) -> str | None:
         for n, m in SHAPES:
             cost, supply, demand = given = family(name, n, m, 2)
             plan = solved(case, given)
-            if plan is None or plan.supply_price is None:
+            if plan is None or plan.supply_price is None or plan.demand_price is None:
                 continue
             answered += 1
             near = case.near(given) + ORACLE_NOISE * supply.sum(1) * cost.abs().amax((1, 2))
@@ -127,7 +128,7 @@ def careful(case: Case) -> str | None:
         wide = supply.repeat_interleave(2, 1)[:, ::2]
         require((case.value(cost, wide, demand) - first).abs() <= case.near(given), f"{name}: layout of supply matters")
         for dtype in (torch.float32, torch.float64):
-            plan = transport.solve(case.solver, *(x.to(dtype) for x in given))
+            plan = transport.solve(case.solver, given.cost.to(dtype), given.supply.to(dtype), given.demand.to(dtype))
             require(
                 plan.flow.dtype == dtype and plan.flow.shape == cost.shape, f"{name}: flow is not {dtype} like the cost"
             )
@@ -193,15 +194,16 @@ def like_autograd(case: Case) -> str | None:
     given = family("random", 5, 6, 4, seed=11)
     if solved(case, given) is None:
         return "refuses these problems"
-    raw = [x.clone().requires_grad_() for x in given]
+    raw = given.map(lambda x: x.clone().requires_grad_())
 
     def gradient(solver: Solver) -> list[Tensor | None]:
-        scaled = [raw[0], *(6 * x / x.sum(1, keepdim=True) for x in raw[1:])]
+        supply, demand = (6 * x / x.sum(1, keepdim=True) for x in raw[1:])
+        scaled = Problems(raw.cost, supply, demand)
         return list(torch.autograd.grad(transport.value(solver, *scaled).sum(), raw, allow_unused=True))
 
-    for part, own, theirs in zip(("cost", "supply", "demand"), gradient(case.solver), gradient(cls()), strict=True):
-        if own is not None:
-            off = float((own - theirs).abs().max() / theirs.abs().max())
+    for part, ours, theirs in zip(("cost", "supply", "demand"), gradient(case.solver), gradient(cls()), strict=True):
+        if ours is not None and theirs is not None:
+            off = float((ours - theirs).abs().max() / theirs.abs().max())
             require(
                 off <= max(case.tolerance.gradient, 1e-5),
                 f"gradient of the {part} differs from {cls.__name__}'s by {off:.2e}",
@@ -227,7 +229,7 @@ def between(case: Case) -> str | None:
             left = (base - case.value(cost, supply - move, demand)) / step
             price, slip = (
                 plan.supply_price[:, i] - plan.supply_price[:, j],
-                2 * case.near((cost, supply, demand)) / step,
+                2 * case.near(Problems(cost, supply, demand)) / step,
             )
             require(
                 (left - slip <= price) & (price <= right + slip),
@@ -271,14 +273,17 @@ def restartable(case: Case) -> str | None:
     """From the basis of an earlier solve, or from nonsense, the optimum is the same; from its own it takes no pivot."""
     if not case.solver.warm_start:
         return "has no warm start"
+    solver = cast(WarmStarts, case.solver)
     for name in ("random", "uniform weights", "exact zeros", "coarse grid"):
         for n, m in ((9, 9), (40, 30), (3, 40)):
             cost, supply, demand = given = family(name, n, m, 4, seed=13)
             plan = transport.solve(case.solver, *given)
-            again = case.solver.solve(*given, basis=plan.basis)
+            require(plan.basis is not None, f"{name}, {n}×{m}: a plan has no basis to start from")
+            assert plan.basis is not None
+            again = solver.solve(*given, basis=plan.basis)
             require(again.iterations == 0, f"{name}, {n}×{m}: needs pivots from its own basis")
             wave = 1 + 0.05 * torch.arange(n * m, dtype=cost.dtype).reshape(n, m).cos()
-            moved = (cost * wave, supply.flip(1).clone(), demand)
+            moved = Problems(cost * wave, supply.flip(1).clone(), demand)
             best = case.value(*moved)
             for basis in (
                 plan.basis,
@@ -287,7 +292,7 @@ def restartable(case: Case) -> str | None:
                 torch.full_like(plan.basis, -1),
                 plan.basis.flip(1),
             ):
-                found = (moved[0] * case.solver.solve(*moved, basis=basis).flow).sum((1, 2))
+                found = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
                 require(
                     (found - best).abs() <= 2 * case.near(moved), f"{name}, {n}×{m}: a warm start changes the value"
                 )

@@ -1,6 +1,6 @@
 """Batch norm whose statistics are those of all processes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,13 @@ class _Sum(torch.autograd.Function):
     """Sum of a tensor over the processes; so is its gradient."""
 
     @staticmethod
-    def forward(_, x: Tensor) -> Tensor:
+    def forward(_: Any, x: Tensor) -> Tensor:
         x = x.clone()
         torch.distributed.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(_, grad: Tensor) -> Tensor:
+    def backward(_: Any, grad: Tensor) -> Tensor:
         return _Sum.apply(grad)
 
 

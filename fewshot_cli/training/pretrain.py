@@ -39,7 +39,8 @@ class ClassObjective(nn.Module):
 
     def __init__(self, backbone: Backbone[Any], classifier: nn.Module, spec: PretrainSpec) -> None:
         super().__init__()
-        self.backbone, self.classifier, self.spec = backbone, classifier, spec
+        self.backbone: nn.Module = backbone
+        self.classifier, self.spec = classifier, spec
         self.rotation_head = nn.Linear(backbone.channels, 4) if spec.rotation else None
         self.register_load_state_dict_pre_hook(_rename_rotation_head)
 

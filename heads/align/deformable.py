@@ -73,7 +73,7 @@ class DeformableConv2d(nn.Conv2d):
         bias: bool = False,
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, bias=bias)
-        self.version, self.backend = version, backend
+        self.version, self.backend, self.places = version, backend, (stride, padding)
         if version != "plain":
             self.offset = _Zeros(inputs, 2 * kernel**2, kernel, stride, padding)
         if version == "v2":  # a layer of its own, so that the offsets learned by v1 fit
@@ -86,8 +86,8 @@ class DeformableConv2d(nn.Conv2d):
         with _no_autocast(x.device):
             x = x.to(self.weight.dtype)
             mask = 2 * self.mask(x).sigmoid() if self.version == "v2" else None
-            where = self.stride, self.padding, self.dilation
-            return deform_conv2d(x, self.offset(x), self.weight, self.bias, *where, mask, self.backend)
+            stride, padding = self.places
+            return deform_conv2d(x, self.offset(x), self.weight, self.bias, stride, padding, 1, mask, self.backend)
 
 
 class _Zeros(nn.Conv2d):

@@ -3,77 +3,16 @@ they are compared.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Alignment, Head, Options, Solver, Stage
+from fewshot_cli.contracts import Alignment, Head, Solver, Stage
 from fewshot_cli.heads.align.modules import Correspondence, Foreground, Offsets, sample
+from fewshot_cli.heads.align.options import AlignOptions
 from fewshot_cli.runtime.device import free_memory
-
-
-class AlignOptions(Options):
-    """The three modules as switches, and what the paper leaves open; defaults are its text where it has one."""
-
-    deform: Literal["v1", "v2", "plain", "none"] = Field(
-        "v1", description="block φ of FOE: deformable convolution (v2 with a mask), an ordinary one, or none"
-    )
-    deform_layers: int = Field(1, ge=1, le=8, description="layers of φ, each with batch norm and ReLU")
-    deform_residual: bool = Field(False, description="add φ's input to its output")
-    mask: bool = Field(True, description="FOE's attention mask (eq. 2, 3)")
-    correspondence: Literal["softmax", "plan", "none"] = Field(
-        "softmax",
-        description="LSC's transport of support features: row softmax (eq. 5), the recipe's solver's plan, or no LSC",
-    )
-    softmax_over: Literal["support", "query"] = Field(
-        "support",
-        description="positions whose weights sum to one: the support's (text) or the query's (eq. 5 as printed)",
-    )
-    temperature: float = Field(1.0, gt=0, le=1e3, description="divides the correlations; the paper has none")
-    learn_temperature: bool = Field(False, description="train the temperature, starting there")
-    embed: bool = Field(True, description="LSC's embedding g before the correlation")
-    embed_channels: int | None = Field(None, ge=1, le=65536, description="width of g (default: half the channels)")
-    values: Literal["raw", "embedded"] = Field(
-        "raw", description="features that are transported and compared: FOE's output, or g's"
-    )
-    manipulate: bool = Field(True, description="SSM: move each position by a predicted offset (eq. 7, 8)")
-    offset_channels: int | None = Field(
-        None, ge=1, le=65536, description="width of SSM's predictor h (default: the channels, at most 128)"
-    )
-    offset_scale: float = Field(1.0, gt=0, le=2, description="largest offset, in halves of the map")
-    offset_pixels: float | None = Field(None, gt=0, le=1000, description="largest offset in positions, in its place")
-    offset_zero: bool = Field(True, description="start SSM at no offset, so that adding it changes nothing at first")
-    distance: Literal["squared_euclidean", "euclidean"] = "squared_euclidean"
-    reduce: Literal["mean", "sum", "gap"] = Field(
-        "mean",
-        description="squares over positions: their mean or sum (before the root of euclidean), or "
-        "pooled features first",
-    )
-    scale: float = Field(1.0, gt=0, le=1e6, description="where the learned factor of the logits starts")
-    shots: Literal["before", "after", "score"] = Field(
-        "before", description="several shots: mean of their maps, of their aligned maps, or of their scores"
-    )
-    chunk: int | None = Field(
-        None,
-        ge=1,
-        le=10_000_000,
-        json_schema_extra={"speed": True},
-        description="pairs in one piece (default: by the free memory); changes rounding only, unless "
-        "a solver's stop looks at its batch",
-    )
-
-    @model_validator(mode="after")
-    def _one_range(self) -> "AlignOptions":
-        if self.offset_pixels is not None and self.offset_scale != 1:
-            raise PydanticCustomError(
-                "offsets", "offset_pixels and offset_scale both say how far positions move; leave one out"
-            )
-        return self
 
 
 class Align(Head[AlignOptions]):
@@ -94,12 +33,13 @@ class Align(Head[AlignOptions]):
         if o.correspondence != "plan":
             self.solver = None
         self.foreground = Foreground(channels, o.deform, o.deform_layers, o.deform_residual, o.mask)
-        self.correspondence = Correspondence(channels, o, self.solver) if o.correspondence != "none" else None
-        if self.solver is not None and self.solver.gradient != "autograd" and o.values == "raw":
-            self.correspondence.embed.requires_grad_(False)  # it gets none, and several processes would wait for one
-        compared = channels
-        if self.correspondence is not None and o.values == "embedded":
-            compared = self.correspondence.width
+        self.correspondence, compared = None, channels
+        if o.correspondence != "none":
+            self.correspondence = Correspondence(channels, o, self.solver)
+            if o.values == "embedded":
+                compared = self.correspondence.width
+            elif self.solver is not None and self.solver.gradient != "autograd":
+                self.correspondence.embed.requires_grad_(False)  # it gets none, and several processes would wait for it
         self.offsets = Offsets(compared, o) if o.manipulate else None
         self.scale = nn.Parameter(torch.tensor(float(self.options.scale)))
 
@@ -180,9 +120,8 @@ class _Pairs:
     def __init__(self, head: Align, support: Tensor, query: Tensor, keys: tuple[Tensor, Tensor] | None) -> None:
         (episodes, way, shot), q = support.shape[:3], query.shape[1]
         self.head, self.options, self.shape, self.episodes = head, head.options, query.shape[-2:], episodes
-        self.support, self.query, self.keys = support.flatten(0, 2), query.flatten(0, 1), None
-        if keys is not None:
-            self.keys = keys[0].flatten(0, 2), keys[1].flatten(0, 1)
+        self.support, self.query = support.flatten(0, 2), query.flatten(0, 1)
+        self.keys = None if keys is None else (keys[0].flatten(0, 2), keys[1].flatten(0, 1))
         self.together = shot if self.options.shots == "after" else 1  # pairs whose aligned maps are averaged
         device, each = query.device, way * shot
         self.of_query = torch.arange(episodes * q, device=device).repeat_interleave(each)
@@ -193,17 +132,18 @@ class _Pairs:
     def distances(self) -> Tensor:
         """Distances [E·q·way·shots that are scored one by one]."""
         parts = self.parts()
-        if self.head.offsets is None:
+        predictor = self.head.offsets
+        if predictor is None:
             return self.pieces(parts, lambda pick: self.compared(self.carried(pick), pick))
-        own = self.head.offsets.query(self.query)
+        of_queries = predictor.query(self.query)
 
         def first(carried: Tensor, pick: Tensor) -> Tensor:
-            return self.head.offsets.support(carried) + own.index_select(0, self.of_query[pick])
+            return predictor.support(carried) + of_queries.index_select(0, self.of_query[pick])
 
         if len(parts) == 1:
             carried = self.carried(parts[0])
-            return self.compared(sample(carried, self.head.offsets(first(carried, parts[0]))), parts[0])
-        offsets = self.head.offsets(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
+            return self.compared(sample(carried, predictor(first(carried, parts[0]))), parts[0])
+        offsets = predictor(self.pieces(parts, lambda pick: first(self.carried(pick), pick)))
         with transport.unrecorded():  # the same problems once more
             return self.pieces(
                 parts, lambda pick: self.compared(sample(self.carried(pick), offsets.index_select(0, pick)), pick)
@@ -232,13 +172,16 @@ class _Pairs:
 
     def weights(self, pick: Tensor) -> Tensor:
         """LSC's weights [P,HW,HW] of the support's positions for each position of the query."""
+        correspondence = self.head.correspondence
+        if self.keys is None or correspondence is None:
+            raise RuntimeError("there are no weights without LSC")
         query = self.keys[1].index_select(0, self.of_query[pick])
         support = self.keys[0].index_select(0, self.of_support[pick])
         if self.head.solver is None or len(pick) == self.count:
-            return self.head.correspondence(query, support)
+            return correspondence(query, support)
         episode = int(pick[0]) * self.episodes // self.count
         with transport.episodes(episode, episode + 1):
-            return self.head.correspondence(query, support)
+            return correspondence(query, support)
 
     def carried(self, pick: Tensor) -> Tensor:
         """Support maps [P,d,h,w] after LSC (eq. 6)."""

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Options, Solver
+from fewshot_cli.contracts import Solver
 from fewshot_cli.heads.align.deformable import DeformableConv2d
+from fewshot_cli.heads.align.options import AlignOptions, Deform
 
 TINY = 1e-12
 
@@ -17,18 +18,14 @@ class Foreground(nn.Module):
     maps [N,d,h,w] → the same shape.
     """
 
-    def __init__(self, channels: int, version: str, layers: int, residual: bool, mask: bool) -> None:
+    def __init__(self, channels: int, version: Deform, layers: int, residual: bool, mask: bool) -> None:
         super().__init__()
         self.residual, self.mask = residual, mask
         self.block = nn.Sequential()
-        for _ in range(layers if version != "none" else 0):
-            self.block.append(
-                nn.Sequential(
-                    DeformableConv2d(channels, channels, version=version),
-                    nn.BatchNorm2d(channels),
-                    nn.ReLU(inplace=True),
-                )
-            )
+        if version != "none":
+            for _ in range(layers):
+                convolution = DeformableConv2d(channels, channels, version=version)
+                self.block.append(nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)))
 
     def forward(self, maps: Tensor) -> Tensor:
         """As the class says."""
@@ -50,7 +47,7 @@ class Correspondence(nn.Module):
     `keys` embeds maps by g: 1×1 convolution, batch norm, ReLU, 1×1 convolution, shared by both sides.
     """
 
-    def __init__(self, channels: int, options: Options, solver: Solver | None) -> None:
+    def __init__(self, channels: int, options: AlignOptions, solver: Solver | None) -> None:
         super().__init__()
         self.options, self.solver = options, solver
         self.width = (options.embed_channels or max(1, channels // 2)) if options.embed else channels
@@ -83,6 +80,8 @@ class Correspondence(nn.Module):
         cost = 1 - correlation
         n, m = cost.shape[1:]
         supply, demand = cost.new_full((len(cost), n), 1 / n), cost.new_full((len(cost), m), 1 / m)
+        if self.solver is None:
+            raise RuntimeError("correspondence=plan was constructed without a solver")
         if self.solver.gradient != "autograd":
             cost = cost.detach()
         transport.check(cost, supply, demand)
@@ -103,7 +102,7 @@ class Offsets(nn.Module):
     of the map.
     """
 
-    def __init__(self, channels: int, options: Options) -> None:
+    def __init__(self, channels: int, options: AlignOptions) -> None:
         super().__init__()
         width = options.offset_channels or min(channels, 128)
         self.scale, self.pixels = options.offset_scale, options.offset_pixels
@@ -116,8 +115,8 @@ class Offsets(nn.Module):
             for half in (self.support, self.query):
                 half.weight /= 2**0.5
         if options.offset_zero:
-            nn.init.zeros_(self.last.weight)
-            nn.init.zeros_(self.last.bias)
+            for start in self.last.parameters():
+                nn.init.zeros_(start)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the class says."""

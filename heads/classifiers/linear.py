@@ -29,7 +29,7 @@ class TwoLayer(Classifier[TwoLayerOptions]):
     DeepEMD's text finds it better than one layer (CVPR 2020, section 4.1); its code has one.
     """
 
-    def __init__(self, options: Options | None = None, *, channels: int, classes: int) -> None:
+    def __init__(self, options: TwoLayerOptions | None = None, *, channels: int, classes: int) -> None:
         super().__init__(options, channels=channels, classes=classes)
         hidden = self.options.hidden or channels
         self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, classes))

@@ -123,7 +123,7 @@ class MultiProxy(Classifier[MultiProxyOptions]):
             demand = cosine.new_full((), 1 / proxies).expand(count * classes, proxies)
         else:
             demand = self.masses.softmax(1).expand(count, -1, -1).flatten(0, 1)
-        return assign(self.solver, cosine.flatten(0, 1), self.options.power, demand)
+        return assign(self.needed_solver, cosine.flatten(0, 1), self.options.power, demand)
 
 
 class MultiLinearOptions(Options):

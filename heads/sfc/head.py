@@ -78,7 +78,7 @@ class SFC(LocalHead[SFCOptions]):
 
     def score(self, layer: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way] of maps [E,q,d,h,w] under the layer [E,way,n,d]."""
-        return emd_logits(self.solver, nodes(query, self.options.pyramid), layer, self.options)
+        return emd_logits(self.needed_solver, nodes(query, self.options.pyramid), layer, self.options)
 
     def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """The layer [E,way,n,d] learned on maps [E,P,d,h,w] with labels [P], the same in every episode.
@@ -94,7 +94,7 @@ class SFC(LocalHead[SFCOptions]):
             from fewshot_cli.heads.sfc import flow  # it compiles, which nobody else should wait for
 
             return flow.learn(
-                self.solver,
+                self.needed_solver,
                 start,
                 pictures,
                 labels,
@@ -117,7 +117,7 @@ class SFC(LocalHead[SFCOptions]):
         for pick in (step.to(start.device) for step in steps):
             with torch.enable_grad():
                 basis = transport.Basis(None if trees is None else trees[:, pick].flatten(0, 2))
-                logits = emd_logits(self.solver, pictures[:, pick], layer, self.options, basis)
+                logits = emd_logits(self.needed_solver, pictures[:, pick], layer, self.options, basis)
                 target = labels[pick].expand(len(layer), -1)
                 loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
             (layer.grad,) = torch.autograd.grad(loss, layer)

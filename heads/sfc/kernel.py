@@ -4,8 +4,6 @@ J nodes of the layer, N of all pictures of an episode; û is a picture's node, c
 layer, w its momentum. Where products are kept, state holds û·v and moving û·w for all J and N, else v and w themselves.
 """
 
-from functools import partial
-
 import numpy as np
 
 from fewshot_cli.kernels.compile import FLOATS, njit
@@ -22,9 +20,9 @@ from fewshot_cli.kernels.vectors import (
     summed,
 )
 
-compiled = partial(njit, title="the fine-tuning", **FLOATS)
+compiled = njit(title="the fine-tuning", **FLOATS)
 # a call might run a copy compiled by itself, with other last bits, in the process that compiles the code, and no other
-inlined = partial(njit, forceinline=True, **FLOATS)
+inlined = njit(forceinline=True, **FLOATS)
 LANES = F32.count
 KEPT = 16  # steps whose sparse gradients are kept before they are added up
 LEAST = 1e-12  # lengths below it count as it, as in `torch.nn.functional.normalize`

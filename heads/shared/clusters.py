@@ -45,7 +45,7 @@ def _cluster(features: np.ndarray, clusters: int | None) -> np.ndarray:
     from threadpoolctl import threadpool_limits
 
     if features.shape[1] > len(features):  # n points span n dimensions, and in these their distances are the same
-        features = np.linalg.qr(features.T, mode="r").T
+        features = np.asarray(np.linalg.qr(features.T, mode="r")).T
     with threadpool_limits(1), warnings.catch_warnings():  # threads would only wait for each other on so few points
         warnings.simplefilter("ignore")  # fewer distinct features than clusters: then there are fewer clusters
         if clusters is None:

@@ -1,6 +1,6 @@
 """What the heads on local features share: nodes with their pyramid, node weights, pairwise cosines."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,34 @@ class WeightedOptions(ReferenceOptions):
     cluster_nodes: Literal["centroids", "positions"] = Field(
         "centroids", description="under kmeans and mean_shift: nodes are the clusters, or still the positions"
     )
+
+
+class Weighing(Protocol):
+    """What node weights need to know of a head's options."""
+
+    @property
+    def weights(self) -> str:
+        """One of `WeightedOptions.weights`."""
+
+    @property
+    def floor(self) -> float:
+        """See `ReferenceOptions`."""
+
+
+class Posing(Weighing, Protocol):
+    """What a transport problem needs to know of a head's options besides."""
+
+    @property
+    def norm(self) -> str:
+        """See `LocalOptions`."""
+
+    @property
+    def temperature(self) -> float:
+        """See `LocalOptions`."""
+
+    @property
+    def gradient(self) -> str:
+        """`full` or `flow`."""
 
 
 LocalT = TypeVar("LocalT", bound=LocalOptions)
@@ -96,7 +124,7 @@ def cells(size: tuple[int, int], pyramid: tuple[int, ...] = ()) -> Tensor:
     return torch.cat(levels)
 
 
-def weigh(query: Tensor, proto: Tensor, options: WeightedOptions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def weigh(query: Tensor, proto: Tensor, options: Weighing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes and weights of every pair: query [E,q,n,d], proto [E,way,m,d] → query and proto nodes of the same shapes,
     supply [E,q,way,n] and demand [E,q,way,m], both with total n.
 
@@ -107,7 +135,7 @@ def weigh(query: Tensor, proto: Tensor, options: WeightedOptions) -> tuple[Tenso
     if options.weights == "cross_reference":
         return query, proto, *cross_reference(query, proto, options.floor)
     supply, demand = query.new_ones(episodes, q, n), proto.new_ones(episodes, way, m)
-    if options.weights != "equal":
+    if isinstance(options, WeightedOptions) and options.weights != "equal":
         count = options.clusters if options.weights == "kmeans" else None
         query, supply = clusters.quantise(query, normal(query, options.norm), count, options.cluster_nodes)
         proto, demand = clusters.quantise(proto, normal(proto, options.norm), count, options.cluster_nodes)
@@ -124,7 +152,7 @@ def cross_reference(query: Tensor, proto: Tensor, floor: float) -> tuple[Tensor,
     supply = products(query, proto.mean(2))
     to_query = query.mean(2) @ proto.flatten(1, 2).mT  # [E, q, way·m]
     demand = to_query.unflatten(2, proto.shape[1:3])
-    return tuple(to_total(F.relu(w) + floor, n) for w in (supply, demand))
+    return to_total(F.relu(supply) + floor, n), to_total(F.relu(demand) + floor, n)
 
 
 def to_total(weights: Tensor, total: int) -> Tensor:

@@ -5,6 +5,7 @@ stream.
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def missing() -> str | None:
 
 
 @cache
-def _kernel(wide: bool, group: int, device: int):
+def _kernel(wide: bool, group: int, device: int) -> Any:
     import cupy
 
     with cupy.cuda.Device(device):
@@ -82,7 +83,7 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
     batch, n, m = cost.shape
     kind = torch.float64 if cost.dtype == torch.float64 else torch.float32
     given = [x.detach().to(kind).contiguous() for x in (cost, supply, demand)]
-    out = [torch.zeros_like(given[0]), torch.empty_like(given[1]), torch.empty_like(given[2])]
+    flow, rows, columns = torch.zeros_like(given[0]), torch.empty_like(given[1]), torch.empty_like(given[2])
     iterations = torch.empty(batch, dtype=torch.int64, device=cost.device)
     converged = torch.empty(batch, dtype=torch.bool, device=cost.device)
     if batch:
@@ -97,11 +98,11 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
             blocks = min(blocks, GROUPS // each)
         workspace = torch.empty(max(1, slot * blocks * each), dtype=torch.uint8, device=cost.device)
         kernel = _kernel(kind == torch.float64, group, cost.device.index)
-        pointers = [np.uint64(x.data_ptr()) for x in (*given, *out, iterations, converged)]
+        pointers = [np.uint64(x.data_ptr()) for x in (*given, flow, rows, columns, iterations, converged)]
         sizes = [np.int32(x) for x in (batch, n, m)]
         room = [np.uint64(workspace.data_ptr()), np.int64(slot), *(np.int32(x) for x in on_chip)]
         stream = torch.cuda.current_stream(cost.device).cuda_stream
         with cupy.cuda.Device(cost.device.index), cupy.cuda.ExternalStream(stream):
             kernel.max_dynamic_shared_size_bytes = sum(on_chip) * each
             kernel((blocks,), (group * each,), (*pointers, *sizes, *room), shared_mem=sum(on_chip) * each)
-    return Plan(*out, iterations, converged)
+    return Plan(flow, rows, columns, iterations, converged)

@@ -33,7 +33,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
     Both decide by the same integers, so the optimum is exact; the CPU rounds its prices in float64.
     """
 
-    devices = ("cpu", "cuda")
+    devices: tuple[str, ...] = ("cpu", "cuda")
     exact = True
     warm_start = True
     tolerance = Tolerance(1e-11, 1e-11, 1e-6)

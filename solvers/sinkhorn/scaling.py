@@ -4,7 +4,7 @@ is scaled, and they stop when the scaling hardly changes.
 
 from collections.abc import Callable
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,10 @@ def scale(
     if direct and alike and all(x.device.type == "cpu" for x in (cost, supply, demand)) and _kernel() is not None:
         if torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand)):
             return _Compiled.apply(cost, supply, demand, epsilon, most, threshold, each)
-        return _forward(_Problems(cost, supply, demand, epsilon), most, threshold, each, keep=False)[:3]
+        plan, iterations, converged, _ = _forward(
+            _Problems(cost, supply, demand, epsilon), most, threshold, each, keep=False
+        )
+        return plan, iterations, converged
     return _by_torch(cost, supply, demand, epsilon, most, threshold, each, direct)
 
 
@@ -49,10 +52,10 @@ def _by_torch(
     left = torch.ones(len(cost), dtype=torch.bool, device=cost.device)
     iterations = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
     for _ in range(most):
-        fresh = step.both(b)
+        next_a, next_b = step.both(b)
         if each and not bool(left.all()):
-            fresh = tuple(torch.where(left[:, None], new, old) for new, old in zip(fresh, (a, b), strict=True))
-        a, b = fresh
+            next_a, next_b = torch.where(left[:, None], next_a, a), torch.where(left[:, None], next_b, b)
+        a, b = next_a, next_b
         iterations += left
         now = a.detach() if direct else a.detach().exp()
         change = (now - last).abs().mean(1)
@@ -92,8 +95,8 @@ class _logarithmic:
 
 
 @cache
-def _kernel() -> ModuleType | None:
-    """The compiled iterations; None where Numba does not import."""
+def _kernel() -> Any:
+    """The compiled iterations, a module; None where Numba does not import."""
     try:
         from fewshot_cli.solvers.sinkhorn import scaling_kernel
     except (ImportError, RuntimeError, OSError):
@@ -141,7 +144,9 @@ def _masses(rows: Tensor) -> tuple[np.ndarray, int]:
     return rows.detach().contiguous().numpy().ravel(), apart
 
 
-def _forward(problems: _Problems, most: int, threshold: float, each: bool, keep: bool) -> tuple[Tensor, ...]:
+def _forward(
+    problems: _Problems, most: int, threshold: float, each: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Plans, iterations, converged, and column sums [B,·,m]: with `keep` those of all iterations, else of the last
     few.
     """
@@ -170,7 +175,9 @@ class _Compiled(torch.autograd.Function):
     """Plans, iterations and convergence by the compiled loops; of the iterations the column sums are kept."""
 
     @staticmethod
-    def forward(ctx, cost, supply, demand, epsilon, most, threshold, each):
+    def forward(
+        ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float, most: int, threshold: float, each: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         problems = _Problems(cost, supply, demand, epsilon)
         plan, iterations, converged, sums = _forward(problems, most, threshold, each, keep=True)
         ctx.mark_non_differentiable(iterations, converged)
@@ -180,7 +187,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         cost, supply, demand, sums, iterations = ctx.saved_tensors
         problems, wanted = _Problems(cost, supply, demand, ctx.epsilon), ctx.needs_input_grad[1:3]
         to_cost = np.empty(cost.numel(), problems.kind)

@@ -17,8 +17,6 @@ and each iteration, last to first, with ẏ_j = −β̇_j β_j / y_j and ẋ_i =
 until Ċ = −K̇∘K / ε.
 """
 
-from functools import partial
-
 from fewshot_cli.kernels.compile import FLOATS, njit
 from fewshot_cli.kernels.vectors import (
     distance,
@@ -37,8 +35,8 @@ from fewshot_cli.kernels.vectors import (
     summed,
 )
 
-compiled = partial(njit, title="Sinkhorn's scaling", **FLOATS)
-inlined = partial(njit, forceinline=True, **FLOATS)  # a call would count references to every array
+compiled = njit(title="Sinkhorn's scaling", **FLOATS)
+inlined = njit(forceinline=True, **FLOATS)  # a call would count references to every array
 
 # `problems` is (cost, across, down, −ε, supply, step, demand, step): flat arrays, of cost also how many numbers apart
 # columns and rows lie, of supply and demand how many problems do. `room` is (n, matrices [2,m,W], rows [3,W], columns

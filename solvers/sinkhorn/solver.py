@@ -6,7 +6,7 @@ iterations are matrix-vector products with the plan found so far (Schmitzer 2019
 converged leave the batch.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -65,9 +65,11 @@ class Sinkhorn(Solver[SinkhornOptions]):
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; in the tensors' own precision. Prices are the potentials, optimal up to ε."""
-        o, given = self.options, [x.detach() for x in (cost, supply, demand)]
+        o, given = self.options, (cost.detach(), supply.detach(), demand.detach())
         wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
-        unrolled, u, v = wanted and o.gradient == "unrolled", None, None
+        unrolled = wanted and o.gradient == "unrolled"
+        u: Tensor | None = None
+        v: Tensor | None = None
         if o.stop in ("change", "change_each"):
             with torch.set_grad_enabled(unrolled):
                 inputs = (cost, supply, demand) if unrolled else given
@@ -101,7 +103,8 @@ def _columns(cost: Tensor, log_demand: Tensor, u: Tensor, epsilon: float) -> Ten
 
 def _schedule(cost: Tensor, options: SinkhornOptions) -> list[float]:
     """ε of each stage; the last is the one asked for."""
-    stages, epsilon = [], float(cost.abs().amax()) if cost.numel() else 0.0
+    stages: list[float] = []
+    epsilon = float(cost.abs().amax()) if cost.numel() else 0.0
     most = max(0, options.max_iterations - VISIT) // VISIT  # room for at least one look at the ε asked for
     while options.scaling < 1 and epsilon > options.regularisation and len(stages) < most:
         stages.append(epsilon)
@@ -109,7 +112,9 @@ def _schedule(cost: Tensor, options: SinkhornOptions) -> list[float]:
     return [*stages, options.regularisation]
 
 
-def _potentials(cost: Tensor, supply: Tensor, demand: Tensor, options: SinkhornOptions) -> tuple[Tensor, ...]:
+def _potentials(
+    cost: Tensor, supply: Tensor, demand: Tensor, options: SinkhornOptions
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """u [B,n], v [B,m], iterations [B] and converged [B]."""
     batch = len(cost)
     u, v = torch.zeros_like(supply), torch.zeros_like(demand)
@@ -205,14 +210,14 @@ class _Implicit(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, cost, supply, demand, flow, epsilon):
+    def forward(ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, flow: Tensor, epsilon: float) -> Tensor:
         flow = flow.clone()
         ctx.save_for_backward(flow)
         ctx.epsilon = epsilon
         return flow
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (flow,) = ctx.saved_tensors
         x, g = flow.double(), grad.double()
         s, d = x.sum(2), x.sum(1)
