@@ -1,4 +1,4 @@
-"""Residual networks for small pictures: three groups of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2)."""
+"""Residual networks for small images: three groups of 16, 32 and 64 channels (He et al., CVPR 2016, section 4.2)."""
 
 from typing import Annotated
 

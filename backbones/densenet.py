@@ -1,4 +1,4 @@
-"""Densely connected networks for small pictures (Huang et al., CVPR 2017)."""
+"""Densely connected networks for small images (Huang et al., CVPR 2017)."""
 
 from typing import Annotated
 

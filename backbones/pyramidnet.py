@@ -1,4 +1,4 @@
-"""Pyramidal residual networks for small pictures: a little wider with every block (Han et al., CVPR 2017)."""
+"""Pyramidal residual networks for small images: a little wider with every block (Han et al., CVPR 2017)."""
 
 from typing import Annotated
 

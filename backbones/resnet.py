@@ -1,4 +1,4 @@
-"""Residual networks for ImageNet's pictures (He et al., CVPR 2016, Table 1), with torchvision's names of parameters."""
+"""Residual networks for ImageNet's images (He et al., CVPR 2016, Table 1), with torchvision's names of parameters."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ class ImageNetResNetOptions(Options):
 
     depth: Literal[18, 50, 101] = Field(50, description="layers with the classifier; 18 has basic blocks")
     stem: Literal["imagenet", "cifar"] = Field(
-        "imagenet", description="7×7 with stride 2 and a pool, or, for small pictures, 3×3 with stride 1"
+        "imagenet", description="7×7 with stride 2 and a pool, or, for small images, 3×3 with stride 1"
     )
 
 
@@ -28,7 +28,7 @@ class ImageNetResNet(Backbone[ImageNetResNetOptions]):
     A bottleneck's stride is in its 3×3 convolution (version 1.5). Parameters are called `conv1.weight`,
     `layer1.0.conv1.weight`, `layer2.0.downsample.0.weight` and so on: a checkpoint of torchvision fits once its `fc` is
     left out. images [N,3,H,W] → [N,d,⌈H/32⌉,⌈W/32⌉]: 224×224 gives 7×7; d is 512 for depth 18, else 2048. With the stem
-    for small pictures it is ⌈H/8⌉: 32×32 gives 4×4.
+    for small images it is ⌈H/8⌉: 32×32 gives 4×4.
     """
 
     trial = {"depth": 18}

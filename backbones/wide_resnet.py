@@ -1,4 +1,4 @@
-"""Wide residual networks for small pictures, with pre-activation (Zagoruyko and Komodakis, BMVC 2016)."""
+"""Wide residual networks for small images, with pre-activation (Zagoruyko and Komodakis, BMVC 2016)."""
 
 from typing import Annotated
 

@@ -36,8 +36,8 @@ def main() -> None:
     shape = (given.channels, given.side, given.side)
     classes = torch.randn(given.episodes, 5, 1, *shape[:1], 1, 1, generator=rng)
     common = torch.randn(given.channels, 1, 1, generator=rng)
-    pictures = (torch.randn(given.episodes, 5, given.shot + 15, *shape, generator=rng) + 0.5 * classes + common).relu()
-    support, query = pictures[:, :, : given.shot], pictures[:, :, given.shot :].flatten(1, 2)
+    images = (torch.randn(given.episodes, 5, given.shot + 15, *shape, generator=rng) + 0.5 * classes + common).relu()
+    support, query = images[:, :, : given.shot], images[:, :, given.shot :].flatten(1, 2)
 
     def head(gradient: str) -> Head:
         spec = default_part("heads", "sfc", passes=given.passes, gradient=gradient)

@@ -337,7 +337,7 @@ class Proxied(Protocol):
 
 
 class Extractor(Part[OptionsT]):
-    """How a picture becomes local features: the positions of its map, or the pooled features of several patches of it.
+    """How an image becomes local features: the positions of its map, or the pooled features of several patches of it.
 
     `patches` is the number of patches, 0 for the map; `random` says that evaluation draws them too.
     """
@@ -346,19 +346,19 @@ class Extractor(Part[OptionsT]):
     random: ClassVar[bool] = False
 
     def side(self, size: int, decoded: int) -> int:
-        """Side of the pictures it works on, for a network's input of `size` and pictures `decoded` before a centre
+        """Side of the images it works on, for a network's input of `size` and images `decoded` before a centre
         crop.
         """
         return decoded
 
     def boxes(self, sizes: Tensor, rng: torch.Generator, training: bool) -> tuple[Tensor, Tensor]:
-        """Patches of pictures with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as
-        shares of the picture, and whether each is mirrored [N,patches] bool.
+        """Patches of images with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as
+        shares of the image, and whether each is mirrored [N,patches] bool.
         """
         raise NotImplementedError
 
     def tiles(self, boxes: Tensor) -> Tensor:
-        """Where a figure draws the patches [patches,4] of one picture: on their boxes, unless these overlap by
+        """Where a figure draws the patches [patches,4] of one image: on their boxes, unless these overlap by
         design.
         """
         return boxes

@@ -1,4 +1,4 @@
-"""Meta DeepBDC (Xie et al., CVPR 2022): pictures as matrices of Brownian distance covariance between channels."""
+"""Meta DeepBDC (Xie et al., CVPR 2022): images as matrices of Brownian distance covariance between channels."""
 
 from typing import Literal
 
@@ -10,13 +10,13 @@ from fewshot_cli.contracts import Head, Options, Solver
 
 
 class DeepBDCOptions(Options):
-    """Size of a picture's matrix and what compares two of them."""
+    """Size of an image's matrix and what compares two of them."""
 
     channels: int | None = Field(
         None,
         ge=2,
         le=65536,
-        description="rows of a picture's matrix after a 1×1 convolution (paper: 256 of ResNet-18's "
+        description="rows of an image's matrix after a 1×1 convolution (paper: 256 of ResNet-18's "
         "512 on CUB; default: "
         "all channels without a convolution, as with ResNet-12's 640)",
     )
@@ -30,7 +30,7 @@ class DeepBDC(Head[DeepBDCOptions]):
 
     A is the upper triangle of the distances between channels (each a vector over the r positions), √(τ·‖x_i − x_j‖² +
     1e-5), less the means of row and column plus the mean of all. The learned τ starts at 1/2r, r being that of the maps
-    at hand. The convolution is followed by batch norm and ReLU; it sees all pictures of a training step, as a
+    at hand. The convolution is followed by batch norm and ReLU; it sees all images of a training step, as a
     backbone's does.
     """
 
@@ -47,8 +47,8 @@ class DeepBDC(Head[DeepBDCOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         (episodes, way, shot), q = support.shape[:3], query.shape[1]
-        pictures = self.represent(torch.cat([support.flatten(1, 2), query], 1).flatten(0, 1))
-        support, query = pictures.unflatten(0, (episodes, -1)).split([way * shot, q], 1)
+        images = self.represent(torch.cat([support.flatten(1, 2), query], 1).flatten(0, 1))
+        support, query = images.unflatten(0, (episodes, -1)).split([way * shot, q], 1)
         prototype = support.unflatten(1, (way, shot)).mean(2)
         inner, o = query @ prototype.mT, self.options
         if o.similarity == "inner" or (o.similarity == "by_shot" and shot == 1):
@@ -68,5 +68,5 @@ class DeepBDC(Head[DeepBDCOptions]):
         return centred[:, above[0], above[1]]
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
-        """Elements of the matrices of an episode's pictures, of their maps after the convolution or of the logits."""
+        """Elements of the matrices of an episode's images, of their maps after the convolution or of the logits."""
         return way * max((shot + query) * self.size * max(self.size, positions), way * query)

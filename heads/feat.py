@@ -27,7 +27,7 @@ class FEAT(Head[FEATOptions]):
     them.
 
     p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task
-    (one head). The loss that pulls a class's adapted pictures together is none of a head's outputs and left out.
+    (one head). The loss that pulls a class's adapted images together is none of a head's outputs and left out.
     """
 
     def __init__(self, options: FEATOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:

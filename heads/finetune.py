@@ -19,7 +19,7 @@ class FinetuneOptions(Options):
     classifier: Literal["dot", "cosine"] = Field("dot", description="scores by dot product with bias, or by cosine")
     scale: float = Field(2.0, gt=0, le=1e6, description="factor of the cosines under classifier=cosine")
     passes: int = Field(100, ge=0, le=100_000, description="passes over the support set")
-    batch: int = Field(4, ge=1, le=100_000, description="support pictures a step")
+    batch: int = Field(4, ge=1, le=100_000, description="support images a step")
     lr: float = Field(0.01, gt=0, le=1000, description="learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="weight decay of SGD")
@@ -40,8 +40,8 @@ class Finetune(Head[FinetuneOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]
-        pictures = support.flatten(4).mean(-1).transpose(1, 2).flatten(1, 2)  # classes alternating
-        layer, bias = self._learn(pictures.detach(), torch.arange(way, device=support.device).repeat(shot), way)
+        images = support.flatten(4).mean(-1).transpose(1, 2).flatten(1, 2)  # classes alternating
+        layer, bias = self._learn(images.detach(), torch.arange(way, device=support.device).repeat(shot), way)
         return self._score(query.flatten(3).mean(-1), layer, bias)
 
     def _score(self, features: Tensor, layer: Tensor, bias: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ class Finetune(Head[FinetuneOptions]):
             return self.options.scale * F.normalize(features, dim=-1) @ F.normalize(layer, dim=-1).mT
         return features @ layer.mT + bias
 
-    def _learn(self, pictures: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
-        o, (episodes, count, d) = self.options, pictures.shape
+    def _learn(self, images: Tensor, labels: Tensor, way: int) -> tuple[Tensor, Tensor]:
+        o, (episodes, count, d) = self.options, images.shape
         rng = torch.Generator().manual_seed(0)
         start = (2 * torch.rand(way, d + 1, generator=rng) - 1) / d**0.5  # as PyTorch starts a linear layer
-        start = start.to(pictures)
+        start = start.to(images)
         layer = start[:, :d].expand(episodes, -1, -1).clone().requires_grad_()
         bias = start[:, d].expand(episodes, 1, -1).clone().requires_grad_()
         learned = [layer] if o.classifier == "cosine" else [layer, bias]
@@ -62,9 +62,9 @@ class Finetune(Head[FinetuneOptions]):
             learned, lr=o.lr, momentum=o.momentum, dampening=o.momentum, weight_decay=o.weight_decay
         )
         for pick in batches(count, o.batch, o.passes, None):
-            pick = pick.to(pictures.device)
+            pick = pick.to(images.device)
             with torch.enable_grad():
-                logits = self._score(pictures[:, pick], layer, bias)
+                logits = self._score(images[:, pick], layer, bias)
                 target = labels[pick].expand(episodes, -1)
                 loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
             for own, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):

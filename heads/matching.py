@@ -1,4 +1,4 @@
-"""Matching networks (Vinyals et al. 2016) without context embeddings: attention by cosine over the support pictures."""
+"""Matching networks (Vinyals et al. 2016) without context embeddings: attention by cosine over the support images."""
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -16,7 +16,7 @@ class MatchingOptions(Options):
 class MatchingNet(Head[MatchingOptions]):
     """Logit = log Σ_shots exp(T·cos(query, support)) on pooled features: at one shot T times the cosine.
 
-    Its softmax over classes is the attention-weighted vote of the support pictures (Vinyals et al. 2016, eq. 1).
+    Its softmax over classes is the attention-weighted vote of the support images (Vinyals et al. 2016, eq. 1).
     """
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class ProxiesOptions(Options):
     passes: int = _learning(
         50, ge=0, le=100_000, description="passes over the support set; 0: proxies stay as they start"
     )
-    batch: int | None = _learning(None, ge=1, le=100_000, description="support pictures a step (default: all)")
+    batch: int | None = _learning(None, ge=1, le=100_000, description="support images a step (default: all)")
     lr: float = _learning(0.3, gt=0, le=1e6, description="learning rate of SGD")
     momentum: float = _learning(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
     weight_decay: float = _learning(0.0, ge=0, le=1, description="weight decay of SGD")
@@ -93,8 +93,8 @@ class Proxies(Head[ProxiesOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]
-        pictures = support.transpose(1, 2).flatten(1, 2)  # classes alternating
-        return self.score(self.learn(pictures, torch.arange(way).repeat(shot)), query)
+        images = support.transpose(1, 2).flatten(1, 2)  # classes alternating
+        return self.score(self.learn(images, torch.arange(way).repeat(shot)), query)
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's products of features and proxies, of its queries or, while learning, of its support
@@ -102,12 +102,12 @@ class Proxies(Head[ProxiesOptions]):
         """
         return way * way * max(query, shot) * positions * self.options.proxies
 
-    def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """Proxies and after each its mass [E,way,M,d+1] of maps [E,P,d,h,w] with labels [P], the same in every episode.
 
-        Classes may have different numbers of pictures.
+        Classes may have different numbers of images.
         """
-        o, labels, features = self.options, labels.to(pictures.device), self._features(pictures)
+        o, labels, features = self.options, labels.to(images.device), self._features(images)
         way = int(labels.max()) + 1
         if o.init == "linear":
             draw = torch.rand(way, o.proxies, self.channels, generator=torch.Generator().manual_seed(0))

@@ -123,23 +123,23 @@ def _draw_flow(
     recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, flows: bool, source: "Source"
 ) -> list[dict[str, Any]]:
     """Draw the matching of two images, or of a query (episode and number) with every class of its episode."""
-    from fewshot_cli.figures.matching import match_episode, match_pictures
+    from fewshot_cli.figures.matching import match_episode, match_images
 
     if query is not None:
         episode, number = query
         return match_episode(recipe, episode, number, out, flows, *source)
     left, right = images
-    return match_pictures(recipe, left, right, out, flows, *source)
+    return match_images(recipe, left, right, out, flows, *source)
 
 
 def _draw_maps(
     recipe: "Recipe", images: list[Path], query: tuple[int, int] | None, out: Path, source: "Source"
 ) -> list[dict[str, Any]]:
     """Draw what head align makes of feature maps, of two images or a query as in `_draw_flow`."""
-    from fewshot_cli.figures.alignment import map_episode, map_pictures
+    from fewshot_cli.figures.alignment import map_episode, map_images
 
     if query is not None:
         episode, number = query
         return map_episode(recipe, episode, number, out, *source)
     left, right = images
-    return map_pictures(recipe, left, right, out, *source)
+    return map_images(recipe, left, right, out, *source)

@@ -1,4 +1,4 @@
-"""What alignment does to a support picture's map, drawn: heat maps and correlations before and after each step.
+"""What alignment does to a support image's map, drawn: heat maps and correlations before and after each step.
 
 Figures 3, 4 and 5 of long-short-range spatial alignment (ACM Multimedia 2021).
 """
@@ -50,12 +50,12 @@ class Sheet:
         return {s.name: float((s.map - self.found.query).square().sum(0).mean()) for s in self.found.stages}
 
 
-def map_pictures(
+def map_images(
     recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
     """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
-    model, pictures = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
-    sheet, failed = _sheet(model, pictures, model.features(pictures), 0, 1, "")
+    model, images = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
+    sheet, failed = _sheet(model, images, model.features(images), 0, 1, "")
     alignments(out, [sheet])
     return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]
 
@@ -63,7 +63,7 @@ def map_pictures(
 def map_episode(
     recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
-    """Draw the same for one query of an episode and every class's first support picture; returns a record a class."""
+    """Draw the same for one query of an episode and every class's first support image; returns a record a class."""
     model = parts_with(recipe, given, root, device, Aligns, NO_MAP)
     split = model.split
     left, others = against(model, episode, query)
@@ -79,8 +79,8 @@ def map_episode(
 
 
 @torch.no_grad()
-def _sheet(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, title: str) -> tuple[Sheet, int]:
-    seen, _ = shown(model.recipe, pictures, [left, right])
+def _sheet(model: Model, images: ImageSet, maps: Tensor, left: int, right: int, title: str) -> tuple[Sheet, int]:
+    seen, _ = shown(model.recipe, images, [left, right])
     assert isinstance(model.head, Aligns)  # or `parts_with` had refused it
     with transport.ledger() as ledger:
         alignment = model.head.align(maps[left], maps[right])
@@ -99,10 +99,10 @@ def alignments(path: Path, sheets: list) -> None:
         len(sheets), columns, figsize=(2 * columns, 2.3 * len(sheets)), layout="constrained", squeeze=False
     )
     for line, sheet in zip(axes, sheets, strict=True):
-        for axis, picture, name in zip(
+        for axis, image, name in zip(
             line, (sheet.query, sheet.support), ("query", sheet.title or "support"), strict=False
         ):
-            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axis.set_title(name, fontsize=9)
         heat = sheet.heat()
         most = max(float(x.max()) for x in heat.values())

@@ -1,4 +1,4 @@
-"""What matches what: the best patches, node weights and flows of two pictures (DeepEMD, CVPR 2020, Figure 5)."""
+"""What matches what: the best patches, node weights and flows of two images (DeepEMD, CVPR 2020, Figure 5)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ from fewshot_cli.features.embed import patches_of
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.runtime.processes import Processes
 
-SHOWN = 240  # least side of a drawn picture
-NO_FLOW = "has no flow between two pictures; use a 1-shot recipe with head {heads}, or --set head={first}"
+SHOWN = 240  # least side of a drawn image
+NO_FLOW = "has no flow between two images; use a 1-shot recipe with head {heads}, or --set head={first}"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of the figure: pictures [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4]
+    """One row of the figure: images [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4]
     as shares), how they match, and the words beside it.
     """
 
@@ -38,7 +38,7 @@ class Panel:
     title: str
 
     def rebuilt(self) -> Tensor:
-        """The left picture from the best matching patches of the right, brightness by node weight: [3,S,S].
+        """The left image from the best matching patches of the right, brightness by node weight: [3,S,S].
 
         Smaller nodes are drawn over larger ones.
         """
@@ -57,7 +57,7 @@ class Panel:
         return out
 
 
-def match_pictures(
+def match_images(
     recipe: Recipe,
     left: Path,
     right: Path,
@@ -67,9 +67,9 @@ def match_pictures(
     root: Path,
     device: torch.device,
 ) -> list[dict]:
-    """Draw how two picture files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
-    model, pictures = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
-    panel, failed = _panel(model, pictures, model.features(pictures), 0, 1, "similarity ")
+    """Draw how two image files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
+    model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
+    panel, failed = _panel(model, images, model.features(images), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
@@ -84,7 +84,7 @@ def match_episode(
     root: Path,
     device: torch.device,
 ) -> list[dict]:
-    """Draw how one query of an episode matches every class's first support picture; returns a record a class."""
+    """Draw how one query of an episode matches every class's first support image; returns a record a class."""
     model = parts_with(recipe, given, root, device, Matches, NO_FLOW)
     split = model.split
     left, others = against(model, episode, query)
@@ -101,15 +101,15 @@ def match_episode(
 
 
 def two(left: Path, right: Path) -> LooseImages:
-    """Two picture files. Raises `DataError` when they are more or fewer."""
-    pictures = LooseImages([left, right])
-    if len(pictures) != 2:
-        raise DataError(f"{left} and {right} hold {len(pictures)} pictures; give two picture files")
-    return pictures
+    """Two image files. Raises `DataError` when they are more or fewer."""
+    images = LooseImages([left, right])
+    if len(images) != 2:
+        raise DataError(f"{left} and {right} hold {len(images)} images; give two image files")
+    return images
 
 
 def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int, int, bool]]]:
-    """A query of an episode, and for each class its index, its first support picture and whether it is the query's.
+    """A query of an episode, and for each class its index, its first support image and whether it is the query's.
 
     Raises `DataError` for a query that the episode does not have.
     """
@@ -123,11 +123,11 @@ def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int
     return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
 
 
-def shown(recipe: Recipe, pictures: ImageSet, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
-    """Pictures of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
+def shown(recipe: Recipe, images: ImageSet, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+    """Images of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    found, sizes = pictures.decode(side, recipe.dataset.crop, only=picks)
+    found, sizes = images.decode(side, recipe.dataset.crop, only=picks)
     edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
     return (found.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
 
@@ -146,13 +146,13 @@ def parts_with(
     return model
 
 
-def _panel(model: Model, pictures: ImageSet, maps: Tensor, left: int, right: int, label: str) -> tuple[Panel, int]:
-    """A panel of two pictures of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
+def _panel(model: Model, images: ImageSet, maps: Tensor, left: int, right: int, label: str) -> tuple[Panel, int]:
+    """A panel of two images of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
     similarity follows the label.
     """
-    pair, names = [left, right], pictures.identities()
+    pair, names = [left, right], images.identities()
     patched = model.extractor.patches > 0
-    seen, sizes = shown(model.recipe, pictures, pair, whole=patched)
+    seen, sizes = shown(model.recipe, images, pair, whole=patched)
     patches = patches_of(model.recipe, [names[i] for i in pair], sizes)
     assert isinstance(model.head, Matches)  # or `parts_with` had refused it
     with transport.ledger() as ledger:
@@ -185,8 +185,8 @@ def matches(path: Path, panels: list, flows: bool) -> None:
         width_ratios=ratios,
     )
     for row, panel in zip(axes, panels, strict=True):
-        for axis, picture in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
-            axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+        for axis, image in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
+            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         row[1].set_title(panel.title, fontsize=9)
         if flows:
             _flows(row[3], panel)
@@ -199,9 +199,9 @@ def matches(path: Path, panels: list, flows: bool) -> None:
 def _flows(axis: Any, panel: Panel) -> None:
     side = panel.left.shape[-1]
     gap = side // 10
-    for picture, at in ((panel.left, 0), (panel.right, side + gap)):
+    for image, at in ((panel.left, 0), (panel.right, side + gap)):
         axis.imshow(
-            picture.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(at, at + side, side, 0), interpolation="nearest"
+            image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(at, at + side, side, 0), interpolation="nearest"
         )
     start, end = ((boxes[:, :2] + boxes[:, 2:] / 2) * side for boxes in (panel.left_boxes, panel.right_boxes))
     strength = panel.matching.flow / panel.matching.flow.max()

@@ -1,4 +1,4 @@
-"""What a picture's local features are to a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier,
+"""What an image's local features are to a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier,
 Visualization).
 """
 
@@ -25,11 +25,11 @@ LIKELIEST = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One class: the picture [3,S,S] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each
+    """One class: the image [3,S,S] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each
     proxy adds to the logit [M], and the words beside it.
     """
 
-    picture: Tensor
+    image: Tensor
     mass: Tensor
     parts: Tensor
     title: str
@@ -48,11 +48,11 @@ class Row:
 
 @torch.no_grad()
 def correspond(
-    recipe: Recipe, picture: Path, chosen: list[str], out: Path, given: Path | None, root: Path, device: torch.device
+    recipe: Recipe, image: Path, chosen: list[str], out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Draw which proxy each position of a picture goes to, for its likeliest classes or those chosen; a record a class.
+    """Draw which proxy each position of an image goes to, for its likeliest classes or those chosen; a record a class.
 
-    Raises `RecipeError` for a classifier without proxies, `DataError` for an unknown class or more than one picture.
+    Raises `RecipeError` for a classifier without proxies, `DataError` for an unknown class or more than one image.
     """
     spec = recipe.pretrain.classifier
     if not issubclass(registry.classifier(spec.name), Proxied):
@@ -60,9 +60,9 @@ def correspond(
             f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
             f"classifier {' or '.join(registry.able('classifiers', Proxied))}, such as cifar100_resnet20_mpw"
         )
-    pictures = LooseImages([picture])
-    if len(pictures) != 1:
-        raise DataError(f"{picture}: holds {len(pictures)} pictures; give one picture file")
+    images = LooseImages([image])
+    if len(images) != 1:
+        raise DataError(f"{image}: holds {len(images)} images; give one image file")
     model = ClassModel.open(recipe, root, Processes(device), given)
     names = model.classes
     for name in chosen:
@@ -71,7 +71,7 @@ def correspond(
                 f"--class {name}: is none of the {len(names)} classes of {model.weights.label}"
                 f"{registry.did_you_mean(name, names)}"
             )
-    decoded = pictures.decode(recipe.image.decoded, recipe.dataset.crop)[0]
+    decoded = images.decode(recipe.image.decoded, recipe.dataset.crop)[0]
     views = normalise(decoded.to(device), recipe.image)
     maps = model.backbone(views.contiguous(memory_format=torch.channels_last)).float()
     assert isinstance(model.classifier, Proxied)  # its class is, see above
@@ -79,10 +79,10 @@ def correspond(
         flow, parts = (x[0].cpu() for x in model.classifier.matched(maps))  # [classes,HW,M] and [classes,M]
     logits = parts.sum(1)
     if not torch.isfinite(logits).all():
-        raise DataError(f"{picture}: NaN or infinite logits; check the weights")
+        raise DataError(f"{image}: NaN or infinite logits; check the weights")
     probability, failed = logits.softmax(0), ~torch.cat(ledger.converged).cpu()
     likeliest = logits.argsort(descending=True, stable=True)[:LIKELIEST].tolist()
-    seen = shown(recipe, pictures, [0])[0][0]
+    seen = shown(recipe, images, [0])[0][0]
     records, rows = [], []
     for c in [names.index(name) for name in dict.fromkeys(chosen)] or likeliest:
         title = f"{names[c]}\n{100 * float(probability[c]):.1f} %, logit {float(logits[c]):.2f}"
@@ -105,7 +105,7 @@ MAPS = 8  # heat maps in a row, of a class with more proxies those that count mo
 
 
 def correspondences(path: Path, rows: list) -> None:
-    """A line for each `correspondence.Row`: the picture, its positions in the colour of the proxy that gets most of
+    """A line for each `correspondence.Row`: the image, its positions in the colour of the proxy that gets most of
     each, and for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
 
     Raises `DataError` when the file cannot be written.
@@ -122,9 +122,9 @@ def correspondences(path: Path, rows: list) -> None:
         len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False, layout="constrained"
     )
     for line, row, own in zip(axes, rows, shown, strict=True):
-        side = row.picture.shape[-1]
+        side = row.image.shape[-1]
         for axis in line:
-            axis.imshow(row.picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
+            axis.imshow(row.image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         over = {"extent": (-0.5, side - 0.5, side - 0.5, -0.5), "interpolation": "nearest", "alpha": 0.6}

@@ -1,4 +1,4 @@
-"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class is several proxies that share out a picture's
+"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class is several proxies that share out an image's
 features.
 """
 
@@ -66,7 +66,7 @@ class MultiProxyOptions(Options):
 
 
 class MultiProxy(Classifier[MultiProxyOptions]):
-    """Logit of a class = Σ_jm T_jm <x_j, p_m> with the flow T between a picture's features and the class's proxies (eq.
+    """Logit of a class = Σ_jm T_jm <x_j, p_m> with the flow T between an image's features and the class's proxies (eq.
     8, 9).
 
     The flow minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, by the recipe's solver:
@@ -117,7 +117,7 @@ class MultiProxy(Classifier[MultiProxyOptions]):
         return inner.mT, cosine.mT
 
     def flow(self, cosine: Tensor) -> Plan:
-        """The plan of every picture and class, of cosines [N,classes,HW,M]: flow [N·classes,HW,M]."""
+        """The plan of every image and class, of cosines [N,classes,HW,M]: flow [N·classes,HW,M]."""
         count, classes, _, proxies = cosine.shape
         if self.masses is None:
             demand = cosine.new_full((), 1 / proxies).expand(count * classes, proxies)

@@ -1,9 +1,9 @@
 """Fine-tuning of DeepEMD's structured fully connected layer (CVPR 2020, section 3.5) on a CPU, flows held fixed.
 
 With the flow x of a transport problem as a constant, dL/dcos_ij = dL/dlogit · T/n · x_ij, and x has at most n + m − 1
-entries. A step of SGD so adds to each node v_j of the layer a few of the pictures' nodes û_i (centred, of length one)
+entries. A step of SGD so adds to each node v_j of the layer a few of the images' nodes û_i (centred, of length one)
 and a multiple of itself. All that a step needs are the products û_i·v_j, and these follow from the Gram matrix of the
-û_i: channels are met once before the first step and once after the last. Where pictures have far more nodes than there
+û_i: channels are met once before the first step and once after the last. Where images have far more nodes than there
 are channels the layer itself is kept instead, with the same sparse update and a dense product a step.
 """
 
@@ -20,7 +20,7 @@ from fewshot_cli.heads.sfc.kernel import KEPT, LANES, STRIP, multiply, scale, tu
 from fewshot_cli.kernels.threads import over_batch
 
 NO_TREE = -2
-NODES_PER_CHANNEL = 6  # of all pictures together, above which the layer is kept rather than its products
+NODES_PER_CHANNEL = 6  # of all images together, above which the layer is kept rather than its products
 ROOM, SOME = 20 << 20, 8  # bytes of cache, or episodes, that a thread works on in turn: more would push each other out
 MOST = 1 << 30  # bytes that the episodes worked on together may take
 
@@ -33,7 +33,7 @@ def _spread(run: Callable[[int, int], None], episodes: int) -> None:
 def learn(
     solver: Solver,
     start: Tensor,
-    pictures: Tensor,
+    images: Tensor,
     labels: Tensor,
     orders: Sequence[Tensor],
     *,
@@ -44,9 +44,9 @@ def learn(
     weights: str,
     floor: float,
 ) -> Tensor:
-    """The layer [E,way,m,d] learned from `start` [E,way,m,d] on pictures [E,P,n,d] with labels [P], all on the CPU.
+    """The layer [E,way,m,d] learned from `start` [E,way,m,d] on images [E,P,n,d] with labels [P], all on the CPU.
 
-    `orders` names the pictures of each step; the loss is their mean cross-entropy. norm is "center" or "cosine",
+    `orders` names the images of each step; the loss is their mean cross-entropy. norm is "center" or "cosine",
     weights "cross_reference" or "equal" (floor counts for the first). What an episode learns depends neither on the
     others nor on the number of threads. Raises `DataError` when features, or what is learned from them, are NaN or
     infinite.
@@ -54,12 +54,12 @@ def learn(
     if not orders:
         return start.detach().clone()
     way, m, d = start.shape[1:]
-    total = pictures.shape[1] * pictures.shape[2]
+    total = images.shape[1] * images.shape[2]
     gram = total <= NODES_PER_CHANNEL * d
     held = 4 * (total * total + 2 * way * m * total if gram else 2 * total * d)
     group = min(torch.get_num_threads() * max(SOME, ROOM // held), max(1, MOST // held))
     numbers = np.array([momentum, lr, temperature, floor if weights == "cross_reference" else 0.0, 1.0])
-    (v, u), learned = (x.detach().float().numpy() for x in (start, pictures)), []
+    (v, u), learned = (x.detach().float().numpy() for x in (start, images)), []
     for first in range(0, len(v), group):
         part = slice(first, min(first + group, len(v)))
         with transport.episodes(part.start, part.stop):
@@ -70,7 +70,7 @@ def learn(
 def _learn(
     solver: Solver,
     start: np.ndarray,
-    pictures: np.ndarray,
+    images: np.ndarray,
     labels: Tensor,
     orders: Sequence[Tensor],
     numbers: np.ndarray,
@@ -81,7 +81,7 @@ def _learn(
 
     Nothing here is PyTorch's: where other processes run, each of its parallel operations waits for the slowest core.
     """
-    (episodes, way, m, d), (count, n) = start.shape, pictures.shape[1:3]
+    (episodes, way, m, d), (count, n) = start.shape, images.shape[1:3]
     batch, nodes, total, single = max(len(pick) for pick in orders), way * m, count * n, np.float32
     padded, width = (-(-x // STRIP) * STRIP for x in (d, total if gram else d))
     layer, unit = np.zeros((episodes, nodes, padded), single), np.zeros((episodes, total, padded), single)
@@ -98,7 +98,7 @@ def _learn(
 
     def begin(first: int, last: int) -> None:
         for e in range(first, last):
-            v, u = (np.ascontiguousarray(x[e].reshape(-1, d)) for x in (start, pictures))
+            v, u = (np.ascontiguousarray(x[e].reshape(-1, d)) for x in (start, images))
             scale(v, norm == "center", False, layer[e], v_mean[e], squares[e, 0])
             scale(u, norm == "center", True, unit[e], u_mean[e], lengths[e])
             squares[e, 0] **= 2

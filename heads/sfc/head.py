@@ -38,7 +38,7 @@ class SFCOptions(ReferenceOptions):
     preset: Literal["code", "paper"] = _learning("code", description="where the numbers below come from if not given")
     passes: int | None = _learning(None, ge=0, le=100_000, description="passes over the support set; code: 100")
     iterations: int | None = _learning(None, ge=0, le=10_000_000, description="steps, in place of passes; paper: 100")
-    batch: int = _learning(4, ge=1, le=100_000, description="support pictures a step")
+    batch: int = _learning(4, ge=1, le=100_000, description="support images a step")
     lr: float = _learning(100.0, gt=0, le=1e6, description="learning rate of SGD in evaluation")
     lr_training: float = _learning(0.1, gt=0, le=1e6, description="the same while the backbone is meta-trained")
     momentum: float = _learning(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
@@ -71,23 +71,23 @@ class SFC(LocalHead[SFCOptions]):
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]
-        if shot == 1:  # the layer would only be fitted to the one picture it is: the paper's 1-shot model has no SFC
+        if shot == 1:  # the layer would only be fitted to the one image it is: the paper's 1-shot model has no SFC
             return self.score(nodes(support[:, :, 0], self.options.pyramid), query)
-        pictures = support.transpose(1, 2).flatten(1, 2)  # [E, shot·way, d, h, w], classes alternating
-        return self.score(self.learn(pictures, torch.arange(way).repeat(shot)), query)
+        images = support.transpose(1, 2).flatten(1, 2)  # [E, shot·way, d, h, w], classes alternating
+        return self.score(self.learn(images, torch.arange(way).repeat(shot)), query)
 
     def score(self, layer: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way] of maps [E,q,d,h,w] under the layer [E,way,n,d]."""
         return emd_logits(self.needed_solver, nodes(query, self.options.pyramid), layer, self.options)
 
-    def learn(self, pictures: Tensor, labels: Tensor) -> Tensor:
+    def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """The layer [E,way,n,d] learned on maps [E,P,d,h,w] with labels [P], the same in every episode.
 
-        Classes may have different numbers of pictures.
+        Classes may have different numbers of images.
         """
         o = self.options
-        pictures, labels = nodes(pictures.detach(), o.pyramid), labels.to(pictures.device)
-        start = torch.stack([pictures[:, labels == c].mean(1) for c in range(int(labels.max()) + 1)], 1)
+        images, labels = nodes(images.detach(), o.pyramid), labels.to(images.device)
+        start = torch.stack([images[:, labels == c].mean(1) for c in range(int(labels.max()) + 1)], 1)
         steps = list(batches(len(labels), o.batch, o.passes, o.iterations))
         lr = o.lr_training if self.training else o.lr
         if o.gradient == "flow" and start.device.type == "cpu":
@@ -96,7 +96,7 @@ class SFC(LocalHead[SFCOptions]):
             return flow.learn(
                 self.needed_solver,
                 start,
-                pictures,
+                images,
                 labels,
                 steps,
                 lr=lr,
@@ -106,25 +106,25 @@ class SFC(LocalHead[SFCOptions]):
                 weights=o.weights,
                 floor=o.floor,
             )
-        return self._learn(start, pictures, labels, steps, lr)
+        return self._learn(start, images, labels, steps, lr)
 
-    def _learn(self, start: Tensor, pictures: Tensor, labels: Tensor, steps: list[Tensor], lr: float) -> Tensor:
+    def _learn(self, start: Tensor, images: Tensor, labels: Tensor, steps: list[Tensor], lr: float) -> Tensor:
         """The same by automatic differentiation, with the gradient that the options name, on any device."""
         layer = start.clone().requires_grad_()
-        trees = None  # of the last solve of every picture against every class, [E,P,way,n+m]
+        trees = None  # of the last solve of every image against every class, [E,P,way,n+m]
         momentum = self.options.momentum
         optimizer = torch.optim.SGD([layer], lr=lr, momentum=momentum, dampening=momentum)
         for pick in (step.to(start.device) for step in steps):
             with torch.enable_grad():
                 basis = transport.Basis(None if trees is None else trees[:, pick].flatten(0, 2))
-                logits = emd_logits(self.needed_solver, pictures[:, pick], layer, self.options, basis)
+                logits = emd_logits(self.needed_solver, images[:, pick], layer, self.options, basis)
                 target = labels[pick].expand(len(layer), -1)
                 loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
             (layer.grad,) = torch.autograd.grad(loss, layer)
             optimizer.step()
             if basis.trees is not None:
                 if trees is None:
-                    shape = (*pictures.shape[:2], layer.shape[1], basis.trees.shape[1])
+                    shape = (*images.shape[:2], layer.shape[1], basis.trees.shape[1])
                     trees = basis.trees.new_full(shape, NO_TREE)
                 trees[:, pick] = basis.trees.unflatten(0, (len(layer), len(pick), -1))
         return layer.detach()

@@ -1,6 +1,6 @@
 """The compiled steps of the structured fully connected layer's fine-tuning; what they compute is told in `sfc_flow`.
 
-J nodes of the layer, N of all pictures of an episode; û is a picture's node, centred and of length one; v a node of the
+J nodes of the layer, N of all images of an episode; û is an image's node, centred and of length one; v a node of the
 layer, w its momentum. Where products are kept, state holds û·v and moving û·w for all J and N, else v and w themselves.
 """
 
@@ -55,7 +55,7 @@ def _flush(rows, coefs, first, slopes, steps, momentum, lr, made):
 def _gradient(products, at, flow, base, labels, pick, way, temperature, rate, inverse, rows, coefs, first, slopes):
     """The step's gradient for one episode, times rate: node j's is Σ coefs·û[rows] from first[j] on + slopes[j]·v_j.
 
-    flow [·,m,n] of the pictures `pick` begins at problem `base`; their nodes are columns at[b] … of products [J,·].
+    flow [·,m,n] of the images `pick` begins at problem `base`; their nodes are columns at[b] … of products [J,·].
     """
     count, m, n, width, filled = len(pick), flow.shape[1], flow.shape[2], products.shape[1], 0
     share = temperature / n
@@ -213,7 +213,7 @@ def multiply(left, strips, chosen, symmetric, products):
 
 @inlined
 def _pose(products, at, coming, base, lengths, u_mean, v_mean, inverse, referred, floor, cost, left, right):
-    """The transport problems of one episode's pictures `coming`, from `base` on in cost [·,m,n], left [·,m], right
+    """The transport problems of one episode's images `coming`, from `base` on in cost [·,m,n], left [·,m], right
     [·,n].
 
     Their nodes are columns at[b] … of products [J,·]. Returns a sum that is finite only if all problems are.
@@ -291,7 +291,7 @@ def advance(
     given,
     sane,
 ):
-    """Episodes begin … end−1: learn from the flows of the pictures `done`, then pose the problems of those `coming`."""
+    """Episodes begin … end−1: learn from the flows of the images `done`, then pose the problems of those `coming`."""
     m, n, nodes, gram = cost.shape[1], cost.shape[2], state.shape[1], len(strips) == 0
     momentum, lr, temperature, floor, rate = numbers
     way, each, sums = nodes // m, -(-n // LANES), np.empty((3, nodes))

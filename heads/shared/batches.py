@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def batches(count: int, batch: int, passes: int | None, iterations: int | None) -> Iterator[Tensor]:
-    """Indices of `count` pictures, `batch` a step, each pass in an order of its own; ends after whichever comes first.
+    """Indices of `count` images, `batch` a step, each pass in an order of its own; ends after whichever comes first.
 
     The order is the same in every episode and run, so what is learned depends on its episode alone.
     """

@@ -1,4 +1,4 @@
-"""Clusters of one picture's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that look at
+"""Clusters of one image's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that look at
 sizes.
 """
 
@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_MEMO: dict[bytes, np.ndarray] = {}  # an episode's pictures come again in others, and clustering one takes milliseconds
+_MEMO: dict[bytes, np.ndarray] = {}  # an episode's images come again in others, and clustering one takes milliseconds
 _ENTRIES = 1_000_000
 
 
 def quantise(features: Tensor, normal: Tensor, clusters: int | None, nodes: str) -> tuple[Tensor, Tensor]:
-    """Nodes and their weights after clustering each picture: features [E,p,n,d] → the same shape, weights [E,p,n].
+    """Nodes and their weights after clustering each image: features [E,p,n,d] → the same shape, weights [E,p,n].
 
     Clusters are found on `normal`, the features as the cost sees them: by k-means into `clusters`, or by mean-shift
     when that is None. `nodes` is `centroids` (every node moves to its cluster's mean, weight one) or `positions` (nodes

@@ -43,7 +43,7 @@ class WeightedOptions(ReferenceOptions):
     weights: Literal["cross_reference", "equal", "kmeans", "mean_shift"] = Field(
         "cross_reference", description="node weights: by the other side (eq. 9), all the same, or sizes of clusters"
     )
-    clusters: int = Field(5, ge=1, le=1000, description="clusters of a picture under weights=kmeans")
+    clusters: int = Field(5, ge=1, le=1000, description="clusters of an image under weights=kmeans")
     cluster_nodes: Literal["centroids", "positions"] = Field(
         "centroids", description="under kmeans and mean_shift: nodes are the clusters, or still the positions"
     )
@@ -100,7 +100,7 @@ def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:
         h, w = maps.shape[-2:]
         if h == 1 and w > 1:
             raise DataError(
-                f"head.pyramid: the features are {w} patches of a picture, which are no map to pool; leave "
+                f"head.pyramid: the features are {w} patches of an image, which are no map to pool; leave "
                 "head.pyramid out, or take extractor fcn (a pyramid of patches is extractor.sizes of grid)"
             )
         if size >= min(h, w):

@@ -39,7 +39,7 @@ eval: {episodes: 3}
 SIDECAR = {"backbone": {"name": "conv64", "channels": 4, "last_pool": False}}
 
 
-def pictures(folder: Path, classes: list[str], each: int = 8) -> Path:
+def images(folder: Path, classes: list[str], each: int = 8) -> Path:
     rng = np.random.default_rng(0)
     for cls in classes:
         (folder / cls).mkdir(parents=True)
@@ -50,10 +50,10 @@ def pictures(folder: Path, classes: list[str], each: int = 8) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A recipe, weights that fit it, and a data root with three classes of eight pictures in each split."""
+    """A recipe, weights that fit it, and a data root with three classes of eight images in each split."""
     world = tmp_path_factory.mktemp("world")
     (world / "good.yaml").write_text(GOOD)
-    folder = pictures(world / "pictures", [f"{s}/{s}{c}" for s in ("train", "val", "test") for c in "abc"])
+    folder = images(world / "pictures", [f"{s}/{s}{c}" for s in ("train", "val", "test") for c in "abc"])
     build_store("images", registry.dataset("images")(), [folder], world / "data")
     fresh = build_backbone(load_recipe(str(world / "good.yaml")))
     checkpoint.save(world / "weights.safetensors", {"backbone": fresh}, SIDECAR)
@@ -556,8 +556,8 @@ def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, worl
     ],
 )
 def test_a_preparation_that_cannot_be_leaves_nothing(refused, tmp_path, words, code, sentence):
-    pictures(tmp_path / "good", ["a", "b"], 1)
-    pictures(tmp_path / "broken", ["a", "b"], 1)
+    images(tmp_path / "good", ["a", "b"], 1)
+    images(tmp_path / "broken", ["a", "b"], 1)
     (tmp_path / "broken" / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     refused(code, sentence, "prepare", *words, "--data-root", "root")
     assert not (tmp_path / "root").exists() or list((tmp_path / "root").iterdir()) == []
@@ -565,8 +565,8 @@ def test_a_preparation_that_cannot_be_leaves_nothing(refused, tmp_path, words, c
 
 
 def test_a_failed_force_keeps_the_store_there_was(refused, fsl, tmp_path):
-    good, bad = pictures(tmp_path / "good", ["a", "b"], 2), pictures(tmp_path / "bad", ["a", "b"], 2)
-    (bad / "b" / "1.png").write_bytes(b"no picture")
+    good, bad = images(tmp_path / "good", ["a", "b"], 2), images(tmp_path / "bad", ["a", "b"], 2)
+    (bad / "b" / "1.png").write_bytes(b"no image")
     assert fsl("prepare", "images", "--from", good, "--data-root", "root")[0] == 0
     before = {p: digest(p) for p in (tmp_path / "root").rglob("*") if p.is_file()}
     refused(
@@ -586,7 +586,7 @@ def test_a_data_root_that_is_a_file_is_a_usage_error(refused, tmp_path):
 @pytest.mark.parametrize("where", ["file/below", "/proc/fewshot", "/dev/null/x"])
 def test_places_that_cannot_be_made_are_named(refused, world, tmp_path, where):
     (tmp_path / "file").write_text("kept")
-    folder = pictures(tmp_path / "good", ["a", "b"], 1)
+    folder = images(tmp_path / "good", ["a", "b"], 1)
     refused(Exit.DATA, re.escape(where), "prepare", "images", "--from", folder, "--data-root", where)
     refused(Exit.DATA, re.escape(where), *arguments(world, "--run-dir", where))
     refused(Exit.DATA, re.escape(where), *arguments(world, "--data-root", where))
@@ -609,7 +609,7 @@ def test_features_that_cannot_be_cached_are_said_and_done_without(fsl, world, tm
 
 
 def test_a_disk_that_fills_up_while_preparing_leaves_nothing(refused, tmp_path, monkeypatch):
-    folder = pictures(tmp_path / "good", ["a", "b"], 2)
+    folder = images(tmp_path / "good", ["a", "b"], 2)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -647,7 +647,7 @@ def limited(size: int, *words: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_a_write_refused_half_way_through_preparing_leaves_nothing(tmp_path):
-    pictures(tmp_path / "good", list("abcd"), 4)
+    images(tmp_path / "good", list("abcd"), 4)
     words = ["prepare", "images", "--from", "good", "--data-root", "root"]
     done = limited(5000, *words, cwd=tmp_path)
     assert done.returncode == Exit.DATA and done.stderr.startswith("fsl: ") and "Traceback" not in done.stderr

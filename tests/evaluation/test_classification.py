@@ -55,7 +55,7 @@ def test_trained_classes_are_recognised_and_counted_as_a_loop_counts_them(fsl, p
     assert fsl("eval", "--recipe", mine, "--weights", made["weights"], "--format", "junit")[1].count("70 images") == 1
 
 
-def test_the_best_epoch_is_that_of_the_validation_pictures(fsl, plain):
+def test_the_best_epoch_is_that_of_the_validation_images(fsl, plain):
     mine = write("mine.yaml", "held", "linear")
     code, out, err = fsl("pretrain", "--recipe", mine, "--run-dir", "run")
     assert code == 0, err
@@ -94,7 +94,7 @@ pretrain:
     log = [json.loads(line) for line in Path("run/log.jsonl").read_text().splitlines()]
     assert [r["iterations"] for r in log] == [{"mean": 1.0, "spread": 0.0}] * 2
     train, batch = open_store(glyph_root, "glyphs").split("train"), load_recipe("mine.yaml").pretrain.batch
-    every = len(train) // batch * batch * len(train.classes)  # pictures of an epoch, with each class
+    every = len(train) // batch * batch * len(train.classes)  # images of an epoch, with each class
     assert [r["not_converged"] for r in log] == [every, every]
     weights = json.loads(out)["weights"]
     code, out, err = fsl(

@@ -32,7 +32,7 @@ def rng(seed=0):
 
 
 class Identity(Backbone):
-    """The standardised picture itself."""
+    """The standardised image itself."""
 
     channels = 3
 
@@ -56,7 +56,7 @@ def test_grid_boxes_are_cells_enlarged_about_their_centres_and_clipped():
     assert torch.allclose(plain[0], torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5] * 4]))
 
 
-def test_grid_in_training_draws_one_ratio_a_picture_and_level():
+def test_grid_in_training_draws_one_ratio_a_image_and_level():
     boxes, flip = Grid(GridOptions(sizes=(1, 5))).boxes(torch.ones(200, 2), rng(), training=True)
     inner = boxes[:, 1 + 12]  # the middle cell of 5×5 reaches no border at ratio ≤ 3 … clipping starts at 5
     assert (
@@ -66,7 +66,7 @@ def test_grid_in_training_draws_one_ratio_a_picture_and_level():
     assert 0.4 < flip.float().mean() < 0.6
 
 
-def test_sampling_draws_boxes_inside_the_picture_with_the_area_asked_for():
+def test_sampling_draws_boxes_inside_the_image_with_the_area_asked_for():
     boxes, flip = Sampling(SamplingOptions(patches=40, scale=(0.2, 0.5))).boxes(torch.full((50, 2), 60.0), rng(), False)
     area = boxes[..., 2] * boxes[..., 3]
     assert boxes.shape == (50, 40, 4) and flip.shape == (50, 40) and 0.4 < flip.float().mean() < 0.6
@@ -75,19 +75,19 @@ def test_sampling_draws_boxes_inside_the_picture_with_the_area_asked_for():
 
 
 def test_cut_takes_the_box_it_is_given():
-    pictures = torch.rand(2, 3, 16, 16, generator=rng())
+    images = torch.rand(2, 3, 16, 16, generator=rng())
     boxes = torch.tensor([[[0.25, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5]]]).expand(2, -1, -1)
-    out = cut_patches(pictures, boxes, torch.tensor([[False, True]]).expand(2, -1), 8).unflatten(0, (2, 2))
+    out = cut_patches(images, boxes, torch.tensor([[False, True]]).expand(2, -1), 8).unflatten(0, (2, 2))
     assert out.shape == (2, 2, 3, 8, 8)
-    fine = F.interpolate(pictures[:, :, 8:, 4:12], size=16, mode="bilinear", align_corners=False)
+    fine = F.interpolate(images[:, :, 8:, 4:12], size=16, mode="bilinear", align_corners=False)
     assert torch.allclose(
         out[:, 0][..., 1:-1, 1:-1], F.avg_pool2d(fine, 2)[..., 1:-1, 1:-1], atol=1e-5
     )  # borders see on
-    again = cut(pictures, boxes[:, 1], torch.tensor([False, False]), 8)
+    again = cut(images, boxes[:, 1], torch.tensor([False, False]), 8)
     assert torch.allclose(out[:, 1].flip(-1), again, atol=1e-6)
 
 
-def test_patches_at_the_pictures_edge_have_no_dark_rim():
+def test_patches_at_the_images_edge_have_no_dark_rim():
     white = torch.ones(1, 3, 8, 8)
     boxes, flip = Grid(GridOptions(sizes=(2,))).boxes(torch.full((1, 2), 8.0), rng(), training=False)
     assert torch.allclose(cut_patches(white, boxes, flip, 8), torch.ones(4, 3, 8, 8))
@@ -101,7 +101,7 @@ def test_training_crops_have_no_dark_rim():
     assert out.min() == -1  # what is padded is black
 
 
-def test_shrinking_a_large_picture_averages_instead_of_aliasing():
+def test_shrinking_a_large_image_averages_instead_of_aliasing():
     stripes = torch.tensor([0.0, 1.0]).repeat(32).expand(1, 3, 64, 64)
     out = cut(stripes, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([False]), 8)
     assert (out - 0.5).abs().max() < 0.1
@@ -125,16 +125,16 @@ def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
 
 def test_random_patches_come_from_the_seed():
     named = load_recipe("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"])
-    sizes, pictures = torch.full((6, 2), 32.0), list("abcdef")
-    (a, flip), (b, _) = patches_of(named, pictures, sizes), patches_of(named, pictures, sizes)
+    sizes, images = torch.full((6, 2), 32.0), list("abcdef")
+    (a, flip), (b, _) = patches_of(named, images, sizes), patches_of(named, images, sizes)
     other = load_recipe("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2)
-    assert torch.equal(a, b) and not torch.equal(a, patches_of(other, pictures, sizes)[0])
+    assert torch.equal(a, b) and not torch.equal(a, patches_of(other, images, sizes)[0])
     assert len(a.flatten(1).unique(dim=0)) == 6
-    alone, mirrored = patches_of(named, list("fc"), sizes[:2])  # whatever other pictures there are
+    alone, mirrored = patches_of(named, list("fc"), sizes[:2])  # whatever other images there are
     assert torch.equal(alone, a[[5, 2]]) and torch.equal(mirrored, flip[[5, 2]])
 
 
-def test_a_grid_in_evaluation_is_the_same_for_every_picture_and_seed():
+def test_a_grid_in_evaluation_is_the_same_for_every_image_and_seed():
     named = load_recipe("glyphs_5w1s", ["extractor={name: grid, ratio: 1.5}"])
     boxes, flip = patches_of(named, list("abc"), torch.full((3, 2), 32.0))
     want, _ = Grid(GridOptions(ratio=1.5)).boxes(torch.ones(1, 2), rng(), training=False)
@@ -150,7 +150,7 @@ def test_features_of_random_patches_are_kept_for_each_seed(glyph_root):
         assert (first != second) == differ
 
 
-def test_patches_are_cut_from_larger_pictures_than_maps_are_taken_of():
+def test_patches_are_cut_from_larger_images_than_maps_are_taken_of():
     sides = [
         decoded_side(load_recipe("mini_imagenet_5w1s", sets))
         for sets in ([], ["extractor=grid"], ["extractor=sampling"], ["extractor={name: grid, side: 100}"])
@@ -213,7 +213,7 @@ def test_validation_while_patches_are_trained_is_their_evaluation(fsl, glyph_roo
         "--format",
         "json",
     )
-    assert json.loads(out)["accuracy"] != pytest.approx(made["best"]["accuracy"])  # maps of whole pictures
+    assert json.loads(out)["accuracy"] != pytest.approx(made["best"]["accuracy"])  # maps of whole images
 
 
 def test_shipped_pre_training_starts_meta_training_by_name():
@@ -232,7 +232,7 @@ def test_augmentation_in_training_gives_the_extractors_patches():
     assert out.shape == (15, 3, 8, 8)
     assert torch.allclose(
         out[0], normalise(images[:1], IMAGE)[0], atol=1e-5
-    )  # the level of one cell is the whole picture
+    )  # the level of one cell is the whole image
 
 
 @pytest.mark.slow

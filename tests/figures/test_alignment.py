@@ -83,7 +83,7 @@ def test_two_files_are_drawn_and_other_requests_refused(fsl, weights, tmp_path, 
     assert code == 0 and json.loads(out)[0]["right"] == "b.png" and Path("m.svg").read_text().startswith("<?xml"), err
     for words, code_, said in (
         (("--recipe", "glyphs_5w1s", "--maps"), 2, "lays no map over another"),
-        (("--recipe", "mine.yaml", "--weights", weights), 2, "has no flow between two pictures"),
+        (("--recipe", "mine.yaml", "--weights", weights), 2, "has no flow between two images"),
         (("--recipe", "mine.yaml", "--weights", weights, "--maps", "--flows"), 2, "leave out --flows"),
     ):
         code, _, err = fsl(*common, *words)

@@ -1,4 +1,4 @@
-"""Which proxy each place of a picture goes to: numbers against the classifier's own, the figure, what is refused."""
+"""Which proxy each place of an image goes to: numbers against the classifier's own, the figure, what is refused."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ PROXIES = "{name: multi_proxy, proxies: 3}"
 
 @pytest.fixture
 def made(fsl, tmp_path):
-    """A classifier trained for an epoch, and a picture of class c4: (recipe, weights, picture)."""
+    """A classifier trained for an epoch, and an image of class c4: (recipe, weights, image)."""
     store(tmp_path / "data", "plain", {"train": 20, "test": 4})
     mine = write("mine.yaml", "plain", PROXIES)
     code, _, err = fsl("pretrain", "--recipe", mine, "--run-dir", "run", "--set", "pretrain.epochs=1")
@@ -32,24 +32,24 @@ def made(fsl, tmp_path):
     return mine, "run/weights.safetensors", "one.png"
 
 
-def classifier_and_maps(mine, weights, picture):
-    """Loaded by hand, with the picture's map."""
+def classifier_and_maps(mine, weights, image):
+    """Loaded by hand, with the image's map."""
     loaded, file = load_recipe(mine), checkpoint.load(Path(weights))
     backbone = build_backbone(loaded).eval()
     file.fill(backbone, "backbone", "")
     own = build_classifier(loaded.pretrain.classifier, 8, 7, loaded.solver, torch.device("cpu")).eval()
     file.fill(own, "classifier", "")
-    pixels = torch.tensor(list(Image.open(picture).convert("RGB").tobytes()), dtype=torch.uint8)
+    pixels = torch.tensor(list(Image.open(image).convert("RGB").tobytes()), dtype=torch.uint8)
     image = pixels.view(16, 16, 3).permute(2, 0, 1)[None]
     with torch.no_grad():
         return own, backbone(normalise(image, loaded.image))
 
 
 def test_records_are_the_classifiers_own_and_shares_sum_to_one(fsl, made, monkeypatch):
-    mine, weights, picture = made
+    mine, weights, image = made
     drawn = []
     monkeypatch.setattr(proxies, "correspondences", lambda path, rows: drawn.extend(rows))
-    code, out, err = fsl("match", picture, "--recipe", mine, "--weights", weights, "-o", "x.png")
+    code, out, err = fsl("match", image, "--recipe", mine, "--weights", weights, "-o", "x.png")
     assert code == 0, err
     records = json.loads(out)
     own, maps = classifier_and_maps(*made)
@@ -70,10 +70,10 @@ def test_records_are_the_classifiers_own_and_shares_sum_to_one(fsl, made, monkey
         assert row.mass.shape == (h, w, 3) and torch.allclose(row.mass.sum(2), torch.ones(h, w), atol=1e-5)
         assert torch.allclose(row.mass[0, 1], flow[c, 1] / flow[c, 1].sum(), atol=1e-5)
         assert row.strongest()[0, 1] == flow[c, 1].argmax()
-        assert row.picture.shape == (3, 240, 240) and record["class"] in row.title
+        assert row.image.shape == (3, 240, 240) and record["class"] in row.title
         assert f"logit {record['logit']:.2f}" in row.title and f"{100 * record['probability']:.1f} %" in row.title
-    shown = torch.nn.functional.avg_pool2d(drawn[0].picture, 15)
-    assert drawn[0].picture.max() <= 1 and float(shown[1, 9, 9] - shown[1, 9, 3]) > 0.3  # the green bar of c4
+    shown = torch.nn.functional.avg_pool2d(drawn[0].image, 15)
+    assert drawn[0].image.max() <= 1 and float(shown[1, 9, 9] - shown[1, 9, 3]) > 0.3  # the green bar of c4
 
 
 def test_scaled_cosines_and_masses_that_are_learned_are_shown_as_they_score(fsl, made):
@@ -90,8 +90,8 @@ def test_scaled_cosines_and_masses_that_are_learned_are_shown_as_they_score(fsl,
 
 
 def test_the_figure_has_a_row_for_each_class_asked_for(fsl, made):
-    mine, weights, picture = made
-    base = ("match", picture, "--recipe", mine, "--weights", weights)
+    mine, weights, image = made
+    base = ("match", image, "--recipe", mine, "--weights", weights)
     sizes = []
     for chosen in (["c5"], ["c5", "c0"], ["c0", "c5", "c0"]):
         names = [x for name in chosen for x in ("--class", name)]
@@ -104,11 +104,11 @@ def test_the_figure_has_a_row_for_each_class_asked_for(fsl, made):
 
 
 def test_the_names_of_classes_are_the_datasets_where_weights_have_none(fsl, made):
-    mine, weights, picture = made
+    mine, weights, image = made
     sidecar = Path(weights + ".json")
     known = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps({k: v for k, v in known.items() if k != "classes"}))
-    code, out, err = fsl("match", picture, "--recipe", mine, "--weights", weights, "-o", "x.png", "--class", "c6")
+    code, out, err = fsl("match", image, "--recipe", mine, "--weights", weights, "-o", "x.png", "--class", "c6")
     assert code == 0 and json.loads(out)[0]["class"] == "c6", err
 
 
@@ -121,7 +121,7 @@ def test_a_class_of_many_proxies_shows_those_that_count(monkeypatch, tmp_path):
     mass[0, 0, 1], mass[0, 1, 2], mass[1, 0, 0], mass[1, 1, 9] = 1, 1, 1, 1
     row = Row(torch.rand(3, 8, 8), mass, parts, "a class")
     proxies.correspondences(tmp_path / "x.png", [row])
-    proxies.correspondences(tmp_path / "x.png", [Row(row.picture, mass[..., :1], parts[1:2], "another")])
+    proxies.correspondences(tmp_path / "x.png", [Row(row.image, mass[..., :1], parts[1:2], "another")])
     figure, single = seen
     assert [axis.get_title() for axis in single.axes[:3]] == ["another", "most mass to", "proxy 1: 100 % of logit"]
     axes = figure.axes
@@ -130,36 +130,36 @@ def test_a_class_of_many_proxies_shows_those_that_count(monkeypatch, tmp_path):
     assert sum(t.startswith("proxy") for t in titles[:10]) == 8 and "proxy 1:" not in " ".join(titles[:10])
     assert axes[1].images[1].get_array().tolist() == [[1, 2], [0, 9]]
     assert axes[2].images[1].get_array().tolist() == [[1, 0], [0, 0]]
-    assert axes[2].images[1].get_extent() == axes[2].images[0].get_extent()  # the map lies on the picture
+    assert axes[2].images[1].get_extent() == axes[2].images[0].get_extent()  # the map lies on the image
     named = [t.get_text() for t in figure.legends[0].get_texts()]
     assert named == [f"proxy {m}" for m in (1, 2, 3, 4, 5, 6, 7, 8, 10)]  # the first is drawn among the positions
     patch = figure.legends[0].get_patches()[2].get_facecolor()
     over = axes[1].images[1]
     assert patch[:3] == pytest.approx(over.cmap(over.norm(2))[:3])
-    assert Row(row.picture, mass, torch.zeros(10), "").shares().tolist() == [0.0] * 10
+    assert Row(row.image, mass, torch.zeros(10), "").shares().tolist() == [0.0] * 10
 
 
 def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
-    mine, weights, picture = made
+    mine, weights, image = made
     base = ("match", "--recipe", mine, "--weights", weights, "-o", "x.png")
-    for more in ([picture, picture], [], [picture, "--flows"], [picture, "--episode", "1"]):
+    for more in ([image, image], [], [image, "--flows"], [image, "--episode", "1"]):
         code, _, err = fsl(*base, *more)
         assert code == 2 and "mine classifies one image at a time: give one IMAGE" in err
-    code, _, err = fsl(*base, picture, "--class", "c55")
+    code, _, err = fsl(*base, image, "--class", "c55")
     assert code == 3 and "--class c55: is none of the 7 classes of run/weights" in err and "did you mean 'c5'?" in err
-    code, _, err = fsl(*base, picture, "--set", "pretrain.classifier=linear")
+    code, _, err = fsl(*base, image, "--set", "pretrain.classifier=linear")
     assert code == 2 and "has classifier linear, which has no proxies to draw" in err
-    code, _, err = fsl(*base, picture, "--set", "eval.protocol=episodes", "--class", "c1")
+    code, _, err = fsl(*base, image, "--set", "eval.protocol=episodes", "--class", "c1")
     assert code == 2 and "--class chooses classes of a classifier" in err
-    code, _, err = fsl(*base, picture, "--set", "eval.protocol=episodes")
+    code, _, err = fsl(*base, image, "--set", "eval.protocol=episodes")
     assert code == 2 and "or one image and a recipe with classifier multi_proxy" in err
     code, _, err = fsl(
-        "match", picture, "--recipe", mine, "-o", "x.png", "--weights", checkpoint.shipped()["glyphs_conv64"]
+        "match", image, "--recipe", mine, "-o", "x.png", "--weights", checkpoint.shipped()["glyphs_conv64"]
     )
     assert code == 3 and "holds no classifier" in err
     Path("folder").mkdir()
     for i in range(2):
-        Path(f"folder/{i}.png").write_bytes(Path(picture).read_bytes())
+        Path(f"folder/{i}.png").write_bytes(Path(image).read_bytes())
     code, _, err = fsl(*base, "folder")
-    assert code == 3 and "folder: holds 2 pictures; give one picture file" in err
+    assert code == 3 and "folder: holds 2 images; give one image file" in err
     assert not Path("x.png").exists()

@@ -200,7 +200,7 @@ def test_pyramid_refuses_to_double_the_map():
         make("emd", pyramid=(2, 1, 2))
 
 
-def test_matching_network_is_the_attention_over_support_pictures():
+def test_matching_network_is_the_attention_over_support_images():
     support, query = episode(7, shot=3)
     t = 4.0
     logits = make("matching", temperature=t)(support, query)[0]
@@ -260,11 +260,11 @@ def test_finetune_equals_a_plain_sgd_loop_per_episode(classifier):
 
         parameters = [layer.weight] if classifier == "cosine" else list(layer.parameters())
         optimizer = torch.optim.SGD(parameters, lr=0.3, momentum=0.9, dampening=0.9, weight_decay=1e-3)
-        pictures = support[e].flatten(3).mean(-1).transpose(0, 1).flatten(0, 1)
+        images = support[e].flatten(3).mean(-1).transpose(0, 1).flatten(0, 1)
         labels = torch.arange(3).repeat(3)
         for pick in batches(9, 4, 5, None):
             optimizer.zero_grad()
-            F.cross_entropy(score(pictures[pick]), labels[pick]).backward()
+            F.cross_entropy(score(images[pick]), labels[pick]).backward()
             optimizer.step()
         assert torch.allclose(head(support, query)[e], score(query[e].flatten(2).mean(-1)), atol=1e-5)
 

@@ -181,28 +181,28 @@ def test_gradients_of_meta_training_are_finite_differences(solver, masses):
 
 def test_fine_tuning_is_a_plain_loop_of_sgd_that_lowers_the_support_loss(monkeypatch):
     support, query = episode(9, shot=3)
-    pictures, labels = support.transpose(1, 2).flatten(1, 2), torch.arange(3).repeat(3)
+    images, labels = support.transpose(1, 2).flatten(1, 2), torch.arange(3).repeat(3)
     still, options = make(passes=0), {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.01}
-    layer = still.learn(pictures, labels)
+    layer = still.learn(images, labels)
     velocity, losses = None, []
     from fewshot_cli.heads.shared.batches import batches
 
     for pick in batches(9, 4, 6, None):
         layer = layer.detach().requires_grad_()
-        loss = F.cross_entropy(still.score(layer, pictures[:, pick])[0], labels[pick])
+        loss = F.cross_entropy(still.score(layer, images[:, pick])[0], labels[pick])
         (grad,) = torch.autograd.grad(loss, layer)
         grad = grad + 0.01 * layer
         velocity = grad if velocity is None else 0.5 * velocity + 0.5 * grad
         layer = torch.cat([(layer - 0.2 * velocity)[..., :-1], layer[..., -1:]], -1)
-    assert torch.allclose(make(passes=6, batch=4, **options).learn(pictures, labels), layer, atol=1e-9)
+    assert torch.allclose(make(passes=6, batch=4, **options).learn(images, labels), layer, atol=1e-9)
     for passes in (0, 5, 50):
-        found = make(passes=passes).learn(pictures, labels)
-        losses.append(float(F.cross_entropy(still.score(found, pictures)[0], labels)))
+        found = make(passes=passes).learn(images, labels)
+        losses.append(float(F.cross_entropy(still.score(found, images)[0], labels)))
     assert losses[0] > losses[1] + 0.01 > losses[2] + 0.02
     drawn = make(init="linear", passes=50)
-    assert drawn(support, pictures)[0].argmax(1).tolist() == labels.tolist()
+    assert drawn(support, images)[0].argmax(1).tolist() == labels.tolist()
     assert torch.equal(drawn(support, query), drawn(support, query))
-    first = make(init="linear", passes=1, lr=1e-12).learn(torch.cat([pictures, pictures.flip(1)]), labels)[..., :-1]
+    first = make(init="linear", passes=1, lr=1e-12).learn(torch.cat([images, images.flip(1)]), labels)[..., :-1]
     assert (
         torch.allclose(first[0], first[1], atol=1e-9)
         and 0.3 < first.abs().max() < 6**-0.5
@@ -210,8 +210,8 @@ def test_fine_tuning_is_a_plain_loop_of_sgd_that_lowers_the_support_loss(monkeyp
     )
     seen = []
     monkeypatch.setattr(proxies, "batches", lambda *of: seen.append(of) or iter(()))
-    make().learn(pictures, labels)
-    assert seen == [(9, 9, 50, None)]  # all pictures at once
+    make().learn(images, labels)
+    assert seen == [(9, 9, 50, None)]  # all images at once
 
 
 def test_the_gradient_passes_fine_tuning_and_its_scores_do_not_hang_on_the_mode():
@@ -227,11 +227,11 @@ def test_the_gradient_passes_fine_tuning_and_its_scores_do_not_hang_on_the_mode(
 def test_uneven_classes_are_learned(masses):
     support, query = episode(11, shot=3)
     labels, head = torch.tensor([2, 0, 1, 2, 0, 2]), make(masses=masses, passes=0)
-    pictures = torch.stack([support[0, c, int((labels[:i] == c).sum())] for i, c in enumerate(labels.tolist())])
+    images = torch.stack([support[0, c, int((labels[:i] == c).sum())] for i, c in enumerate(labels.tolist())])
     assert isinstance(head, Learns)
-    layer = head.learn(pictures[None], labels)
+    layer = head.learn(images[None], labels)
     assert layer.shape == (1, 3, 4, 7) and torch.allclose(layer[..., -1].sum(2), torch.ones(1, 3).double())
-    classes = [pictures[labels == c] for c in range(3)]
+    classes = [images[labels == c] for c in range(3)]
     want = naive_logits(classes, query[0], 4, "cosine", "center", 1.0, masses)
     np.testing.assert_allclose(head.score(layer, query)[0], want, atol=1e-6)
     even = support.transpose(1, 2).flatten(1, 2)

@@ -147,11 +147,11 @@ def test_deepbdc_compares_matrices_of_distances_between_channels(shape, similari
     assert_logits(head, support, query, each_pair(support, query, score))
 
 
-def test_deepbdc_normalises_over_all_pictures_of_a_step_in_training():
+def test_deepbdc_normalises_over_all_images_of_a_step_in_training():
     head, (support, query) = make(DeepBDC, 5, channels=3).train(), episode((3, 2, 2, 2, 5))
     own = weights(head)
-    pictures = torch.cat([support.flatten(0, 2), query.flatten(0, 1)]).numpy()
-    reduced = np.array([own["reduce.0.weight"][:, :, 0, 0] @ x for x in features(*pictures)])
+    images = torch.cat([support.flatten(0, 2), query.flatten(0, 1)]).numpy()
+    reduced = np.array([own["reduce.0.weight"][:, :, 0, 0] @ x for x in features(*images)])
     statistics = reduced.mean(0), reduced.var(0)
 
     def score(q, classes):

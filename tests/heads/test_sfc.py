@@ -36,12 +36,12 @@ def test_sfc_learning_equals_a_plain_sgd_loop_and_lowers_the_support_loss(gradie
     emd = make("emd", gradient=gradient, weights=weights)
     from fewshot_cli.heads.shared.batches import batches
 
-    pictures = support[0].transpose(0, 1).flatten(0, 1)  # abcabcabc
+    images = support[0].transpose(0, 1).flatten(0, 1)  # abcabcabc
     labels = torch.arange(3).repeat(3)
     layer, velocity = support[0].mean(1), None
 
     def loss_of(parameter, pick):
-        return F.cross_entropy(emd(parameter[None, :, None], pictures[None, pick])[0], labels[pick])
+        return F.cross_entropy(emd(parameter[None, :, None], images[None, pick])[0], labels[pick])
 
     before = loss_of(layer, torch.arange(9))
     for pick in batches(9, 4, 3, None):
@@ -68,7 +68,7 @@ def test_presets_are_papers_and_codes_and_give_way_to_what_is_named():
     assert again == paper
     from fewshot_cli.heads.shared.batches import batches
 
-    assert len(list(batches(25, 4, 100, None))) == 700  # seven steps a pass, the last of one picture
+    assert len(list(batches(25, 4, 100, None))) == 700  # seven steps a pass, the last of one image
     assert [len(x) for x in batches(25, 5, None, 100)] == [5] * 100
 
 
@@ -94,7 +94,7 @@ def test_warm_starts_do_not_change_what_sfc_learns(monkeypatch, gradient):
     assert torch.allclose(first, second, atol=1e-4) and pivots_warm < pivots_cold
 
 
-def test_classes_may_have_different_numbers_of_pictures():
+def test_classes_may_have_different_numbers_of_images():
     rng = torch.Generator().manual_seed(4)
     maps, labels = torch.rand(1, 5, 6, 2, 2, generator=rng), torch.tensor([0, 0, 0, 1, 1])
     layer = make(passes=0).learn(maps, labels)

@@ -31,33 +31,33 @@ def solver(name="network_simplex"):
 
 
 def features(n=18, m=18, seed=0):
-    """Layer [E,way,m,d] and pictures [E,P,n,d], these as maps lie in memory, whose classes differ."""
+    """Layer [E,way,m,d] and images [E,P,n,d], these as maps lie in memory, whose classes differ."""
     rng = torch.Generator().manual_seed(seed)
     classes, common = torch.randn(EPISODES, WAY, D, 1, generator=rng), torch.randn(D, 1, generator=rng)
-    pictures = (torch.randn(EPISODES, len(LABELS), D, n, generator=rng) + 0.5 * classes[:, LABELS] + common).relu().mT
-    return torch.rand(EPISODES, WAY, m, D, generator=rng) + classes.mT, pictures
+    images = (torch.randn(EPISODES, len(LABELS), D, n, generator=rng) + 0.5 * classes[:, LABELS] + common).relu().mT
+    return torch.rand(EPISODES, WAY, m, D, generator=rng) + classes.mT, images
 
 
 def steps(sweeps=4, batch=3):
-    """8 pictures in batches of 3: the last of a sweep has 2."""
+    """8 images in batches of 3: the last of a sweep has 2."""
     rng = np.random.default_rng(0)
     return [pick for _ in range(sweeps) for pick in torch.from_numpy(rng.permutation(len(LABELS))).split(batch)]
 
 
-def plain(solve, start, pictures, orders, *, lr, momentum, temperature, norm, weights, floor):
+def plain(solve, start, images, orders, *, lr, momentum, temperature, norm, weights, floor):
     """The same in float64 by automatic differentiation, with flow and node weights as constants."""
-    layer, pictures = start.double().clone().requires_grad_(), pictures.double()
+    layer, images = start.double().clone().requires_grad_(), images.double()
     optimizer = torch.optim.SGD([layer], lr=lr, momentum=momentum, dampening=momentum)
-    n = pictures.shape[2]
+    n = images.shape[2]
 
     def unit(x):
         return F.normalize(x - x.mean(-1, keepdim=True) if norm == "center" else x, dim=-1)
 
     for pick in orders:
-        cosine = torch.einsum("epid,ekjd->epkij", unit(pictures[:, pick]), unit(layer))
+        cosine = torch.einsum("epid,ekjd->epkij", unit(images[:, pick]), unit(layer))
         supply, demand = torch.ones_like(cosine[..., 0]), torch.ones_like(cosine[..., 0, :])
         if weights == "cross_reference":
-            raw = torch.einsum("epid,ekjd->epkij", pictures[:, pick], layer.detach())
+            raw = torch.einsum("epid,ekjd->epkij", images[:, pick], layer.detach())
             supply, demand = raw.mean(4).relu() + floor, raw.mean(3).relu() + floor
         supply, demand = (x * n / x.sum(-1, keepdim=True) for x in (supply, demand))
         cost = (1 - cosine.detach()).flatten(0, 2)
@@ -82,26 +82,26 @@ def same(got, want, start, tolerance):
 @pytest.mark.parametrize("kept", ["products", "layer"])
 def test_learning_equals_plain_sgd(kept, norm, weights, momentum, monkeypatch):
     monkeypatch.setattr(sfc_flow, "NODES_PER_CHANNEL", 100 if kept == "products" else 0)
-    start, pictures = features(m=7)
+    start, images = features(m=7)
     options = CODE | {"norm": norm, "weights": weights, "momentum": momentum}
-    want = plain(solver(), start, pictures, steps(), **options)
-    assert same(sfc_flow.learn(solver(), start, pictures, LABELS, steps(), **options), want, start, 2e-5)
+    want = plain(solver(), start, images, steps(), **options)
+    assert same(sfc_flow.learn(solver(), start, images, LABELS, steps(), **options), want, start, 2e-5)
 
 
 @pytest.mark.parametrize("kept", ["products", "layer"])
 def test_many_steps_do_not_add_up_rounding(kept, monkeypatch):
     monkeypatch.setattr(sfc_flow, "NODES_PER_CHANNEL", 100 if kept == "products" else 0)
-    start, pictures = features(9, 9)
+    start, images = features(9, 9)
     orders = steps(20)
-    want = plain(solver(), start, pictures, orders, **CODE)
-    assert same(sfc_flow.learn(solver(), start, pictures, LABELS, orders, **CODE), want, start, 1e-4)
+    want = plain(solver(), start, images, orders, **CODE)
+    assert same(sfc_flow.learn(solver(), start, images, LABELS, orders, **CODE), want, start, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["pot", "opencv"])
 def test_any_exact_solver_will_do(name):
-    start, pictures = features(6, 6)
-    want = sfc_flow.learn(solver(), start, pictures, LABELS, steps(), **CODE)
-    assert same(sfc_flow.learn(solver(name), start, pictures, LABELS, steps(), **CODE), want, start, 1e-3)
+    start, images = features(6, 6)
+    want = sfc_flow.learn(solver(), start, images, LABELS, steps(), **CODE)
+    assert same(sfc_flow.learn(solver(name), start, images, LABELS, steps(), **CODE), want, start, 1e-3)
 
 
 class Everywhere(Solver):
@@ -118,9 +118,9 @@ class Everywhere(Solver):
 
 
 def test_flows_may_be_dense_and_come_without_trees():
-    start, pictures = features(10, 10)
-    want = plain(Everywhere(), start, pictures, steps(9), **CODE)
-    assert same(sfc_flow.learn(Everywhere(), start, pictures, LABELS, steps(9), **CODE), want, start, 2e-5)
+    start, images = features(10, 10)
+    want = plain(Everywhere(), start, images, steps(9), **CODE)
+    assert same(sfc_flow.learn(Everywhere(), start, images, LABELS, steps(9), **CODE), want, start, 2e-5)
 
 
 @pytest.mark.parametrize("weights", ["cross_reference", "equal"])
@@ -141,18 +141,17 @@ def test_steps_that_leave_the_numbers_are_refused():
 @pytest.mark.parametrize("kept", ["products", "layer"])
 def test_an_episode_depends_on_neither_the_others_nor_threads(kept, monkeypatch):
     monkeypatch.setattr(sfc_flow, "NODES_PER_CHANNEL", 100 if kept == "products" else 0)
-    start, pictures = features()
+    start, images = features()
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(sfc_flow.learn(solver(), start, pictures, LABELS, steps(), **CODE))
+        found.append(sfc_flow.learn(solver(), start, images, LABELS, steps(), **CODE))
     alone = [
-        sfc_flow.learn(solver(), v[None], u[None], LABELS, steps(), **CODE)
-        for v, u in zip(start, pictures, strict=True)
+        sfc_flow.learn(solver(), v[None], u[None], LABELS, steps(), **CODE) for v, u in zip(start, images, strict=True)
     ]
     found.append(torch.cat(alone))
     monkeypatch.setattr(sfc_flow, "MOST", 1)  # a group for every episode
-    found.append(sfc_flow.learn(solver(), start, pictures, LABELS, steps(), **CODE))
+    found.append(sfc_flow.learn(solver(), start, images, LABELS, steps(), **CODE))
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 

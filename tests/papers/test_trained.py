@@ -130,7 +130,7 @@ def test_times_are_those_of_an_epoch_and_of_the_test_split(ask, tmp_path, monkey
     result = trained.run(built({**TABLE, "columns": columns}), ask(seeds=(1, 2)), tmp_path / "t")
     assert result["records"][0]["values"] == [result["records"][0]["value"]]  # measured once, whatever the seeds
     values = {(r["row"], r["column"]): r["value"] for r in result["records"]}
-    # 56 training and 42 test pictures in batches of 14
+    # 56 training and 42 test images in batches of 14
     assert values == {
         ("small, linear", "a"): 4.0,
         ("small, linear", "b"): 9.0,

@@ -1,4 +1,4 @@
-"""A user's own pictures: classified, retrieved, matched and drawn; what is wrong with them is told in a sentence."""
+"""A user's own images: classified, retrieved, matched and drawn; what is wrong with them is told in a sentence."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ def single(folders, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["sfc", "emd", "prototype", "finetune"])
-def test_classify_labels_pictures_from_a_few_examples(fsl, folders, head):
+def test_classify_labels_images_from_a_few_examples(fsl, folders, head):
     code, out, err = fsl(
         "classify",
         folders / "query",
@@ -68,7 +68,7 @@ def test_classify_labels_pictures_from_a_few_examples(fsl, folders, head):
 
 
 def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
-    """The same logits as the head on the same features, picture by picture."""
+    """The same logits as the head on the same features, image by image."""
     code, out, _ = fsl(
         "classify",
         folders / "query" / "class1",
@@ -100,7 +100,7 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     assert torch.allclose(got, want, atol=1e-4)
 
 
-def test_what_an_operating_system_adds_to_a_folder_is_no_picture(fsl, folders, tmp_path):
+def test_what_an_operating_system_adds_to_a_folder_is_no_image(fsl, folders, tmp_path):
     (tmp_path / "mine" / ".trash").mkdir(parents=True)
     (tmp_path / "mine" / "a.png").write_bytes((folders / "query" / "class0" / "0.png").read_bytes())
     for name in ("._a.png", ".trash/b.png"):
@@ -142,7 +142,7 @@ def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
     code, _, err = fsl(*base, one, "--set", "head=emd")
     assert code == 3 and "class cat has 1 images, dog has 2; head emd needs the same number" in err
     assert fsl(*base, one)[0] == 0  # the layer takes any number
-    (one / "dog" / "0.png").write_bytes(b"no picture")
+    (one / "dog" / "0.png").write_bytes(b"no image")
     code, _, err = fsl(*base, one)
     assert code == 3 and "0.png: does not decode as an image" in err
     code, _, err = fsl("classify", folders / "gone.png", "--recipe", "glyphs_5w5s", "--support", folders / "support")
@@ -197,7 +197,7 @@ def test_retrieve_recalls_what_a_plain_loop_recalls(fsl, glyph_root):
         assert code == 0 and ("Recall@8" in out or "k,global" in out)
 
 
-def test_retrieve_searches_a_folder_for_anothers_pictures(fsl, folders):
+def test_retrieve_searches_a_folder_for_anothers_images(fsl, folders):
     code, out, err = fsl(
         "retrieve",
         "--recipe",
@@ -256,7 +256,7 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     assert result["recall"]["12"]["reranked"] == 100
 
 
-def test_retrieve_finds_no_picture_by_itself(fsl, folders, tmp_path):
+def test_retrieve_finds_no_image_by_itself(fsl, folders, tmp_path):
     base = ("retrieve", "--recipe", "glyphs_5w1s", "--k", "1,2", "--format", "json", "--gallery")
     code, out, err = fsl(*base, folders / "support")
     assert code == 0, err
@@ -302,7 +302,7 @@ def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["fcn", "grid", "sampling"])
-def test_match_draws_two_pictures_or_an_episode(fsl, folders, glyph_root, tmp_path, extractor):
+def test_match_draws_two_images_or_an_episode(fsl, folders, glyph_root, tmp_path, extractor):
     a, b = (folders / "support" / f"class{i}" / "0.png" for i in (0, 1))
     more = ("--recipe", "glyphs_5w1s", "--set", f"extractor={extractor}", "--data-root", glyph_root)
     code, out, err = fsl("match", a, b, "-o", tmp_path / "m.png", *more)
@@ -315,7 +315,7 @@ def test_match_draws_two_pictures_or_an_episode(fsl, folders, glyph_root, tmp_pa
     assert Image.open(tmp_path / "e.png").height > Image.open(tmp_path / "m.png").height
 
 
-def test_a_picture_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folders, monkeypatch, tmp_path):
+def test_a_image_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folders, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(matching, "matches", lambda path, panels, flows: seen.extend(panels))
     a = folders / "support" / "class0" / "0.png"
@@ -327,7 +327,7 @@ def test_a_picture_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, fold
     assert (panel.rebuilt() - panel.left).abs().mean() < 0.02
 
 
-def test_the_rebuilt_picture_takes_the_best_patch_and_darkens_by_weight():
+def test_the_rebuilt_image_takes_the_best_patch_and_darkens_by_weight():
     left, right = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
     right[:, :4, :4], right[:, 4:, 4:] = 1.0, 0.5
     flow = torch.zeros(4, 4)

@@ -34,7 +34,7 @@ def test_a_part_of_a_batch_is_augmented_as_in_the_whole():
 
 
 @pytest.mark.parametrize("spec", [MixSpec(mixup=0.4), MixSpec(cutmix=1.0), MixSpec(mixup=0.2, cutmix=1.0, share=0.7)])
-def test_mixing_agrees_with_a_loop_over_pictures(spec):
+def test_mixing_agrees_with_a_loop_over_images(spec):
     x = torch.rand(41, 3, 12, 12)
     mixing = draw_mixing(41, spec, 12, generator(3, 0))
     got, partner = mix(x, mixing), [i ^ 1 if (i ^ 1) < 41 else i for i in range(41)]
@@ -65,7 +65,7 @@ def objective(**options):
     return ClassObjective(backbone, Linear(channels=6, classes=5), PretrainSpec(**options)).eval()
 
 
-def test_the_loss_of_mixed_pictures_is_that_of_both_labels():
+def test_the_loss_of_mixed_images_is_that_of_both_labels():
     made, x, labels = objective(label_smoothing=0.1), torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4, 0])
     mixing = draw_mixing(6, MixSpec(cutmix=1.0), 16, generator(1, 0))
     loss, _ = made((x, labels, mixing))

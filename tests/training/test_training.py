@@ -99,7 +99,7 @@ def pictures(n: int = 6, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(0, 256, (n, 3, side, side), generator=rng, dtype=torch.uint8), torch.full((n, 2), float(side))
 
 
-def test_augmentation_without_any_change_is_the_picture():
+def test_augmentation_without_any_change_is_the_image():
     images, sizes = pictures()
     out = augment(images, sizes, AugmentSpec(crop="none", flip=False), IMAGE, generator(0, 0))
     assert torch.allclose(out, images / 255, atol=1e-5)
