@@ -73,14 +73,14 @@ def main() -> None:
     device = resolve(given.device)
     if given.threads:
         torch.set_num_threads(given.threads)
-    found = {
+    figures = {
         "device": str(device),
         "threads": torch.get_num_threads(),
         **flows(given.rounds, device),
         **steps(given.recipe, given.batch, given.rounds, device),
         "versions": runs.versions(),
     }
-    print(json.dumps(found, indent=2))
+    print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

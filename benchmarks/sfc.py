@@ -46,11 +46,11 @@ def main() -> None:
         ).eval()
 
     @torch.no_grad()
-    def run(own: Head) -> tuple[float, float]:
-        with transport.ledger() as book:
+    def run(scored: Head) -> tuple[float, float]:
+        with transport.ledger() as ledger:
             begin = perf_counter()
-            own(support, query)
-            return perf_counter() - begin, book.seconds
+            scored(support, query)
+            return perf_counter() - begin, ledger.seconds
 
     flow = head("flow")
     solver, flow.solver = flow.solver, Recorder(flow.solver)
@@ -61,8 +61,8 @@ def main() -> None:
     seen: dict[str, list[float]] = {name: [] for name in ("bare", *(f"{h}{k}" for h in heads for k in ("", "_solver")))}
     for turn in range(given.rounds + 1):  # the first is a warm-up
         times = {"bare": bare(solver, problems)}
-        for name, own in heads.items():
-            times[name], times[f"{name}_solver"] = run(own)
+        for name, scored in heads.items():
+            times[name], times[f"{name}_solver"] = run(scored)
         for name, seconds in times.items() if turn else ():
             seen[name].append(seconds / given.episodes)
     result = {name: statistics.median(values) for name, values in seen.items()}

@@ -53,15 +53,15 @@ def speed(n: int, m: int, rounds: int) -> dict:
 
 def gradient(rounds: int) -> float:
     """Forward plus full gradient over forward alone, 25×25, one thread."""
-    given, own = generated(25, 25), solver("network_simplex", 1)
+    given, ours = generated(25, 25), solver("network_simplex", 1)
 
     def forward():
         with torch.no_grad():
-            transport.value(own, *given)
+            transport.value(ours, *given)
 
     def both():
         leaves = [x.detach().requires_grad_() for x in given]
-        transport.value(own, *leaves).sum().backward()
+        transport.value(ours, *leaves).sum().backward()
 
     seconds = in_turn({"forward": forward, "both": both}, 4 * rounds)
     return seconds["both"] / seconds["forward"]
@@ -72,14 +72,14 @@ def episode(rounds: int) -> dict[str, float]:
     rng = torch.Generator().manual_seed(0)
     support, query = (torch.randn(1, *k, 640, 5, 5, generator=rng).relu() for k in ((5, 1), (75,)))
     head = build_head(default_part("heads", "emd"), 640, default_part("solvers", "network_simplex"))
-    found = {}
+    milliseconds = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
         head.solver = solver("network_simplex", threads)
         with torch.no_grad():
-            found[f"{threads} threads"] = 1e3 * in_turn({"": lambda: head(support, query)}, 8 * rounds)[""]
+            milliseconds[f"{threads} threads"] = 1e3 * in_turn({"": lambda: head(support, query)}, 8 * rounds)[""]
     torch.set_num_threads(1)
-    return found
+    return milliseconds
 
 
 def sinkhorn(rounds: int) -> list[dict]:
@@ -89,8 +89,8 @@ def sinkhorn(rounds: int) -> list[dict]:
     rows = []
     for epsilon in (0.1, 0.05, 0.01):
         same = {"regularisation": epsilon, "tolerance": 1e-5, "max_iterations": 10_000}
-        own, pot = solver("sinkhorn", **same), solver("pot_sinkhorn", **same)
-        calls = {"sinkhorn": lambda own=own: own.solve(*given), "POT": lambda pot=pot: pot.solve(*given)}
+        ours, pot = solver("sinkhorn", **same), solver("pot_sinkhorn", **same)
+        calls = {"sinkhorn": lambda ours=ours: ours.solve(*given), "POT": lambda pot=pot: pot.solve(*given)}
         with suppress(ImportError):
             calls["OTT"] = ott(
                 given, epsilon, threshold=1e-5, norm_error=2, inner_iterations=10, max_iterations=10_000, lse_mode=True
@@ -109,7 +109,7 @@ def sinkhorn(rounds: int) -> list[dict]:
 def exactness(count: int) -> dict:
     """Worst duality gap and marginal error, relative to mass times largest cost, half the problems degenerate."""
     rng, worst, marginal, done = torch.Generator().manual_seed(1), 0.0, 0.0, 0
-    own = solver("network_simplex", 0)
+    ours = solver("network_simplex", 0)
     shapes = [(25, 25), (16, 16), (9, 13), (40, 3), (1, 7), (25, 4)]
     while done < count:
         n, m = shapes[done // 500 % len(shapes)]
@@ -119,7 +119,7 @@ def exactness(count: int) -> dict:
             if degenerate:
                 cost, supply, demand = (cost * 4).round(), torch.ones_like(supply), (demand * 3).ceil()
             demand = demand * (supply.sum(1) / demand.sum(1))[:, None]
-            plan = transport.solve(own, cost, supply, demand)
+            plan = transport.solve(ours, cost, supply, demand)
             scale = supply.sum(1) * cost.abs().amax((1, 2)).clamp(min=1e-9)
             primal = (cost * plan.flow).sum((1, 2))
             dual = (plan.supply_price * supply).sum(1) + (plan.demand_price * demand).sum(1)

@@ -72,8 +72,8 @@ def tune(given, device, rounds: int) -> list[dict]:
         for registers in (64, 80, 96, 128):
             cuda.PER_BLOCK, cuda.REGISTERS = warps, registers
             cuda._kernel.cache_clear()
-            found = rate(registry.solver("network_simplex")(), given, 20_000, device, rounds)
-            rows.append({"warps_per_block": warps, "registers": registers, **found})
+            figures = rate(registry.solver("network_simplex")(), given, 20_000, device, rounds)
+            rows.append({"warps_per_block": warps, "registers": registers, **figures})
     cuda.PER_BLOCK, cuda.REGISTERS = usual
     cuda._kernel.cache_clear()
     return rows
@@ -93,17 +93,17 @@ def main() -> None:
         else [(9, 9), (13, 13), (25, 25), (25, 4), (36, 36), (49, 25), (64, 64), (100, 100)]
     )
     batches = [10] if given.tiny else [375, 10_000, 50_000]
-    own = registry.solver("network_simplex")()
+    simplex = registry.solver("network_simplex")()
     kinds = {size: generated(*size, 10 if given.tiny else 375) for size in sizes}
     result = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": runs.versions(),
-        "exactness": exactness(own, sizes, 10 if given.tiny else 1500, device),
+        "exactness": exactness(simplex, sizes, 10 if given.tiny else 1500, device),
     }
     result["network_simplex"] = [
         {
             "size": f"{n}x{m}",
-            **rate(own, kinds[n, m], batch if n * m < 4000 else min(batch, 10_000), device, given.rounds),
+            **rate(simplex, kinds[n, m], batch if n * m < 4000 else min(batch, 10_000), device, given.rounds),
         }
         for n, m in sizes
         for batch in batches

@@ -29,12 +29,12 @@ def ott(given, epsilon: float, **options) -> Callable:
     from ott.solvers.linear import sinkhorn
 
     arrays = [jax.numpy.asarray(x.cpu().numpy()) for x in given]
-    own = sinkhorn.Sinkhorn(**options)
+    solve = sinkhorn.Sinkhorn(**options)
 
     @jax.jit
     @jax.vmap
     def run(cost, supply, demand):
         problem = linear_problem.LinearProblem(geometry.Geometry(cost, epsilon=epsilon), a=supply, b=demand)
-        return own(problem).matrix
+        return solve(problem).matrix
 
     return lambda: run(*arrays).block_until_ready()

@@ -35,21 +35,21 @@ class Entry:
         """The part's class. Raises `RecipeError` naming the package when its module cannot be imported."""
         try:
             return self.point.load()
-        except (ImportError, RuntimeError, AttributeError, OSError) as fault:
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
             raise RecipeError(
-                f"{self.name}: {self.point.value} of package {self.package} does not import ({fault}); "
+                f"{self.name}: {self.point.value} of package {self.package} does not import ({error}); "
                 f"reinstall {self.package}"
-            ) from fault
+            ) from error
 
 
 @cache
 def entries(kind: str) -> dict[str, Entry]:
     """All registered parts of a kind (one of `KINDS`), by name, sorted."""
     group = f"fewshot_cli.{kind}"
-    found = {p.name: Entry(p.name, p.dist.name if p.dist else "unknown", p) for p in _checkout_points(group)}
+    known = {p.name: Entry(p.name, p.dist.name if p.dist else "unknown", p) for p in _checkout_points(group)}
     for p in entry_points(group=group):
-        found[p.name] = Entry(p.name, p.dist.name if p.dist else "unknown", p)
-    return dict(sorted(found.items()))
+        known[p.name] = Entry(p.name, p.dist.name if p.dist else "unknown", p)
+    return dict(sorted(known.items()))
 
 
 def _checkout_points(group: str) -> Iterable[EntryPoint]:

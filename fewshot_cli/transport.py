@@ -41,8 +41,8 @@ class Ledger:
         """Problems not converged in each of a batch's `count` episodes, which a call holds one after the other."""
         out = torch.zeros(count, dtype=torch.int64)
         for flags, part in zip(self.converged, self.episodes, strict=True):
-            own = out[part or slice(None)]  # a view
-            own += (~flags).reshape(len(own), -1).sum(1).cpu()
+            counts = out[part or slice(None)]  # a view
+            counts += (~flags).reshape(len(counts), -1).sum(1).cpu()
         return out.tolist()
 
 
@@ -64,10 +64,10 @@ _TOLD: set[type] = set()
 @contextmanager
 def ledger() -> Iterator[Ledger]:
     """Record every solve inside the block."""
-    book = Ledger()
-    token = _LEDGERS.set((*_LEDGERS.get(), book))
+    record = Ledger()
+    token = _LEDGERS.set((*_LEDGERS.get(), record))
     try:
-        yield book
+        yield record
     finally:
         _LEDGERS.reset(token)
 
@@ -121,11 +121,11 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     if basis is not None:
         basis.trees = plan.basis
     spent = perf_counter() - start
-    for book in _LEDGERS.get():
-        book.converged.append(plan.converged)
-        book.iterations.append(plan.iterations)
-        book.episodes.append(_EPISODES.get())
-        book.seconds += spent
+    for record in _LEDGERS.get():
+        record.converged.append(plan.converged)
+        record.iterations.append(plan.iterations)
+        record.episodes.append(_EPISODES.get())
+        record.seconds += spent
     return plan
 
 

@@ -67,7 +67,7 @@ class Finetune(Head[FinetuneOptions]):
                 logits = self._score(images[:, pick], layer, bias)
                 target = labels[pick].expand(episodes, -1)
                 loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum") / len(pick)
-            for own, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):
-                own.grad = grad
+            for parameter, grad in zip(learned, torch.autograd.grad(loss, learned), strict=True):
+                parameter.grad = grad
             optimizer.step()
         return layer.detach(), bias.detach()

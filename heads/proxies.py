@@ -113,8 +113,8 @@ class Proxies(Head[ProxiesOptions]):
             draw = torch.rand(way, o.proxies, self.channels, generator=torch.Generator().manual_seed(0))
             start = ((2 * draw - 1) / self.channels**0.5).to(features).expand(len(features), -1, -1, -1)
         else:
-            found = [self._clusters(features[:, labels == c].flatten(1, 2)) for c in range(way)]
-            start, masses = (torch.stack(x, 1) for x in zip(*found, strict=True))
+            clusters = [self._clusters(features[:, labels == c].flatten(1, 2)) for c in range(way)]
+            start, masses = (torch.stack(x, 1) for x in zip(*clusters, strict=True))
         if o.masses == "uniform":
             masses = start.new_full(start.shape[:3], 1 / o.proxies)
         learned = start

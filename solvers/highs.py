@@ -50,11 +50,11 @@ class Highs(Solver[HighsOptions]):
                 continue
             top = top or 1.0
             sides = np.concatenate([s[b] / mass, d[b] / d[b].sum()])
-            found = linprog(c[b].ravel() / top, A_eq=marginals, b_eq=sides, method="highs-ds", options=limits)
-            iterations[b], converged[b] = found.nit, found.status == 0
-            if found.x is not None:
-                flow[b] = found.x.reshape(n, m) * mass
-                u[b], v[b] = np.split(found.eqlin.marginals * top, [n])
+            result = linprog(c[b].ravel() / top, A_eq=marginals, b_eq=sides, method="highs-ds", options=limits)
+            iterations[b], converged[b] = result.nit, result.status == 0
+            if result.x is not None:
+                flow[b] = result.x.reshape(n, m) * mass
+                u[b], v[b] = np.split(result.eqlin.marginals * top, [n])
         plan, rows, columns = (torch.from_numpy(x).to(cost.dtype) for x in (flow, u, v))
         return Plan(plan, rows, columns, torch.from_numpy(iterations), torch.from_numpy(converged))
 

@@ -23,8 +23,8 @@ class OpenCV(Solver[ThreadedOptions]):
         """Why it cannot run here, or None."""
         try:
             import cv2
-        except (ImportError, RuntimeError, OSError) as fault:
-            return f"OpenCV does not import ({fault}); pip install opencv-python-headless"
+        except (ImportError, RuntimeError, OSError) as cause:
+            return f"OpenCV does not import ({cause}); pip install opencv-python-headless"
         return None if hasattr(cv2, "EMD") else "this OpenCV has no cv2.EMD; pip install 'opencv-python-headless<6'"
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

@@ -29,8 +29,8 @@ class POT(Solver[POTOptions]):
         """Why it cannot run here, or None."""
         try:
             import ot.lp  # noqa: F401
-        except (ImportError, RuntimeError, OSError) as fault:
-            return f"POT does not import ({fault}); pip install POT"
+        except (ImportError, RuntimeError, OSError) as error:
+            return f"POT does not import ({error}); pip install POT"
         return None
 
     @classmethod

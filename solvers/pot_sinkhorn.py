@@ -36,8 +36,8 @@ class POTSinkhorn(Solver[POTSinkhornOptions]):
         """Why it cannot run here, or None."""
         try:
             from ot.batch import solve_batch  # noqa: F401
-        except (ImportError, RuntimeError, OSError) as fault:
-            return f"POT's ot.batch does not import ({fault}); pip install 'POT>=0.9.7'"
+        except (ImportError, RuntimeError, OSError) as cause:
+            return f"POT's ot.batch does not import ({cause}); pip install 'POT>=0.9.7'"
         return None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
@@ -55,7 +55,7 @@ class POTSinkhorn(Solver[POTSinkhornOptions]):
         s, d = s.clamp(min=TINY), d.clamp(min=TINY)
         graph = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
         grad = {"unrolled": "autodiff", "last_step": "last_step"}[self.options.gradient] if graph else "detach"
-        found = solve_batch(
+        result = solve_batch(
             cost,
             self.options.regularisation,
             a=s,
@@ -66,5 +66,5 @@ class POTSinkhorn(Solver[POTSinkhornOptions]):
             reg_type="entropy",
             grad=grad,
         )
-        error = (found.plan.detach().sum(2) - s.detach()).norm(dim=1)
-        return Plan(found.plan * mass[:, :, None], None, None, iterations, error <= self.options.tolerance)
+        error = (result.plan.detach().sum(2) - s.detach()).norm(dim=1)
+        return Plan(result.plan * mass[:, :, None], None, None, iterations, error <= self.options.tolerance)

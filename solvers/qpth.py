@@ -55,8 +55,8 @@ class QPTH(Solver[QPTHOptions]):
         """Why it cannot run here, or None."""
         try:
             _layer()
-        except (ImportError, RuntimeError, OSError, AttributeError) as fault:
-            return f"qpth does not import ({fault}); pip install --no-deps qpth"
+        except (ImportError, RuntimeError, OSError, AttributeError) as error:
+            return f"qpth does not import ({error}); pip install --no-deps qpth"
         return None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
@@ -125,11 +125,11 @@ class _Chunk(torch.autograd.Function):
         try:
             leaves, flow = ctx.graph or _graph(ctx.plan, *ctx.saved_tensors)
             return (*torch.autograd.grad(flow, leaves, grad), None, None)
-        except RuntimeError as fault:  # as its users know it: singular U
+        except RuntimeError as error:  # as its users know it: singular U
             raise DataError(
-                f"qpth found no gradient, its KKT matrix is singular ({str(fault).partition('. If')[0]}); "
+                f"qpth found no gradient, its KKT matrix is singular ({str(error).partition('. If')[0]}); "
                 "use --solver network_simplex"
-            ) from fault
+            ) from error
         finally:
             ctx.graph = None
 

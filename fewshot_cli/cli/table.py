@@ -127,7 +127,8 @@ def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool)
         raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
     if table.kind == "metatrained" and ("--recipe" in given or "--dataset" not in given):
         raise FslError(
-            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {table.home} or another"
+            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {table.default_dataset} "
+            "or another"
         )
     if ("--dataset" in given) == ("--recipe" in given):
         raise FslError("give --dataset NAME, or --recipe with a 1-shot recipe, to say what the table is run on")
@@ -177,7 +178,7 @@ def _metatrained(
     from fewshot_cli.papers.metatrained import MetatrainedCells
     from fewshot_cli.runtime.runs import CONFIG
 
-    dataset = request.dataset or table.home
+    dataset = request.dataset or table.default_dataset
     path = (run_dir or Path("runs") / "table" / table.name.partition(".")[0] / dataset) / table.name
     cells = MetatrainedCells(table, request, path)
     _print_episodes(evaluated.run(table, request, cells, dataset, path, (path / CONFIG).exists()), path, form, plot)

@@ -35,7 +35,7 @@ class Source:
         self.places = {path: f"{where}:{line}" for path, line in lines.items()}
         self.where = where
 
-    def fault(self, path: tuple, reason: str) -> RecipeError:
+    def error(self, path: tuple, reason: str) -> RecipeError:
         """The error `file:line: key: reason`, with the line of the key or of the nearest one around it."""
         given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
         if given and path not in self.places:  # a key inside this one was given by --set
@@ -78,8 +78,8 @@ def find_recipe(name_or_path: str) -> Path:
     try:
         if path.exists():
             return path
-    except OSError as fault:
-        raise RecipeError(f"{name_or_path[:80]}: no such recipe ({fault.strerror})") from fault
+    except OSError as cause:
+        raise RecipeError(f"{name_or_path[:80]}: no such recipe ({cause.strerror})") from cause
     if path.name == name_or_path and path.name.removesuffix(".yaml") in known:
         return known[path.name.removesuffix(".yaml")]
     hint = registry.did_you_mean(path.name.removesuffix(".yaml"), known)
@@ -92,11 +92,11 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
     if base is None:
         return source
     if not isinstance(base, str):
-        raise source.fault(("base",), "must be the name or path of a recipe")
+        raise source.error(("base",), "must be the name or path of a recipe")
     beside = path.parent / f"{base.removesuffix('.yaml')}.yaml"
     parent = beside if beside.exists() else find_recipe(base)
     if parent.resolve() in (*seen, path.resolve()):
-        raise source.fault(("base",), f"{base} leads back to this recipe")
+        raise source.error(("base",), f"{base} leads back to this recipe")
     return source.over(_read(parent, (*seen, path.resolve())))
 
 
@@ -107,7 +107,7 @@ def load_recipe(
     path = find_recipe(name_or_path)
     source = _read(path)
     if "name" in source.data:
-        raise source.fault(("name",), "unknown key; a recipe is named by its file")
+        raise source.error(("name",), "unknown key; a recipe is named by its file")
     source.data["name"] = path.stem
     texts = [*([overrides.written("seed", seed)] if seed is not None else []), *(sets or [])]
     if solver is not None:
@@ -151,8 +151,8 @@ def validate(source: Source) -> Recipe:
     recipe = validate_options(Recipe, data, source)
     try:
         registry.dataset(recipe.dataset.name)
-    except RecipeError as fault:
-        raise source.fault(("dataset", "name"), str(fault)) from fault
+    except RecipeError as cause:
+        raise source.error(("dataset", "name"), str(cause)) from cause
     whole = _with_parts(recipe, parts)
     for name, phase in whole.phases.items():
         head_in(whole, phase.options, source, ("metatrain", "phases", name, "options"))
@@ -170,11 +170,11 @@ def _part(source: Source, kind: str, path: tuple, raw: Any) -> PartSpec:
     if isinstance(raw, str):
         raw = {"name": raw}
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
-        raise source.fault(path, f"must be a name, or a mapping with a name and options, of a {kind[:-1]}")
+        raise source.error(path, f"must be a name, or a mapping with a name and options, of a {kind[:-1]}")
     try:
         cls = registry.part(kind, raw["name"])
-    except RecipeError as fault:
-        raise source.fault(path, str(fault)) from fault
+    except RecipeError as cause:
+        raise source.error(path, str(cause)) from cause
     options = validate_options(cls.Options, {k: v for k, v in raw.items() if k != "name"}, source, path)
     return PartSpec(name=raw["name"], options=options)
 
@@ -206,26 +206,26 @@ def validate_options(model: type[BaseModel], data: dict[str, Any], source: Sourc
         source = Source(source, data, {})
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
-    except ValidationError as fault:
+    except ValidationError as cause:
         # a key that is missing comes last: often another one is a misspelling of it
-        error = min(fault.errors(include_url=False), key=lambda e: e["type"] == "missing")
+        error = min(cause.errors(include_url=False), key=lambda e: e["type"] == "missing")
         keys, owner = _located(model, error["loc"])
         where, kind = (*path, *keys), error["type"]
         if kind == "extra_forbidden":
             names = [k for k in owner.model_fields if k != "name" or owner is not Recipe] if owner else []
             hint = registry.did_you_mean(str(keys[-1]), names)
-            raise source.fault(where, f"unknown key{hint}; known here: {', '.join(names) or 'none'}") from fault
+            raise source.error(where, f"unknown key{hint}; known here: {', '.join(names) or 'none'}") from cause
         if kind == "missing":
-            raise source.fault(where, "is missing; it has no default") from fault
+            raise source.error(where, "is missing; it has no default") from cause
         if kind.startswith("union_tag"):  # a model chosen by one of its keys
             key, known = (error["ctx"].get(k, "").strip("'") for k in ("discriminator", "expected_tags"))
             if kind == "union_tag_not_found":
-                raise source.fault((*where, key), "is missing; it has no default") from fault
+                raise source.error((*where, key), "is missing; it has no default") from cause
             hint = registry.did_you_mean(error["ctx"]["tag"], known.split("', '"))
             reason = f"must be one of '{known}', not {error['ctx']['tag']!r}{hint}"
-            raise source.fault((*where, key), reason) from fault
+            raise source.error((*where, key), reason) from cause
         given = f", not {error['input']!r}" if not isinstance(error["input"], (dict, list)) else ""
-        raise source.fault(where, f"{error['msg'][0].lower()}{error['msg'][1:]}{given}") from fault
+        raise source.error(where, f"{error['msg'][0].lower()}{error['msg'][1:]}{given}") from cause
 
 
 def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[str | int], type[BaseModel] | None]:

@@ -57,8 +57,8 @@ def decoded_side(recipe: Recipe) -> int:
 def build_head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
     """A head, with its solver when it needs one."""
     cls = registry.head(spec.name)
-    own = build_solver(solver_spec) if cls.needs_solver else None
-    return cls(spec.options, channels=channels, solver=own)
+    built = build_solver(solver_spec) if cls.needs_solver else None
+    return cls(spec.options, channels=channels, solver=built)
 
 
 def build_classifier(
@@ -71,10 +71,10 @@ def build_classifier(
     cls = registry.classifier(spec.name)
     if not cls.needs_solver:
         return cls(spec.options, channels=channels, classes=classes).to(device)
-    own = build_solver(solver_spec)
-    if device.type not in own.devices:
+    built = build_solver(solver_spec)
+    if device.type not in built.devices:
         raise RecipeError(
             f"classifier {spec.name}: solver {solver_spec.name} takes no tensors on {device.type}; "
             "--solver sinkhorn does"
         )
-    return cls(spec.options, channels=channels, classes=classes, solver=own).to(device)
+    return cls(spec.options, channels=channels, classes=classes, solver=built).to(device)

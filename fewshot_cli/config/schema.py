@@ -234,8 +234,8 @@ class Recipe(Section):
     @property
     def start(self) -> str:
         """Name of its pre-trained weights."""
-        own = None if self.metatrain.start == "none" else self.metatrain.start
-        return own or self.weights or self.name
+        first = None if self.metatrain.start == "none" else self.metatrain.start
+        return first or self.weights or self.name
 
     @property
     def phases(self) -> dict[str, PhaseSpec]:

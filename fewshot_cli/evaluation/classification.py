@@ -43,7 +43,7 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
     training = backbone.training, classifier.training
     backbone.eval()
     classifier.eval()
-    found = []
+    top_classes = []
     with progress("classify", len(images)) as bar:
         for start in range(BATCH * processes.rank, len(images), BATCH * processes.size):
             some = images[start : start + BATCH]
@@ -51,12 +51,12 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
             logits = classifier(backbone(views).float())
             if not torch.isfinite(logits).all():
                 raise DataError(f"images {start}-{start + len(some) - 1}: NaN or infinite logits; check the weights")
-            found.append((start, logits.topk(min(TOP, logits.shape[1]), 1).indices.cpu()))
+            top_classes.append((start, logits.topk(min(TOP, logits.shape[1]), 1).indices.cpu()))
             bar.update(start + len(some))
     backbone.train(training[0])
     classifier.train(training[1])
     return torch.cat(
-        [top for _, top in sorted((x for part in processes.gather(found) for x in part), key=lambda x: x[0])]
+        [top for _, top in sorted((x for part in processes.gather(top_classes) for x in part), key=lambda x: x[0])]
     )
 
 

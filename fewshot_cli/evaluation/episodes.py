@@ -49,13 +49,13 @@ def run_batch(
     solver gave up on; nothing that depends on how episodes were batched. Raises `DataError` for NaN logits.
     """
     episodes = [sampler(n) for n in numbers]
-    with transport.ledger() as book:
+    with transport.ledger() as ledger:
         logits = _logits(head, *gather(features, episodes))
     if not torch.isfinite(logits).all():
         raise DataError(f"episodes {numbers.start}-{numbers.stop - 1}: NaN or infinite logits; check the weights")
     guess = logits.argmax(-1).cpu()
     records: list[EpisodeRecord] = []
-    for episode, row, failed in zip(episodes, guess, book.failures(len(episodes)), strict=True):
+    for episode, row, failed in zip(episodes, guess, ledger.failures(len(episodes)), strict=True):
         labels = episode.labels()
         correct = int((row == labels).sum())
         records.append(
@@ -68,7 +68,7 @@ def run_batch(
                 "not_converged": failed,
             }
         )
-    return records, book.seconds
+    return records, ledger.seconds
 
 
 def _nothing() -> tuple[list[EpisodeRecord], float]:

@@ -27,27 +27,27 @@ class Sheet:
 
     query: Tensor
     support: Tensor
-    found: Alignment
+    alignment: Alignment
     title: str
 
     def heat(self) -> dict[str, Tensor]:
         """The largest channel at each position [h,w] by title: of the query's map, and of the support's at each
         stage.
         """
-        maps = {"query's map": self.found.query} | {stage.title: stage.map for stage in self.found.stages}
+        maps = {"query's map": self.alignment.query} | {stage.title: stage.map for stage in self.alignment.stages}
         return {title: x.amax(0).cpu() for title, x in maps.items()}
 
     def correlations(self) -> dict[str, Tensor]:
         """Cosines [HW,HW] of the query's positions with those of the support's map by title, for the stages that have
         one.
         """
-        query = F.normalize(self.found.query.flatten(1), dim=0, eps=1e-12)
-        maps = {stage.correlation: stage.map for stage in self.found.stages if stage.correlation is not None}
+        query = F.normalize(self.alignment.query.flatten(1), dim=0, eps=1e-12)
+        maps = {stage.correlation: stage.map for stage in self.alignment.stages if stage.correlation is not None}
         return {title: (query.T @ F.normalize(x.flatten(1), dim=0, eps=1e-12)).cpu() for title, x in maps.items()}
 
     def distances(self) -> dict[str, float]:
         """Squared distance of the query's map and the support's by stage, summed over channels, mean over positions."""
-        return {s.name: float((s.map - self.found.query).square().sum(0).mean()) for s in self.found.stages}
+        return {s.name: float((s.map - self.alignment.query).square().sum(0).mean()) for s in self.alignment.stages}
 
 
 def map_images(
@@ -68,10 +68,10 @@ def map_episode(
     split = model.split
     left, others = against(model, episode, query)
     maps, records, sheets = model.features(split), [], []
-    for cls, support, own in others:
-        sheet, failed = _sheet(model, split, maps, left, support, split.classes[cls] + (" (its class)" if own else ""))
+    for cls, support, same in others:
+        sheet, failed = _sheet(model, split, maps, left, support, split.classes[cls] + (" (its class)" if same else ""))
         records.append(
-            {"class": split.classes[cls], "true": own, "distance": sheet.distances(), "not_converged": failed}
+            {"class": split.classes[cls], "true": same, "distance": sheet.distances(), "not_converged": failed}
         )
         sheets.append(sheet)
     alignments(out, sheets)

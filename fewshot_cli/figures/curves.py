@@ -18,8 +18,8 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
     figure, axes = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
     ticks: set[float] = set()
     for mark, fit in zip(MARKS * 9, fits, strict=False):
-        own = [r for r in records if r["solver"] == fit["solver"] and "seconds" in r]
-        points = sorted((math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in own)
+        measured = [r for r in records if r["solver"] == fit["solver"] and "seconds" in r]
+        points = sorted((math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in measured)
         if points:
             slope = f"   n^{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if "exponent" in fit else ""
             axes.loglog(*zip(*points, strict=True), marker=mark, label=fit["solver"] + slope)
@@ -40,9 +40,9 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for mark, row in zip(MARKS * 9, dict.fromkeys(r["row"] for r in records), strict=False):
-        own = sorted((r["shot"], r["accuracy"], r["ci95"]) for r in records if r["row"] == row and "accuracy" in r)
-        if own:
-            shots, accuracy, ci95 = zip(*own, strict=True)
+        measured = sorted((r["shot"], r["accuracy"], r["ci95"]) for r in records if r["row"] == row and "accuracy" in r)
+        if measured:
+            shots, accuracy, ci95 = zip(*measured, strict=True)
             axes.errorbar(shots, accuracy, ci95, marker=mark, capsize=2, label=row)
     axes.set(xlabel="shots", ylabel="accuracy, %", title=title)
     axes.set_xticks(sorted({r["shot"] for r in records}))

@@ -89,11 +89,16 @@ def match_episode(
     split = model.split
     left, others = against(model, episode, query)
     maps, records, panels = model.features(split), [], []
-    for cls, support, own in others:
-        name = split.classes[cls] + (" (its class)" if own else "")
+    for cls, support, same in others:
+        name = split.classes[cls] + (" (its class)" if same else "")
         panel, failed = _panel(model, split, maps, left, support, f"{name}: ")
         records.append(
-            {"class": split.classes[cls], "true": own, "similarity": panel.matching.similarity, "not_converged": failed}
+            {
+                "class": split.classes[cls],
+                "true": same,
+                "similarity": panel.matching.similarity,
+                "not_converged": failed,
+            }
         )
         panels.append(panel)
     matches(out, panels, flows)
@@ -127,9 +132,9 @@ def shown(recipe: Recipe, images: ImageSet, picks: list[int], whole: bool = Fals
     """Images of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    found, sizes = images.decode(side, recipe.dataset.crop, only=picks)
+    pixels, sizes = images.decode(side, recipe.dataset.crop, only=picks)
     edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
-    return (found.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
+    return (pixels.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
 
 
 def parts_with(

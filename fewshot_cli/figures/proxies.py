@@ -121,7 +121,7 @@ def correspondences(path: Path, rows: list) -> None:
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False, layout="constrained"
     )
-    for line, row, own in zip(axes, rows, shown, strict=True):
+    for line, row, picked in zip(axes, rows, shown, strict=True):
         side = row.image.shape[-1]
         for axis in line:
             axis.imshow(row.image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
@@ -131,11 +131,11 @@ def correspondences(path: Path, rows: list) -> None:
         line[0].set_title(row.title, fontsize=9)
         line[1].set_title("most mass to", fontsize=9)
         line[1].imshow(row.strongest().numpy(), cmap=colours, norm=BoundaryNorm(range(most + 1), most), **over)
-        for axis, m, share in zip(line[2:], own, row.shares()[own].tolist(), strict=True):
+        for axis, m, share in zip(line[2:], picked, row.shares()[picked].tolist(), strict=True):
             heat = axis.imshow(row.mass[..., m].numpy(), cmap="inferno", vmin=0, vmax=1, **over)
             axis.set_title(f"proxy {m + 1}: {100 * share:.0f} % of logit", fontsize=9)
     named = sorted(
-        {m for row, own in zip(rows, shown, strict=True) for m in [*own, *row.strongest().unique().tolist()]}
+        {m for row, picked in zip(rows, shown, strict=True) for m in [*picked, *row.strongest().unique().tolist()]}
     )
     figure.legend(
         handles=[Patch(color=colours(m), label=f"proxy {m + 1}") for m in named],

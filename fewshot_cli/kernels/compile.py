@@ -90,8 +90,8 @@ def _closure(modules: Iterable[tuple[str, Path]]) -> set[Path]:
             continue
         seen.add(path)
         for other in _imports(name, path):
-            if other.partition(".")[0] in (PACKAGE, name.partition(".")[0]) and (found := _file(other)):
-                todo.append((other, found))
+            if other.partition(".")[0] in (PACKAGE, name.partition(".")[0]) and (source := _file(other)):
+                todo.append((other, source))
     return seen
 
 

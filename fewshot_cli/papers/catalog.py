@@ -19,7 +19,7 @@ def load_paper(path: Path) -> Paper:
     source = Source(str(path), *strict_yaml.load(path))
     paper: Paper = validate_options(Paper, source.data, source)
     for place, reason in paper.contradictions():
-        raise source.fault(place, reason)
+        raise source.error(place, reason)
     return paper
 
 

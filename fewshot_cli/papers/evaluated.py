@@ -196,7 +196,13 @@ def _record(
                 out["difference"], out["difference_ci95"] = paired(ours["accuracies"], base["accuracies"])
         out |= {"seconds": ours["seconds"], "command": ours["command"]}
     printed = row.published
-    where = dataset if dataset in printed else table.home if table.home in printed and row.set is not None else None
+    where = (
+        dataset
+        if dataset in printed
+        else table.default_dataset
+        if table.default_dataset in printed and row.set is not None
+        else None
+    )
     value = printed[where][place] if where else None
     if value:
         out |= {"published": value.accuracy, "published_on": where}

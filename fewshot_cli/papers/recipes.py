@@ -48,10 +48,10 @@ def pairs() -> dict[str, Pair]:
     default options, whose local features are the positions of the map.
     """
     plain = {shot: [recipe for recipe in _deepemd(shot) if _is_plain(recipe)] for shot in HEADS}
-    found = [Pair(one, five) for one in plain[1] for five in plain[5] if _trained_alike(one, five)]
-    datasets = [pair.one_shot.dataset.name for pair in found]
+    matched = [Pair(one, five) for one in plain[1] for five in plain[5] if _trained_alike(one, five)]
+    datasets = [pair.one_shot.dataset.name for pair in matched]
     out = {}
-    for pair, dataset in zip(found, datasets, strict=True):
+    for pair, dataset in zip(matched, datasets, strict=True):
         backbone = pair.one_shot.backbone.name
         main = backbone == BACKBONE or datasets.count(dataset) == 1
         out[dataset if main else f"{dataset}_{backbone}"] = pair

@@ -109,14 +109,14 @@ def _report(
     table = find_table("deepemd.T3")
     assert isinstance(table, EvaluatedTable)
     printed = {row.name: row.published.get(base.dataset.name) for row in table.rows}
-    own = {
+    accuracies = {
         key: [r["accuracy"] for r in Run.records(Path(s["run_dir"]) / "episodes.jsonl")] for key, s in summaries.items()
     }
     rows = []
     for method, known, *_ in ROWS:
         for place, shot in enumerate(of):
             made = summaries[method, shot]
-            mean, ci95 = mean_ci95(own[method, shot])
+            mean, ci95 = mean_ci95(accuracies[method, shot])
             row = {
                 "method": method,
                 "shot": shot,
@@ -128,8 +128,10 @@ def _report(
                 "run_dir": made["run_dir"],
             }
             if method != ROWS[0][0]:
-                few = min(len(own[method, shot]), len(own[ROWS[0][0], shot]))
-                row["difference"], row["difference_ci95"] = paired(own[method, shot][:few], own[ROWS[0][0], shot][:few])
+                few = min(len(accuracies[method, shot]), len(accuracies[ROWS[0][0], shot]))
+                row["difference"], row["difference_ci95"] = paired(
+                    accuracies[method, shot][:few], accuracies[ROWS[0][0], shot][:few]
+                )
             if published := printed.get(known):
                 row["published"] = [x for x in published[place] or () if x is not None]
             rows.append(row)

@@ -121,7 +121,9 @@ class EvaluatedTable(_Table):
     """A table whose rows are evaluated on the same episodes."""
 
     kind: Literal["evaluated"]
-    home: str = Field(description="the dataset whose printed values stand beside rows run on a dataset without any")
+    default_dataset: str = Field(
+        description="the dataset whose printed values stand beside rows run on a dataset without any"
+    )
     reference: str = Field(description="the row that paired differences are taken to")
     columns: tuple[EpisodesColumn, ...] = Field(min_length=1, description="episodes, a column each")
     rows: tuple[EvaluatedRow, ...] = Field(min_length=1, description="methods, in the paper's order")
@@ -132,7 +134,9 @@ class MetatrainedTable(_Table):
 
     kind: Literal["metatrained"]
     recipe: Template = Field(description="name of the rows' recipe, with {dataset} and {shot} in place of theirs")
-    home: str = Field(description="the dataset whose printed values stand beside rows run on a dataset without any")
+    default_dataset: str = Field(
+        description="the dataset whose printed values stand beside rows run on a dataset without any"
+    )
     reference: str = Field(description="the row that paired differences are taken to")
     columns: tuple[MetatrainedColumn, ...] = Field(min_length=1, description="episodes, a column each")
     rows: tuple[MetatrainedRow, ...] = Field(min_length=1, description="methods, in the paper's order")
@@ -222,7 +226,7 @@ def _datasets(table: Table) -> Iterator[Contradiction]:
     """Datasets that no one has registered."""
     if isinstance(table, TrainedTable):
         return
-    yield from ((("home",), reason) for _, reason in _unknown_datasets([table.home]))
+    yield from ((("default_dataset",), reason) for _, reason in _unknown_datasets([table.default_dataset]))
     rows: tuple[EvaluatedRow | MetatrainedRow, ...] = table.rows
     for place, row in enumerate(rows):
         yield from ((("rows", place, "published", name), reason) for name, reason in _unknown_datasets(row.published))

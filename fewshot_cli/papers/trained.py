@@ -58,8 +58,8 @@ def run(table: TrainedTable, request: Request, run_dir: Path) -> dict[str, Any]:
         for row in rows:
             try:
                 if row.name not in missing:
-                    for place, found in enumerate(_values(table, row, request, seed, run_dir)):
-                        values.setdefault((row.name, place), []).append(found)
+                    for place, value in enumerate(_values(table, row, request, seed, run_dir)):
+                        values.setdefault((row.name, place), []).append(value)
             except FslError as error:
                 if isinstance(error, RecipeError) and request.sets:
                     raise  # an option that was typed
@@ -107,13 +107,13 @@ def _values(table: TrainedTable, row: TrainedRow, request: Request, seed: int, r
     one = load_recipe(row.recipe, words, seed=seed)
     if all(column.measure.endswith("_seconds") for column in table.columns):
         store = open_dataset(one.dataset.name, one.store, request.root)
-        found = _times(table, row, request, run_dir)[row is not _baseline(table, row)]
+        seconds = _times(table, row, request, run_dir)[row is not _baseline(table, row)]
         counts = {
             "training": len(store.split("train")) // one.pretrain.batch,
             "test": len(store.split("test")) / one.pretrain.batch,
         }
         kinds = [column.measure.removesuffix("_seconds") for column in table.columns]
-        return [found[kind] * counts[kind] for kind in kinds]
+        return [seconds[kind] * counts[kind] for kind in kinds]
     made = stage(
         request.processes,
         place / "pretrain",
@@ -148,18 +148,18 @@ def _record(
     request: Request,
     run_dir: Path,
 ) -> dict[str, Any]:
-    own = values[row.name, place]
+    results = values[row.name, place]
     words = row_sets(row, request)
     out: dict[str, Any] = {
         "measure": table.columns[place].measure,
-        "values": own,
-        "value": median(own),
+        "values": results,
+        "value": median(results),
         **_costs(load_recipe(row.recipe, words), request),
     }
     base = _baseline(table, row)
     other = values.get((base.name, place))
-    if base is not row and other and len(other) == len(own):
-        apart = [a - b for a, b in zip(own, other, strict=True)]
+    if base is not row and other and len(other) == len(results):
+        apart = [a - b for a, b in zip(results, other, strict=True)]
         out["difference"] = mean(apart)
         if len(apart) > 1:
             out["difference_ci95"] = float(stats.t.ppf(0.975, len(apart) - 1) * stats.sem(apart))
@@ -167,8 +167,8 @@ def _record(
         theirs, ours = _times(table, row, request, run_dir)
         out |= {f"{kind}_over_first": ours[kind] / theirs[kind] for kind in ours}
     places = [_place(row, seed, run_dir) for seed in request.seeds]
-    if all((path / "pretrain" / LOG).exists() for path in places) and (found := _iterations(places)):
-        out["iterations"] = found
+    if all((path / "pretrain" / LOG).exists() for path in places) and (iterations := _iterations(places)):
+        out["iterations"] = iterations
     if row.published is not None:
         out["published"] = row.published[place]
     out |= {
@@ -194,9 +194,9 @@ def _costs(one: Recipe, request: Request) -> dict[str, float]:
     classifier = build_classifier(
         one.pretrain.classifier, backbone.channels, classes, one.classifier_solver, request.processes.device
     )
-    found = costs.count(backbone, one.image.size)
-    products = found.multiply_adds_bn + classifier.multiply_adds(found.positions)
-    parameters = found.parameters + sum(p.numel() for p in classifier.parameters())
+    count = costs.count(backbone, one.image.size)
+    products = count.multiply_adds_bn + classifier.multiply_adds(count.positions)
+    parameters = count.parameters + sum(p.numel() for p in classifier.parameters())
     return {"parameters": parameters / 1e6, "multiply_adds": products / 1e6}
 
 

@@ -43,7 +43,7 @@ def classify(
             "needs the same number of each, --set head=sfc takes any"
         )
     examples, queries = model.features(folder), model.features(images)
-    with transport.ledger() as book:
+    with transport.ledger() as ledger:
         if learner is not None:
             layer = learner.learn(examples[None], folder.labels)
             logits = [learner.score(layer, part[None])[0] for part in queries.split(CALL)]
@@ -52,14 +52,14 @@ def classify(
             logits = [model.head(shots, part[None])[0] for part in queries.split(CALL)]
     scores = torch.cat(logits).softmax(1).cpu().tolist()
     rows = []
-    for name, own in zip(images.names, scores, strict=True):
-        best = max(range(len(own)), key=own.__getitem__)
+    for name, row in zip(images.names, scores, strict=True):
+        best = max(range(len(row)), key=row.__getitem__)
         rows.append(
             {
                 "picture": name,
                 "label": folder.classes[best],
-                "score": own[best],
-                "scores": dict(zip(folder.classes, own, strict=True)),
+                "score": row[best],
+                "scores": dict(zip(folder.classes, row, strict=True)),
             }
         )
     return {
@@ -69,6 +69,6 @@ def classify(
         "weights": model.weights.label,
         "support": dict(zip(folder.classes, counts, strict=True)),
         "pictures": rows,
-        "not_converged": sum(book.failures(1)),
+        "not_converged": sum(ledger.failures(1)),
         "versions": versions(),
     }

@@ -62,7 +62,7 @@ def retrieve(
     label_of = torch.tensor([names.index(c) for c in asked.classes])
     truth = label_of[asked.labels]
     others = torch.bincount(images.labels, minlength=len(names))[truth]
-    others -= torch.tensor([int((images.labels[own] == t).sum()) for own, t in zip(same, truth, strict=True)])
+    others -= torch.tensor([int((images.labels[copies] == t).sum()) for copies, t in zip(same, truth, strict=True)])
     can = torch.nonzero(others > 0).flatten()
     if not len(can):
         raise DataError(
@@ -70,26 +70,32 @@ def retrieve(
             "two images or more"
         )
     picks = can[_picks(len(can), count, recipe.seed)]
-    found = model.features(images)
-    searched = found if asked is images else model.features(asked)
-    stored = _pooled(found)
+    gallery_features = model.features(images)
+    searched = gallery_features if asked is images else model.features(asked)
+    stored = _pooled(gallery_features)
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
     ranking: list[dict[str, Any]] = []
-    with transport.ledger() as book, progress("retrieve", len(picks)) as bar:
-        for part in picks.split(_queries_a_call(model, shortlist, found)):
+    with transport.ledger() as ledger, progress("retrieve", len(picks)) as bar:
+        for part in picks.split(_queries_a_call(model, shortlist, gallery_features)):
             queries = part.tolist()
             order, again, scores = _ranks(
-                model, searched[part.to(found.device)], found, stored, shortlist, [same[q] for q in queries]
+                model,
+                searched[part.to(gallery_features.device)],
+                gallery_features,
+                stored,
+                shortlist,
+                [same[q] for q in queries],
             )
             for kind, places in zip(found_at, (order, again), strict=True):
                 found_at[kind].append(images.labels[places] == truth[part, None])
-            for q, places, own in zip(queries, again.tolist(), scores.tolist(), strict=True):
+            for q, places, values in zip(queries, again.tolist(), scores.tolist(), strict=True):
                 ranking.append(
                     {
                         **_named(asked, q),
                         "found": [
-                            {**_named(images, i), "score": s} for i, s in list(zip(places, own, strict=True))[: max(ks)]
+                            {**_named(images, i), "score": s}
+                            for i, s in list(zip(places, values, strict=True))[: max(ks)]
                         ],
                     }
                 )
@@ -108,8 +114,8 @@ def retrieve(
         "recall": {k: _recall(hits, k) for k in ks},
         "interval": INTERVAL_QUERIES,
         "interval_difference": INTERVAL_PAIRED_QUERIES,
-        "not_converged": sum(book.failures(1)),
-        "seconds": {"embedding": model.embedding_seconds, "solver": book.seconds, "total": perf_counter() - begin},
+        "not_converged": sum(ledger.failures(1)),
+        "seconds": {"embedding": model.embedding_seconds, "solver": ledger.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
         "versions": versions(),
         "device": str(device),
@@ -155,8 +161,8 @@ def _ranks(
     `stored` are the gallery's maps pooled, `same` each query's own places in the gallery.
     """
     near = _pooled(query) @ stored.T
-    for row, own in zip(near, same, strict=True):
-        row[own] = -torch.inf
+    for row, copies in zip(near, same, strict=True):
+        row[copies] = -torch.inf
     order = near.topk(shortlist, 1).indices
     scores = model.head(gallery[order][:, :, None], query[:, None])[:, 0]
     scores, at = scores.sort(dim=1, descending=True, stable=True)

@@ -83,7 +83,7 @@ def measure(
     make: Callable[[int, int, int, int], Problems],
     device: torch.device,
     settings: Settings,
-    told: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """One record for each solver and size; solvers take turns in every round, medians are reported.
 
@@ -93,16 +93,16 @@ def measure(
     records: list[dict[str, Any]] = []
     last: dict[str, tuple[int, float]] = {}
     for n, m in sizes:
-        told(f"{n}×{m}")
+        announce(f"{n}×{m}")
         given = [make(n, m, settings.batch, seed) for seed in range(INPUTS)]
         entrants = []
         for name, solver in solvers.items():
             record: dict[str, Any] = {"solver": name, "n": n, "m": m}
-            home = matching_device(solver, device)
+            place = matching_device(solver, device)
             try:
-                entrant = _enter(name, solver, home, given, settings, last.get(name))
-            except Exception as fault:  # one solver's refusal, or memory, must not end the others' measurement
-                record["skipped"] = str(fault) or type(fault).__name__
+                entrant = _enter(name, solver, place, given, settings, last.get(name))
+            except Exception as cause:  # one solver's refusal, or memory, must not end the others' measurement
+                record["skipped"] = str(cause) or type(cause).__name__
                 records.append(record)
                 continue
             entrants.append((record, entrant))
@@ -128,21 +128,21 @@ def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -
         if not e.forward or e.forward[-1] < SHORT:
             _forward(e.solver, e.inputs[(turn + 2) % INPUTS])
         e.forward.append(_clock(e.device, lambda: _forward(e.solver, chosen), settings.now))
-    except Exception as fault:
-        record["skipped"] = str(fault) or type(fault).__name__
+    except Exception as cause:
+        record["skipped"] = str(cause) or type(cause).__name__
         return
     if settings.backward and "gradient_failed" not in record:
         try:
             e.both.append(_clock(e.device, lambda: _backward(e.solver, other), settings.now))
-        except Exception as fault:
-            record["gradient_failed"] = str(fault) or type(fault).__name__
+        except Exception as cause:
+            record["gradient_failed"] = str(cause) or type(cause).__name__
             e.both.clear()
 
 
 def _enter(
     name: str,
     solver: Solver,
-    home: torch.device,
+    place: torch.device,
     given: list[Problems],
     settings: Settings,
     last: tuple[int, float] | None,
@@ -151,23 +151,23 @@ def _enter(
     n, m = given[0][0].shape[1:]
     if last is not None and (guess := last[1] * (n * m / last[0]) ** 2) > settings.budget:
         raise RuntimeError(f"about {guess:.0f} s a problem; raise --budget to measure it")
-    one = given[0].map(lambda x: x[:1].to(home))
+    one = given[0].map(lambda x: x[:1].to(place))
     _forward(solver, one)  # compiles, loads libraries
-    single = _clock(home, lambda: _forward(solver, one), settings.now)
+    single = _clock(place, lambda: _forward(solver, one), settings.now)
     calls = settings.rounds * (3 if settings.backward else 1)
     batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(single, 1e-9))))
-    inputs = [_moved(problems, batch, home) for problems in given]
+    inputs = [_moved(problems, batch, place) for problems in given]
     if batch > 1:
         # whole batches are cheaper: choose again
-        once = _clock(home, lambda: _forward(solver, inputs[0]), settings.now)
+        once = _clock(place, lambda: _forward(solver, inputs[0]), settings.now)
         batch = max(1, min(len(given[0][0]), int(settings.budget / calls / max(once / batch, 1e-9))))
-        inputs = [_moved(problems, batch, home) for problems in given]
-    return _Entrant(name, solver, home, inputs, [], [])
+        inputs = [_moved(problems, batch, place) for problems in given]
+    return _Entrant(name, solver, place, inputs, [], [])
 
 
-def _moved(given: Problems, batch: int, home: torch.device) -> Problems:
+def _moved(given: Problems, batch: int, place: torch.device) -> Problems:
     """The first problems of a batch, on a device."""
-    return given.map(lambda x: x[:batch].to(home))
+    return given.map(lambda x: x[:batch].to(place))
 
 
 def _oracle(given: Problems) -> _Answer:
@@ -264,7 +264,7 @@ def fits(records: list[dict[str, Any]], solvers: dict[str, Solver]) -> list[dict
 
     A line through log seconds over log √(n·m) by least squares; `standard_error` is of its slope. At least three sizes.
     """
-    found = []
+    rows = []
     for name, solver in solvers.items():
         points = [(math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in records if r["solver"] == name and "seconds" in r]
         formula, exponent = solver.complexity
@@ -272,8 +272,8 @@ def fits(records: list[dict[str, Any]], solvers: dict[str, Solver]) -> list[dict
         if len({x for x, _ in points}) >= 3:
             slope, error = _slope([math.log(x) for x, _ in points], [math.log(t) for _, t in points])
             row |= {"exponent": slope, "standard_error": error, "from": min(points)[0], "to": max(points)[0]}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _slope(x: list[float], y: list[float]) -> tuple[float, float]:

@@ -169,10 +169,12 @@ def _pretraining(recipe: Recipe, device: torch.device) -> _Stage:
 def _metatraining(recipe: Recipe, device: torch.device, clock: _Clock) -> _Stage:
     spec, backbone, extractor = recipe.metatrain, place(build_backbone(recipe), device), build_extractor(recipe)
     head = build_head(recipe.head, backbone.channels, recipe.solver)
-    home = matching_device(head.solver, device)
+    matching = matching_device(head.solver, device)
     if head.solver is not None:
         head.solver = _Timed(head.solver, clock)
-    return _Stage(recipe, spec, EpisodeObjective(backbone, head.to(home), spec, extractor.patches, home), extractor)
+    return _Stage(
+        recipe, spec, EpisodeObjective(backbone, head.to(matching), spec, extractor.patches, matching), extractor
+    )
 
 
 def _measure(name: str, stage: _Stage, clock: _Clock, rounds: int) -> dict[str, Any]:

@@ -26,13 +26,13 @@ CONFIG, SUMMARY = "config.json", "summary.json"
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
-    found = {"fewshot-cli": fewshot_cli.__version__, "python": platform.python_version()}
+    releases = {"fewshot-cli": fewshot_cli.__version__, "python": platform.python_version()}
     for name in ("torch", "numpy", "opencv-python-headless", "POT"):
         try:
-            found[name] = version(name)
+            releases[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return releases
 
 
 class Run:

@@ -97,6 +97,6 @@ def classifier_saved(name: str) -> str | None:
 
 def classifier_cost(name: str) -> str | None:
     """`multiply_adds` is a positive whole number."""
-    found = _classifier(name).multiply_adds(4)
-    require(isinstance(found, int) and found > 0, f"multiply_adds is {found!r}, not a positive whole number")
+    count = _classifier(name).multiply_adds(4)
+    require(isinstance(count, int) and count > 0, f"multiply_adds is {count!r}, not a positive whole number")
     return None

@@ -251,8 +251,8 @@ def strict(case: Case) -> str | None:
         given[which][place] = wrong
         try:
             case.value(*given)
-        except DataError as fault:
-            require(phrase in str(fault), f"{phrase}: the sentence does not say so: {fault}")
+        except DataError as error:
+            require(phrase in str(error), f"{phrase}: the sentence does not say so: {error}")
         else:
             raise Failed(f"{phrase}: was not refused")
     return None
@@ -292,9 +292,10 @@ def restartable(case: Case) -> str | None:
                 torch.full_like(plan.basis, -1),
                 plan.basis.flip(1),
             ):
-                found = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
+                value_found = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
                 require(
-                    (found - best).abs() <= 2 * case.near(moved), f"{name}, {n}×{m}: a warm start changes the value"
+                    (value_found - best).abs() <= 2 * case.near(moved),
+                    f"{name}, {n}×{m}: a warm start changes the value",
                 )
     return None
 

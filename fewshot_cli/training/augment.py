@@ -27,12 +27,12 @@ class Draws:
     flip: Tensor
     factors: Tensor | None
 
-    def part(self, own: slice) -> "Draws":
+    def part(self, rows: slice) -> "Draws":
         """Those of some of the images."""
         if self.factors is None:
-            return Draws(self.boxes[own], self.flip[own], None)
-        factors = self.factors.unflatten(1, (len(self.boxes), -1))[:, own].flatten(1, 2)
-        return Draws(self.boxes[own], self.flip[own], factors)
+            return Draws(self.boxes[rows], self.flip[rows], None)
+        factors = self.factors.unflatten(1, (len(self.boxes), -1))[:, rows].flatten(1, 2)
+        return Draws(self.boxes[rows], self.flip[rows], factors)
 
 
 def draw(
@@ -94,9 +94,9 @@ class Mixing:
     keep: Tensor
     box: Tensor
 
-    def part(self, own: slice) -> "Mixing":
+    def part(self, rows: slice) -> "Mixing":
         """That of some of the images; an even number of them begin and end a part."""
-        return Mixing(self.keep[own], self.box[own])
+        return Mixing(self.keep[rows], self.box[rows])
 
 
 def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing | None:

@@ -48,5 +48,5 @@ class Average:
     def restore(self, state: tuple[int, list[Tensor]]) -> None:
         """Continue from an earlier state. Raises `ValueError` when it is of other modules."""
         self.steps, averages = state
-        for own, x in zip(self.averages, averages, strict=True):
-            own.copy_(x)
+        for target, x in zip(self.averages, averages, strict=True):
+            target.copy_(x)

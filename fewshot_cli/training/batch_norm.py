@@ -32,10 +32,10 @@ class _SharedNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        own = x.float()
+        single = x.float()
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        mean = _Sum.apply(own.sum((0, 2, 3))) / count
-        apart = own - mean[:, None, None]  # one pass over the squares would cancel digits
+        mean = _Sum.apply(single.sum((0, 2, 3))) / count
+        apart = single - mean[:, None, None]  # one pass over the squares would cancel digits
         variance = _Sum.apply(apart.square().sum((0, 2, 3))) / count
         if self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None:
             momentum = 0.1 if self.momentum is None else self.momentum

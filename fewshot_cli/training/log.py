@@ -63,10 +63,10 @@ def sentence(record: TrainingRecord, epochs: int, seconds: float) -> str:
     )
 
 
-def check_tensorboard(wanted: bool) -> None:
+def check_tensorboard(requested: bool) -> None:
     """Refuse `--tensorboard` where it is not installed. Raises `DataError`."""
     try:
-        if wanted:
+        if requested:
             import torch.utils.tensorboard  # noqa: F401 - only whether it imports
     except ImportError as error:
         raise DataError(

@@ -39,9 +39,11 @@ class EpisodeObjective(nn.Module):
     `patches` is 0 where features are the maps of whole images.
     """
 
-    def __init__(self, backbone: nn.Module, head: Head, spec: MetatrainSpec, patches: int, home: torch.device) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: Head, spec: MetatrainSpec, patches: int, matching_on: torch.device
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.spec, self.patches, self.home = backbone, head, spec, patches, home
+        self.backbone, self.head, self.spec, self.patches, self.matching_on = backbone, head, spec, patches, matching_on
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         way, shot, query = self.spec.way, self.spec.shot, self.spec.query
@@ -49,7 +51,7 @@ class EpisodeObjective(nn.Module):
         if self.patches:
             maps = pool_patches(maps, self.patches)
         with torch.autocast(images.device.type, enabled=False):  # matching stays in float32
-            maps = maps.float().to(self.home).unflatten(0, (-1, way, shot + query))
+            maps = maps.float().to(self.matching_on).unflatten(0, (-1, way, shot + query))
             logits = self.head(maps[:, :, :shot], maps[:, :, shot:].flatten(1, 2))
         labels = torch.arange(way, device=logits.device).repeat_interleave(query).expand(len(logits), -1)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -184,7 +186,7 @@ def _phase(
     """
     spec, device = recipe.metatrain, processes.device
     store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
-    own = processes.share(spec.episodes_per_step, "metatrain.episodes_per_step")
+    share = processes.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = _start(recipe, given, processes)
     backbone = build_backbone(recipe)
     if start is not None:
@@ -193,8 +195,8 @@ def _phase(
     head = build_head(recipe.head, backbone.channels, recipe.solver)
     if before and start is not None:
         start.fill_known(head, "head")
-    home = matching_device(head.solver, device)
-    head.to(home)
+    matching_on = matching_device(head.solver, device)
+    head.to(matching_on)
     split, extractor = store.split("train"), build_extractor(recipe)
     if extractor.patches and spec.augment.crop != "none":
         raise RecipeError(
@@ -204,7 +206,7 @@ def _phase(
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     validated = validation_model(recipe, spec.validation, root, processes, backbone, head)
     check_tensorboard(tensorboard)
-    objective = EpisodeObjective(backbone, head, spec, extractor.patches, home)
+    objective = EpisodeObjective(backbone, head, spec, extractor.patches, matching_on)
     _only(objective, spec.train)
     if run_dir is None:
         return None
@@ -227,8 +229,8 @@ def _phase(
             episodes = [sampler(first + i) for i in range(spec.episodes_per_step)]
             pick = torch.stack([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
             draws = draw(pixels.sizes[pick.flatten()], spec.augment, recipe.image, rng, extractor)
-            part = slice(own.start * pick.shape[1], own.stop * pick.shape[1])
-            yield apply(pixels(pick[own].flatten()), draws.part(part), spec.augment, recipe.image)
+            part = slice(share.start * pick.shape[1], share.stop * pick.shape[1])
+            yield apply(pixels(pick[share].flatten()), draws.part(part), spec.augment, recipe.image)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
     job = Job(

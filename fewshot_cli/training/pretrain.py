@@ -84,7 +84,7 @@ def pretrain(
     """
     spec, device = recipe.pretrain, processes.device
     store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
-    split, own = store.split("train"), processes.share(spec.batch, "pretrain.batch")
+    split, share = store.split("train"), processes.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(
             f"{store.path}: the train split has {len(split)} images, a batch needs {spec.batch}; lower pretrain.batch"
@@ -113,10 +113,10 @@ def pretrain(
         order = torch.randperm(len(split), generator=rng)
         for step in range(steps):
             pick = order[step * spec.batch : (step + 1) * spec.batch]
-            draws = draw(pixels.sizes[pick], spec.augment, recipe.image, rng).part(own)
+            draws = draw(pixels.sizes[pick], spec.augment, recipe.image, rng).part(share)
             mixing = draw_mixing(spec.batch, spec.mix, recipe.image.size, rng)
-            images = apply(pixels(pick[own]), draws, spec.augment, recipe.image)
-            yield images, labels[pick[own].to(device)], mixing and mixing.part(own)
+            images = apply(pixels(pick[share]), draws, spec.augment, recipe.image)
+            yield images, labels[pick[share].to(device)], mixing and mixing.part(share)
 
     if episodes:
         validate: Callable[[], Validation] | None = validator(validated, whole_images=True)

@@ -37,39 +37,41 @@ class Checkpoint:
 
     def fill_known(self, module: nn.Module, prefix: str) -> None:
         """Copy those tensors under `prefix.` that a module has in the same shape; others keep their values."""
-        own = self._under(prefix)
+        stored = self._under(prefix)
         fitting = {
-            k: own[k].to(v.dtype) for k, v in module.state_dict().items() if k in own and own[k].shape == v.shape
+            k: stored[k].to(v.dtype)
+            for k, v in module.state_dict().items()
+            if k in stored and stored[k].shape == v.shape
         }
         module.load_state_dict(fitting, strict=False)
 
     def fill(self, module: nn.Module, prefix: str, what: str) -> None:
         """Copy the tensors under `prefix.` into a module. Raises `DataError` naming the first that does not fit."""
-        own = self._under(prefix)
+        stored = self._under(prefix)
         target = module.state_dict()
         made = self.sidecar.get(prefix, {}).get("name")
-        if not self.sidecar and prefix == "backbone" and set(own) != set(target) and foreign.recognise(own):
-            found = foreign.translate(own, self.path)
-            own, made = found.tensors, found.backbone
+        if not self.sidecar and prefix == "backbone" and set(stored) != set(target) and foreign.recognise(stored):
+            translated = foreign.translate(stored, self.path)
+            stored, made = translated.tensors, translated.backbone
         of = f" (these are weights of {made})" if made else ""
         for name, tensor in target.items():
-            if name not in own:
+            if name not in stored:
                 raise DataError(
                     f"{self.path}: has no {prefix}.{name}, which {what} needs{of}; use weights of this {prefix}"
                 )
-            if own[name].shape != tensor.shape:
+            if stored[name].shape != tensor.shape:
                 raise DataError(
-                    f"{self.path}: {prefix}.{name} is {list(own[name].shape)}, {what} needs "
+                    f"{self.path}: {prefix}.{name} is {list(stored[name].shape)}, {what} needs "
                     f"{list(tensor.shape)}{of}; use weights of this {prefix}"
                 )
-        extra = sorted(set(own) - set(target))
+        extra = sorted(set(stored) - set(target))
         if extra:
             raise DataError(
                 f"{self.path}: holds {prefix}.{extra[0]}, which {what} does not have{of}; use weights of this {prefix}"
             )
-        fitted = {k: own[k].to(target[k].dtype) for k in target}
+        fitted = {k: stored[k].to(target[k].dtype) for k in target}
         for name, tensor in fitted.items():
-            if tensor.dtype != own[name].dtype and not torch.isfinite(tensor).all():
+            if tensor.dtype != stored[name].dtype and not torch.isfinite(tensor).all():
                 raise DataError(
                     f"{self.path}: {prefix}.{name} holds values beyond {tensor.dtype}; such weights are not used"
                 )
@@ -134,8 +136,8 @@ def load(path: Path) -> Checkpoint:
 def _foreign(path: Path) -> Checkpoint:
     """A `.pth` as it is: names that say nothing else are the backbone's, and `Checkpoint.fill` translates them."""
     raw = _read(path)
-    own = ("backbone.", "head.", "classifier.")
-    tensors = {k if k.startswith(own) else f"backbone.{k}": v for k, v in raw.tensors.items()}
+    prefixes = ("backbone.", "head.", "classifier.")
+    tensors = {k if k.startswith(prefixes) else f"backbone.{k}": v for k, v in raw.tensors.items()}
     return Checkpoint(tensors, {}, raw.sha256, path)
 
 

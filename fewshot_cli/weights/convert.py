@@ -12,7 +12,7 @@ from fewshot_cli.weights.checkpoint import Checkpoint, _read, save, sidecar_of
 RECIPE = "mini_imagenet_5w1s"  # proposed for trying imported weights: the dataset most of the authors' are of
 
 
-def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str, Any]:
+def convert(path: Path, out: Path, expected: str | None, force: bool) -> dict[str, Any]:
     """Write a foreign state dict of a backbone as weights of ours, and report on it.
 
     Raises `FslError` for an `out` that must not be written, `DataError` for a file that is not of a known backbone.
@@ -21,17 +21,19 @@ def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str,
         raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
     if there := next((p for p in (out, sidecar_of(out)) if p.exists() and not force), None):
         raise FslError(f"{there}: already exists; give another name, or --force to replace it")
-    if wanted is not None:
-        registry.backbone(wanted)
+    if expected is not None:
+        registry.backbone(expected)
     raw = _read(path)
-    found = foreign.translate(raw.tensors, path)
-    if wanted not in (None, found.backbone):
-        raise DataError(f"{path}: these are weights of {found.backbone}, not of {wanted}; leave out --backbone")
-    cls = registry.backbone(found.backbone)
-    module = cls(cls.Options(**found.options))
-    spec = {"name": found.backbone, **found.options}
-    tensors = {f"backbone.{k}": v for k, v in found.tensors.items()}
-    Checkpoint(tensors, {"backbone": spec}, raw.sha256, path).fill(module, "backbone", f"backbone {found.backbone}")
+    translated = foreign.translate(raw.tensors, path)
+    if expected not in (None, translated.backbone):
+        raise DataError(f"{path}: these are weights of {translated.backbone}, not of {expected}; leave out --backbone")
+    cls = registry.backbone(translated.backbone)
+    module = cls(cls.Options(**translated.options))
+    spec = {"name": translated.backbone, **translated.options}
+    tensors = {f"backbone.{k}": v for k, v in translated.tensors.items()}
+    Checkpoint(tensors, {"backbone": spec}, raw.sha256, path).fill(
+        module, "backbone", f"backbone {translated.backbone}"
+    )
     digest = save(
         out,
         {"backbone": module},
@@ -39,12 +41,12 @@ def convert(path: Path, out: Path, wanted: str | None, force: bool) -> dict[str,
             "stage": "import",
             "backbone": spec,
             "source": {"name": path.name, "sha256": raw.sha256},
-            "left_out": found.left_out,
+            "left_out": translated.left_out,
             "licence": "the weights keep the terms of their authors; see where the source comes from",
         },
     )
     count = sum(p.numel() for p in module.parameters())
-    return {"path": str(out), "sha256": digest, "backbone": spec, "parameters": count, "left_out": found.left_out}
+    return {"path": str(out), "sha256": digest, "backbone": spec, "parameters": count, "left_out": translated.left_out}
 
 
 def evaluation(weights: Path, backbone: dict[str, Any]) -> str:

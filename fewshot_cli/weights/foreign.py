@@ -74,16 +74,16 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
 
     Raises `DataError`, beginning with `where`, for an unknown architecture, a missing or unknown key and a wrong shape.
     """
-    if (found := recognise(tensors)) is None:
+    if (recognised := recognise(tensors)) is None:
         first = ", ".join(key[:60] for key in list(tensors)[:4])
         raise DataError(
             f"{where}: its tensors are of no known backbone (the first are {first}); understood are "
             + "; ".join(f"{layout.title} ({layout.sign})" for _, layout in layouts())
         )
-    backbone, layout, prefix = found
+    backbone, layout, prefix = recognised
     body = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    left_out = _others(tensors, found, where)
-    widths = _widths(body, found, where)
+    left_out = _others(tensors, recognised, where)
+    widths = _widths(body, recognised, where)
     for key, shape in _shapes(layout, widths):
         if key in body and tuple(body[key].shape) != shape:
             raise DataError(
@@ -94,9 +94,9 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
     return Translation(backbone, layout.options(widths), ours, left_out)
 
 
-def _others(tensors: dict[str, Tensor], found: Recognised, where: Path | str) -> list[str]:
+def _others(tensors: dict[str, Tensor], recognised: Recognised, where: Path | str) -> list[str]:
     """Keys that are not the backbone's. Raises `DataError` for one that may have changed what it computes."""
-    backbone, layout, prefix = found
+    backbone, layout, prefix = recognised
     known = {f"{prefix}{key}" for step in layout.steps for key in (*_needed(step), *_optional(step))}
     inside = prefix.replace("module.", "") != ""  # a prefix that names the encoder: all else belongs to another part
     others = [key for key in tensors if key not in known]
@@ -109,11 +109,11 @@ def _others(tensors: dict[str, Tensor], found: Recognised, where: Path | str) ->
     return others
 
 
-def _widths(body: dict[str, Tensor], found: Recognised, where: Path | str) -> list[int]:
+def _widths(body: dict[str, Tensor], recognised: Recognised, where: Path | str) -> list[int]:
     """The layout's widths, each read from the first convolution that has it. Raises `DataError` for those that the
     backbone does not take.
     """
-    backbone, layout, prefix = found
+    backbone, layout, prefix = recognised
     for key in (key for step in layout.steps for key in _needed(step)):
         if key not in body:
             raise DataError(f"{where}: has no {prefix}{key}, which {backbone} needs; give the whole network's weights")
@@ -124,11 +124,11 @@ def _widths(body: dict[str, Tensor], found: Recognised, where: Path | str) -> li
     widths = [read[place] for place in sorted(read)]
     try:
         registry.backbone(backbone).Options(**layout.options(widths))
-    except ValidationError as fault:
+    except ValidationError as error:
         raise DataError(
             f"{where}: is of {_said(widths)}, which {backbone} does not take "
-            f"({fault.errors(include_url=False)[0]['msg'].lower()}); give the weights of an unchanged one"
-        ) from fault
+            f"({error.errors(include_url=False)[0]['msg'].lower()}); give the weights of an unchanged one"
+        ) from error
     return widths
 
 

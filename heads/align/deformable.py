@@ -156,8 +156,8 @@ def _tried(device: torch.device) -> Kernel | str:
         one = torch.ones(1, 1, 1, 1, device=device)
         kernel(one, torch.zeros(1, 2, 1, 1, device=device), one)
     # a build for another PyTorch fails at import, also by attributes of its half-made module, or lacks this kernel
-    except (ImportError, AttributeError, RuntimeError, NotImplementedError) as fault:
-        return str(fault).partition(". ")[0].partition("\n")[0] or type(fault).__name__
+    except (ImportError, AttributeError, RuntimeError, NotImplementedError) as error:
+        return str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
     return kernel
 
 

@@ -30,8 +30,8 @@ def products(features: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = proxies.flatten(-3, -2)
     inner = ((rows if rows.ndim == 2 else rows[:, None]) @ features).unflatten(-2, proxies.shape[-3:-1])
-    own, others = features.norm(dim=-2).clamp(min=TINY), proxies.norm(dim=-1).clamp(min=TINY)
-    return inner, inner / (own[..., None, None, :] * others[..., None, :, :, None])
+    lengths, others = features.norm(dim=-2).clamp(min=TINY), proxies.norm(dim=-1).clamp(min=TINY)
+    return inner, inner / (lengths[..., None, None, :] * others[..., None, :, :, None])
 
 
 def assign(solver: Solver, cosine: Tensor, power: float, demand: Tensor) -> Plan:

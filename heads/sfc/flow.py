@@ -103,18 +103,18 @@ def _learn(
             scale(u, norm == "center", True, unit[e], u_mean[e], lengths[e])
             squares[e, 0] **= 2
             if gram:
-                turned = np.zeros((-(-total // LANES), d, LANES), single)
-                turn(unit[e], total, turned)
-                multiply(unit[e], turned, np.arange(len(turned)), True, table[e])
-                multiply(layer[e], turned, np.arange(len(turned)), False, state[e])
+                transposed = np.zeros((-(-total // LANES), d, LANES), single)
+                turn(unit[e], total, transposed)
+                multiply(unit[e], transposed, np.arange(len(transposed)), True, table[e])
+                multiply(layer[e], transposed, np.arange(len(transposed)), False, state[e])
             else:
                 turn(unit[e], n, strips[e])
 
     def end(first: int, last: int) -> None:
         for e in range(first, last):
-            turned = np.ascontiguousarray(unit[e].reshape(total, -1, LANES).swapaxes(0, 1))
+            transposed = np.ascontiguousarray(unit[e].reshape(total, -1, LANES).swapaxes(0, 1))
             added = np.empty((nodes, padded), single)
-            multiply(made[e, 0], turned, np.arange(len(turned)), False, added)
+            multiply(made[e, 0], transposed, np.arange(len(transposed)), False, added)
             layer[e] = made[e, 0, :, total:] * layer[e] + added
 
     _spread(begin, episodes)
@@ -149,16 +149,16 @@ def _learn(
         trees,
     )
 
-    def advance(done: np.ndarray, coming: np.ndarray, flow: np.ndarray, found: np.ndarray) -> None:
+    def advance(done: np.ndarray, coming: np.ndarray, flow: np.ndarray, bases: np.ndarray) -> None:
         def run(first: int, last: int) -> None:
-            kernel.advance(first, last, done, coming, *before, flow, *after, found, given.numpy(), sane)
+            kernel.advance(first, last, done, coming, *before, flow, *after, bases, given.numpy(), sane)
 
         _spread(run, episodes)
 
-    done, flow, found = np.empty(0, np.int64), np.empty((0, m, n), single), np.empty((0, n + m), np.int16)
+    done, flow, bases = np.empty(0, np.int64), np.empty((0, m, n), single), np.empty((0, n + m), np.int16)
     for pick in orders:
         coming = pick.numpy()
-        advance(done, coming, flow, found)
+        advance(done, coming, flow, bases)
         size = episodes * len(coming) * way
         problems = cost[:size], left[:size], right[:size]
         if not sane.all():
@@ -166,10 +166,10 @@ def _learn(
         # a problem is posed with the layer's nodes as its rows, since products lie in memory by node of the layer
         basis = transport.Basis(given[:size] if solver.warm_start else None)
         flow = transport.solve(solver, *problems, basis).flow.detach().float().contiguous().numpy()
-        found = found if basis.trees is None else basis.trees.numpy()
+        bases = bases if basis.trees is None else basis.trees.numpy()
         numbers[-1] = 1.0 if len(done) == 0 else 1 - numbers[0]  # the first gradient is not dampened
         done = coming
-    advance(done, np.empty(0, np.int64), flow, found)
+    advance(done, np.empty(0, np.int64), flow, bases)
     if gram:
         _spread(end, episodes)
     return (layer[..., :d] + v_mean[..., None]).reshape(start.shape)

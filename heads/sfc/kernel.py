@@ -90,14 +90,14 @@ def _gradient(products, at, flow, base, labels, pick, way, temperature, rate, in
     to = first[0]
     for k in range(way):
         for j in range(m):
-            own, slope = inverse[k * m + j], 0.0
+            inverse_length, slope = inverse[k * m + j], 0.0
             for b in range(count):
-                q, scale = (b * way + k) * m + j, np.float32(pull[b, k] * own)
+                q, scale = (b * way + k) * m + j, np.float32(pull[b, k] * inverse_length)
                 for t in range(ends[q], ends[q + 1]):
                     rows[to], coefs[to] = place[t], scale * amount[t]
                     to += 1
                 slope -= pull[b, k] * similar[b * way + k, j]
-            first[k * m + j + 1], slopes[k * m + j] = to, slope * own * own
+            first[k * m + j + 1], slopes[k * m + j] = to, slope * inverse_length * inverse_length
 
 
 @inlined
@@ -287,7 +287,7 @@ def advance(
     steps,
     made,
     trees,
-    found,
+    bases,
     given,
     sane,
 ):
@@ -339,8 +339,8 @@ def advance(
                         x = load(state[e, j], c)
                         total = fma(x, x, total)
                     squares[e, 0, j] = summed(total)
-            for b in range(len(done) if len(trees) and len(found) else 0):
-                trees[e, done[b]] = found[old + b * way : old + (b + 1) * way]
+            for b in range(len(done) if len(trees) and len(bases) else 0):
+                trees[e, done[b]] = bases[old + b * way : old + (b + 1) * way]
         steps[e] = s
         if len(coming):
             for j in range(nodes):

@@ -50,7 +50,7 @@ def _cluster(features: np.ndarray, clusters: int | None) -> np.ndarray:
         warnings.simplefilter("ignore")  # fewer distinct features than clusters: then there are fewer clusters
         if clusters is None:
             width = estimate_bandwidth(features)
-            found = MeanShift(bandwidth=width).fit(features) if width > 0 else None
+            clustering = MeanShift(bandwidth=width).fit(features) if width > 0 else None
         else:
-            found = KMeans(min(clusters, len(features)), n_init=1, random_state=0).fit(features)
-    return (np.zeros(len(features)) if found is None else found.labels_).astype(np.int16)
+            clustering = KMeans(min(clusters, len(features)), n_init=1, random_state=0).fit(features)
+    return (np.zeros(len(features)) if clustering is None else clustering.labels_).astype(np.int16)

@@ -172,8 +172,8 @@ def cosines(query: Tensor, proto: Tensor, norm: str) -> Tensor:
 
     `center` first removes each node's mean over channels.
     """
-    own = query - query.mean(-1, keepdim=True) if norm == "center" else query
-    squares = own.square().sum(-1)  # the product needs no centring of the query, since the other side is centred
+    centred = query - query.mean(-1, keepdim=True) if norm == "center" else query
+    squares = centred.square().sum(-1)  # the product needs no centring of the query, since the other side is centred
     # a feature without direction, zero or the same in every channel, is like nothing
     nowhere = squares.detach() <= 1e-10 * query.detach().square().sum(-1)
     length = squares.clamp(min=1e-24).sqrt().masked_fill(nowhere, torch.inf)

@@ -58,8 +58,8 @@ def missing() -> str | None:
 
         if not cupy.cuda.is_available():
             return "CuPy sees no CUDA device; check the driver, or use --device cpu"
-    except (ImportError, RuntimeError, OSError) as fault:
-        return f"CuPy does not import ({fault}); pip install 'fewshot-cli[cuda]'"
+    except (ImportError, RuntimeError, OSError) as error:
+        return f"CuPy does not import ({error}); pip install 'fewshot-cli[cuda]'"
     return None
 
 

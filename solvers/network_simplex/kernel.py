@@ -166,9 +166,9 @@ def _entering_exactly(c, stride, n, price, first):
     least, row, seen = np.int64(0), -1, 0
     for k in range(n):
         i = first + k if first + k < n else first + k - n
-        best, own = vectors.splat(np.int64(0)), vectors.splat(price[i])
+        best, row_price = vectors.splat(np.int64(0)), vectors.splat(price[i])
         for t in range(0, stride, 8):
-            reduced = vectors.sub(vectors.add(vectors.load(c, i * stride + t), vectors.load(price, n + t)), own)
+            reduced = vectors.sub(vectors.add(vectors.load(c, i * stride + t), vectors.load(price, n + t)), row_price)
             best = vectors.smin(best, reduced)
         here = vectors.lowest(best)
         if here < least:
@@ -193,10 +193,10 @@ def _violated(source, base, n, m, price, tolerance):
     pad = ALL << np.uint64(((m - 1) & 7) + 1)
     signs = vectors.splat(np.int64(0))
     for i in range(n):
-        own = vectors.splat(price[i] - tolerance)
+        row_price = vectors.splat(price[i] - tolerance)
         for t in range(0, m, 8):
             cell = vectors.load_wide(source, base + i * m + t)
-            bits = vectors.as_bits(vectors.sub(vectors.add(cell, vectors.load(price, n + t)), own))
+            bits = vectors.as_bits(vectors.sub(vectors.add(cell, vectors.load(price, n + t)), row_price))
             if t + 8 >= m:
                 bits = vectors.where(pad, np.int64(0), bits)
             signs = vectors.either(signs, bits)
@@ -224,7 +224,7 @@ def solve_range(
     swap = rows > columns  # the longer side lies along the SIMD lanes
     n, m = (columns, rows) if swap else (rows, columns)
     nodes, words, stride = n + m, len(marker), (m + 15) & ~15
-    given, own = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
+    given, copied = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
     c, near_c = np.full(n * stride, PAD, np.int64), np.full(n * stride, BIG, np.int32)
     row_mean, column_mean = np.empty(n, np.int64), np.empty(stride, np.int64)
     s, d = np.empty(n, np.int64), np.empty(m, np.int64)
@@ -251,10 +251,10 @@ def solve_range(
             continue
         source, base = given, b * n * m
         if swap or base + n * m + 8 > len(given):  # transposed, or with room for the vectors that read past the end
-            source, base = own, 0
+            source, base = copied, 0
             for i in range(n):
                 for j in range(m):
-                    own[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
+                    copied[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
         unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
         _masses(left, right, unit, s, d)
         top = _magnitude(source, base, n * m)

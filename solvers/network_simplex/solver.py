@@ -44,13 +44,13 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
 
     def __init__(self, options: NetworkSimplexOptions | None = None) -> None:
         super().__init__(options)
-        wish = self.options.device
-        reason = "" if wish == "cpu" else cuda.missing()
-        if wish == "cuda" and reason is not None:
+        requested = self.options.device
+        reason = "" if requested == "cpu" else cuda.missing()
+        if requested == "cuda" and reason is not None:
             raise RecipeError(f"solver network_simplex on cuda: {reason}")
         if reason is not None:
             self.devices = ("cpu",)
-            if wish == "auto" and torch.cuda.is_available():
+            if requested == "auto" and torch.cuda.is_available():
                 say(f"note: network_simplex solves on the CPU: {reason}")
 
     @classmethod
@@ -58,8 +58,8 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
         """Why it cannot run here, or None."""
         try:
             import numba  # noqa: F401
-        except (ImportError, RuntimeError, OSError) as fault:
-            return f"Numba does not import ({fault}); pip install numba"
+        except (ImportError, RuntimeError, OSError) as error:
+            return f"Numba does not import ({error}); pip install numba"
         return None
 
     @classmethod

@@ -109,19 +109,19 @@ class _Problems:
 
     def __init__(self, cost: Tensor, supply: Tensor, demand: Tensor, epsilon: float) -> None:
         (self.batch, self.n, self.m), self.dtype = cost.shape, cost.dtype
-        self.turned = cost.mT.is_contiguous()
-        apart = (self.n, 1) if self.turned else (1, self.m)
+        self.transposed = cost.mT.is_contiguous()
+        apart = (self.n, 1) if self.transposed else (1, self.m)
         costs, self.kind = self.flat(cost), np.dtype(str(cost.dtype).removeprefix("torch."))
         self.given = costs, *apart, self.kind.type(-epsilon), *_masses(supply), *_masses(demand)
 
     def flat(self, matrices: Tensor) -> np.ndarray:
         """Matrices [B,n,m] laid out as the costs are."""
-        return (matrices.detach().mT if self.turned else matrices.detach()).contiguous().numpy().ravel()
+        return (matrices.detach().mT if self.transposed else matrices.detach()).contiguous().numpy().ravel()
 
     def matrices(self, flat: np.ndarray) -> Tensor:
         """The reverse of `flat`."""
         made = torch.from_numpy(flat)
-        return made.view(self.batch, self.m, self.n).mT if self.turned else made.view(self.batch, self.n, self.m)
+        return made.view(self.batch, self.m, self.n).mT if self.transposed else made.view(self.batch, self.n, self.m)
 
     def spread(self, loop: Callable, *arguments: object) -> None:
         """Run a compiled loop on parts of the batch, one for each of PyTorch's threads."""
@@ -189,11 +189,11 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         cost, supply, demand, sums, iterations = ctx.saved_tensors
-        problems, wanted = _Problems(cost, supply, demand, ctx.epsilon), ctx.needs_input_grad[1:3]
+        problems, needed = _Problems(cost, supply, demand, ctx.epsilon), ctx.needs_input_grad[1:3]
         to_cost = np.empty(cost.numel(), problems.kind)
         masses = [
             torch.zeros_like(x, memory_format=torch.contiguous_format) if need else x.new_empty(0, x.shape[1])
-            for x, need in zip((supply, demand), wanted, strict=True)
+            for x, need in zip((supply, demand), needed, strict=True)
         ]
         problems.spread(
             _kernel().reverse,

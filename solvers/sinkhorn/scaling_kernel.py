@@ -178,7 +178,7 @@ def reverse(begin, end, problems, sums, iterations, grad, to_cost, to_supply, to
         for t in range(0, width, lanes):
             store(to_a, t, zero)
         for j in range(m):
-            total, own = zero, splat(b[j])
+            total, scale = zero, splat(b[j])
             for t in range(0, n, lanes):
                 g = (
                     load_first(grad, at + j * n + t, n - t)
@@ -186,9 +186,9 @@ def reverse(begin, end, problems, sums, iterations, grad, to_cost, to_supply, to
                     else load_first(to_kernel, j * width + t, n - t)
                 )
                 x, w = load(a, t), mul(g, load(kernel, j * width + t))
-                store(to_a, t, fma(w, own, load(to_a, t)))
+                store(to_a, t, fma(w, scale, load(to_a, t)))
                 total = fma(w, x, total)
-                store(to_kernel, j * width + t, mul(g, mul(x, own)))
+                store(to_kernel, j * width + t, mul(g, mul(x, scale)))
             to_b[j] = summed(total)
         for r in range(rounds - 1, -1, -1):
             for j in range(m):

@@ -66,8 +66,8 @@ class Sinkhorn(Solver[SinkhornOptions]):
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; in the tensors' own precision. Prices are the potentials, optimal up to ε."""
         o, given = self.options, (cost.detach(), supply.detach(), demand.detach())
-        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
-        unrolled = wanted and o.gradient == "unrolled"
+        differentiate = torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand))
+        unrolled = differentiate and o.gradient == "unrolled"
         u: Tensor | None = None
         v: Tensor | None = None
         if o.stop in ("change", "change_each"):
@@ -81,7 +81,7 @@ class Sinkhorn(Solver[SinkhornOptions]):
                 flow = _unrolled(cost, supply, demand, o, int(iterations.max()) if len(cost) else 0)
             else:
                 flow = _plan(given[0], u, v, o.regularisation)
-        if wanted and o.gradient == "implicit":
+        if differentiate and o.gradient == "implicit":
             flow = _Implicit.apply(cost, supply, demand, flow, o.regularisation)
         return Plan(flow, u, v, iterations, converged)
 

@@ -49,7 +49,7 @@ def test_a_misspelt_key_is_named_with_its_line_and_the_right_one(edited, paper):
     [
         ("deepemd", "kind: evaluated", "kind: evaluate", "did you mean 'evaluated'"),
         ("deepemd", "reference: DeepEMD", "reference: DeepEMB", "there is no row 'DeepEMB' (did you mean 'DeepEMD'?)"),
-        ("deepemd", "home: mini_imagenet", "home: mini_imagnet", "did you mean 'mini_imagenet'"),
+        ("deepemd", "default_dataset: mini_imagenet", "default_dataset: mini_imagnet", "did you mean 'mini_imagenet'"),
         ("deepemd", "title: metric", "name: T1\n    title: metric", "named by its file and its key"),
         ("deepemd", "{way: 5, shot: 1}", "{wy: 5, shot: 1}", "columns.0.wy: unknown key (did you mean 'way'?)"),
         ("deepemd", "[[60.37], [44.34]]", "[['60.37'], [44.34]]", "published.mini_imagenet.0.0: input should be a"),
