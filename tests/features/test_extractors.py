@@ -165,54 +165,17 @@ def test_a_range_with_swapped_ends_is_refused(fsl):
 
 
 @pytest.mark.slow
-def test_validation_while_patches_are_trained_is_their_evaluation(fsl, glyph_root):
-    sets = ["--set", "extractor={name: grid, sizes: [1, 2]}", "--data-root", glyph_root]
-    tiny = [
-        word
-        for text in (
-            "metatrain.epochs=1",
-            "metatrain.steps=1",
-            "metatrain.episodes_per_step=1",
-            "metatrain.query=2",
-            "metatrain.validation.episodes=8",
-            "metatrain.augment.crop=none",
-        )
-        for word in ("--set", text)
-    ]
-    weights = find_weights(load_recipe("glyphs_5w1s"), None).checkpoint.path
-    code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
+def test_validation_while_patches_are_trained_is_their_evaluation(fsl, tiny, pretrained):
+    grid, eight = ("--set", "extractor={name: grid, sizes: [1, 2]}"), ("--set", "eval.split=val", "--episodes", "8")
+    validated = ("--set", "metatrain.epochs=1", "--set", "metatrain.validation.episodes=8")
+    uncropped, start = ("--set", "metatrain.augment.crop=none"), ("--weights", pretrained / "weights.safetensors")
+    code, out, err = fsl("metatrain", *tiny.words, *grid, *validated, *uncropped, *start)
     assert code == 0, err
     made = json.loads(out)
-    code, out, err = fsl(
-        "eval",
-        "--recipe",
-        "glyphs_5w1s",
-        *sets,
-        "--set",
-        "eval.split=val",
-        "--episodes",
-        "8",
-        "--weights",
-        made["weights"],
-        "--format",
-        "json",
-    )
+    evaluated = ("eval", *tiny.words, *eight, "--weights", made["weights"], "--format", "json")
+    code, out, err = fsl(*evaluated, *grid)
     assert code == 0 and json.loads(out)["accuracy"] == pytest.approx(made["best"]["accuracy"]), err
-    code, out, _ = fsl(
-        "eval",
-        "--recipe",
-        "glyphs_5w1s",
-        "--data-root",
-        glyph_root,
-        "--set",
-        "eval.split=val",
-        "--episodes",
-        "8",
-        "--weights",
-        made["weights"],
-        "--format",
-        "json",
-    )
+    code, out, _ = fsl(*evaluated)
     assert json.loads(out)["accuracy"] != pytest.approx(made["best"]["accuracy"])  # maps of whole images
 
 
@@ -237,29 +200,14 @@ def test_augmentation_in_training_gives_the_extractors_patches():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["grid", "sampling"])
-def test_patches_are_evaluated_and_meta_trained(fsl, glyph_root, tmp_path, extractor):
-    sets = ["--set", f"extractor={extractor}", "--data-root", glyph_root]
-    code, out, err = fsl(
-        "eval", "--recipe", "glyphs_5w1s", "--episodes", "5", "--format", "json", *sets, "--set", "eval.split=val"
-    )
+def test_patches_are_evaluated_and_meta_trained(fsl, tiny, pretrained, extractor):
+    words = (*tiny.words, "--set", f"extractor={extractor}", "--weights", pretrained / "weights.safetensors")
+    code, out, err = fsl("eval", *words, "--episodes", "30", "--format", "json")
     assert code == 0, err
     assert json.loads(out)["accuracy"] > 25
-    tiny = [
-        word
-        for text in (
-            "metatrain.epochs=1",
-            "metatrain.steps=2",
-            "metatrain.episodes_per_step=1",
-            "metatrain.query=2",
-            "metatrain.validation.episodes=2",
-            "metatrain.augment.crop=none",
-        )
-        for word in ("--set", text)
-    ]
-    weights = find_weights(load_recipe("glyphs_5w1s"), None).checkpoint.path
-    code, out, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny, "--weights", weights)
+    code, out, err = fsl("metatrain", *words, "--set", "metatrain.augment.crop=none")
     assert code == 0, err
-    code, _, err = fsl("metatrain", "--recipe", "glyphs_5w1s", *sets, *tiny[:-2], "--weights", weights)
+    code, _, err = fsl("metatrain", *words)
     assert code == 2 and "write metatrain.augment.crop: none" in err
 
 

@@ -122,7 +122,7 @@ WEIGHTS = [
 @pytest.mark.parametrize("pyramid", [(), (2, 1)])
 @pytest.mark.parametrize("side", [(3, 3), (1, 13)])
 def test_emd_equals_the_naive_loop_for_every_option_of_weights_pyramid_and_patches(options, pyramid, side):
-    """1,008 random episodes, 56 for each choice and no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2 queries; half
+    """1,008 random episodes, 56 for each choice (28 of mean shift) and no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2 queries; half
     are cosines without centring, and where no clusters hang on rounding half are in single precision. Patches have h =
     1.
     """
@@ -131,7 +131,7 @@ def test_emd_equals_the_naive_loop_for_every_option_of_weights_pyramid_and_patch
             make("emd", pyramid=pyramid)(torch.rand(1, 2, 1, 6, *side), torch.rand(1, 1, 6, *side))
         return
     rng = torch.Generator().manual_seed(zlib.crc32(f"{options}{pyramid}{side}".encode()))
-    for case in range(14):
+    for case in range(7 if options["weights"] == "mean_shift" else 14):
         way, shot, queries = (
             int(torch.randint(low, high, (), generator=rng)) for low, high in ((2, 5), (1, 3), (1, 3))
         )

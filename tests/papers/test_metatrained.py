@@ -28,6 +28,8 @@ from fewshot_cli.weights import checkpoint
 
 RECIPE = """
 base: glyphs_5w1s
+dataset: {name: glyphs, store: tiny}
+image: {size: 16}
 backbone: {name: conv64, channels: 8, last_pool: false}
 head: {name: align, embed_channels: 4, offset_channels: 4}
 weights: mine
@@ -66,14 +68,14 @@ TABLE = {
 
 
 @pytest.fixture
-def ask(tmp_path, monkeypatch, glyph_root):
+def ask(tmp_path, monkeypatch, tiny):
     monkeypatch.chdir(tmp_path)
     Path("glyphs_5w1s_mine.yaml").write_text(RECIPE)
     Path("glyphs_5w5s_mine.yaml").write_text("base: glyphs_5w1s_mine\nepisode: {shot: 5}\nmetatrain: {shot: 5}\n")
 
     def make(weights=None, sets=("metatrain.phases.ssm.epochs=2",), rows=()):
         return Request(
-            glyph_root,
+            tiny.root,
             Processes(torch.device("cpu")),
             sets=sets,
             rows=rows,
@@ -97,7 +99,7 @@ def only(pattern: str) -> Path:
 
 
 @pytest.mark.slow
-def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph_root, fsl):
+def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, tiny, fsl):
     result = run(TABLE, ask(), Path("t/one"))
     records = {(r["row"], r["shot"]): r for r in result["records"]}
     start = checkpoint.load(only("t/pretrain_mine_*") / "weights.safetensors").sha256
@@ -123,15 +125,14 @@ def test_rows_share_a_pretraining_and_are_trained_in_their_own_phases(ask, glyph
     train[3], test[3] = ("glyphs_5w5s_mine.yaml",) * 2  # an installed recipe has no ending
     train[train.index("--run-dir") + 1] = "again"
     test[test.index("--weights") + 1] = "again/weights.safetensors"
-    assert fsl(*train[1:], "--data-root", glyph_root)[0] == 0
-    code, out, err = fsl(*test[1:], "--format", "json", "--data-root", glyph_root)
+    assert fsl(*train[1:], "--data-root", tiny.root)[0] == 0
+    code, out, err = fsl(*test[1:], "--format", "json", "--data-root", tiny.root)
     assert code == 0 and json.loads(out)["accuracy"] == records["all", 5]["accuracy"], (
         err
     )  # the column's own options count
 
 
-@pytest.mark.slow
-def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
+def test_tables_share_rows_and_mix_no_configurations(ask):
     run(TABLE, ask(rows=("bare",)), Path("t/one"))
     made = {p: p.stat().st_mtime_ns for p in Path("t").rglob("weights.safetensors")}
     other = {**TABLE, "name": "lsc.T8", "rows": [{**ROWS[1], "name": "nothing"}, ROWS[0]], "reference": "nothing"}
@@ -147,7 +148,6 @@ def test_tables_share_rows_and_mix_no_configurations(ask, glyph_root):
     assert [checkpoint.load(p).sidecar["start"] for p in fresh] == [None, None]
 
 
-@pytest.mark.slow
 def test_given_weights_stand_in_for_the_pretraining(ask):
     run(TABLE, ask(rows=("bare",)), Path("t/one"))
     given = only("t/pretrain*") / "weights.safetensors"

@@ -302,13 +302,14 @@ def test_retrieve_refuses_what_it_cannot_use(fsl, folders, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["fcn", "grid", "sampling"])
-def test_match_draws_two_images_or_an_episode(fsl, folders, glyph_root, tmp_path, extractor):
+def test_match_draws_two_images_or_an_episode(fsl, folders, tiny, pretrained, tmp_path, extractor):
     a, b = (folders / "support" / f"class{i}" / "0.png" for i in (0, 1))
-    more = ("--recipe", "glyphs_5w1s", "--set", f"extractor={extractor}", "--data-root", glyph_root)
+    weights = pretrained / "weights.safetensors"
+    more = (*tiny.words, "--set", f"extractor={extractor}", "--weights", weights)
     code, out, err = fsl("match", a, b, "-o", tmp_path / "m.png", *more)
     assert code == 0, err
     assert len(json.loads(out)) == 1 and Image.open(tmp_path / "m.png").width > 500
-    code, out, err = fsl("match", "--episode", "2", "--query", "30", "-o", tmp_path / "e.png", "--flows", *more)
+    code, out, err = fsl("match", "--episode", "2", "--query", "6", "-o", tmp_path / "e.png", "--flows", *more)
     assert code == 0, err
     rows = json.loads(out)
     assert [row["true"] for row in rows] == [False, False, True, False, False]
