@@ -2,7 +2,7 @@
 
     python benchmarks/align.py [--channels 64] [--side 10] [--episodes 4] [--rounds 7] [--device cpu|cuda] [--threads N]
 
-Forward and backward of 5-way 1-shot episodes with 15 queries a class, in turns; the plain version repeats maps for
+Forward and backward of 5-way 1-shot episodes with 15 queries per class, in turns; the plain version repeats maps for
 every pair, puts support and query side by side for the offsets, and keeps everything for the gradient.
 """
 

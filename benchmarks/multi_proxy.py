@@ -4,7 +4,7 @@
         [--device cpu|cuda] [--threads N]
 
 A training step (forward, backward, SGD) and a test pass of the recipe's network with the linear classifier and with
-four proxies a class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch` and,
+four proxies per class, in turns; then the flow alone, 12,800 problems of 64×4 at ε = 0.1, ours against `ot.batch` and,
 where jax and ott-jax are installed, OTT, all with six iterations.
 """
 

@@ -2,10 +2,10 @@
 
     python benchmarks/sfc.py [--episodes 8] [--shot 5] [--side 5] [--channels 640] [--rounds 3] [--threads 2]
 
-5-way, 15 queries a class, the code's preset: 12,500 + 375 transport problems an episode at 5 shots. `flow` is the
+5-way, 15 queries per class, the code's preset: 12,500 + 375 transport problems per episode at 5 shots. `flow` is the
 default (gradient of the costs with the flow held fixed), `full` the gradient of the node weights too. The bare solver
 time is that of the same problems, solved again from nothing in calls of the same sizes; `solver` is what the solver
-took inside, where it starts from its last trees. Everything in turn; medians; seconds an episode. Prints JSON.
+took inside, where it starts from its last trees. Everything in turn; medians; seconds per episode. Prints JSON.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Exact solvers side by side: problems a second, ratios, and how exact, on DeepEMD's own kind of problems.
+"""Exact solvers side by side: problems per second, ratios, and how exact, on DeepEMD's own kind of problems.
 
     python benchmarks/solvers.py [--sizes 25x25,100x100,…] [--rounds 7] [--check 10000]
 

@@ -1,4 +1,4 @@
-"""The network simplex on a GPU: exactness against the CPU, problems a second, an episode, and what else runs there.
+"""The network simplex on a GPU: exactness against the CPU, problems per second, an episode, and what else runs there.
 
     python benchmarks/solvers_gpu.py [--device cuda] [--tiny] [--tune]
 

@@ -19,7 +19,7 @@ class FinetuneOptions(Options):
     classifier: Literal["dot", "cosine"] = Field("dot", description="scores by dot product with bias, or by cosine")
     scale: float = Field(2.0, gt=0, le=1e6, description="factor of the cosines under classifier=cosine")
     passes: int = Field(100, ge=0, le=100_000, description="passes over the support set")
-    batch: int = Field(4, ge=1, le=100_000, description="support images a step")
+    batch: int = Field(4, ge=1, le=100_000, description="support images per step")
     lr: float = Field(0.01, gt=0, le=1000, description="learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="weight decay of SGD")

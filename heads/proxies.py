@@ -53,7 +53,7 @@ class ProxiesOptions(Options):
     passes: int = _learning(
         50, ge=0, le=100_000, description="passes over the support set; 0: proxies stay as they start"
     )
-    batch: int | None = _learning(None, ge=1, le=100_000, description="support images a step (default: all)")
+    batch: int | None = _learning(None, ge=1, le=100_000, description="support images per step (default: all)")
     lr: float = _learning(0.3, gt=0, le=1e6, description="learning rate of SGD")
     momentum: float = _learning(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
     weight_decay: float = _learning(0.0, ge=0, le=1, description="weight decay of SGD")

@@ -68,7 +68,7 @@ class EpisodeSpec(Section):
 
     way: int = Field(5, ge=2, le=1000)
     shot: int = Field(1, ge=1, le=1000)
-    query: int = Field(15, ge=1, le=1000, description="queries a class")
+    query: int = Field(15, ge=1, le=1000, description="queries per class")
 
 
 class EvalSpec(Section):
@@ -188,7 +188,7 @@ class MetatrainSpec(Section):
         "before; null leaves one out",
     )
     epochs: Count = 100
-    steps: Count = Field(50, description="optimiser steps an epoch")
+    steps: Count = Field(50, description="optimiser steps per epoch")
     episodes_per_step: Count = 1
     way: int = Field(5, ge=2, le=1000)
     shot: int = Field(1, ge=1, le=1000)

@@ -68,7 +68,7 @@ class EpisodesResult(Evaluation):
     classes: int  # that episodes are drawn from
     way: int
     shot: int
-    query: int  # queries a class
+    query: int  # queries per class
     episodes: int
     hashes: Hashes
     processes: int  # that shared the work
@@ -95,7 +95,7 @@ class ClassifierResult(Evaluation):
 
     head: str
     way: int  # classes of the classifier
-    shot: int  # support images a class, rounded
+    shot: int  # support images per class, rounded
     episodes: int  # 1
     pictures: int  # images
 

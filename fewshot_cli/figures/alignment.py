@@ -63,7 +63,7 @@ def map_images(
 def map_episode(
     recipe: Recipe, episode: int, query: int, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
-    """Draw the same for one query of an episode and every class's first support image; returns a record a class."""
+    """Draw the same for one query of an episode and every class's first support image; returns a record per class."""
     model = parts_with(recipe, given, root, device, Aligns, NO_MAP)
     split = model.split
     left, others = against(model, episode, query)

@@ -24,7 +24,7 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
             slope = f"   n^{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if "exponent" in fit else ""
             axes.loglog(*zip(*points, strict=True), marker=mark, label=fit["solver"] + slope)
             ticks |= {x for x, _ in points}
-    axes.set(xlabel="nodes a side, n", ylabel="seconds a problem", title=title)
+    axes.set(xlabel="nodes per side, n", ylabel="seconds per problem", title=title)
     axes.set_xticks(sorted(ticks), [f"{x:.0f}" for x in sorted(ticks)])
     axes.minorticks_off()
     axes.grid(True, alpha=0.25)
@@ -33,7 +33,7 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
 
 
 def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
-    """Accuracy over shots, a line a row with its 95 % interval (DeepEMD, CVPR 2020, Figure 4).
+    """Accuracy over shots, a line per row with its 95 % interval (DeepEMD, CVPR 2020, Figure 4).
 
     The ending of the path decides the format. Raises `DataError` when it cannot be written.
     """
@@ -52,7 +52,7 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
 
 
 def iterations(path: Path, records: list[dict[str, Any]], title: str) -> None:
-    """Mean iterations of the solver over epochs, a line a row (Multi-Proxy Wasserstein Classifier, Figure 2).
+    """Mean iterations of the solver over epochs, a line per row (Multi-Proxy Wasserstein Classifier, Figure 2).
 
     Raises `DataError` when it cannot be written.
     """

@@ -67,7 +67,7 @@ def match_images(
     root: Path,
     device: torch.device,
 ) -> list[dict]:
-    """Draw how two image files match; returns a record a pair. Raises `DataError`, `RecipeError`."""
+    """Draw how two image files match; returns a record per pair. Raises `DataError`, `RecipeError`."""
     model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
     panel, failed = _panel(model, images, model.features(images), 0, 1, "similarity ")
     matches(out, [panel], flows)
@@ -84,7 +84,7 @@ def match_episode(
     root: Path,
     device: torch.device,
 ) -> list[dict]:
-    """Draw how one query of an episode matches every class's first support image; returns a record a class."""
+    """Draw how one query of an episode matches every class's first support image; returns a record per class."""
     model = parts_with(recipe, given, root, device, Matches, NO_FLOW)
     split = model.split
     left, others = against(model, episode, query)

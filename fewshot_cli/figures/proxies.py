@@ -50,7 +50,7 @@ class Row:
 def correspond(
     recipe: Recipe, image: Path, chosen: list[str], out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Draw which proxy each position of an image goes to, for its likeliest classes or those chosen; a record a class.
+    """Draw which proxy each position of an image goes to, for the likeliest or the chosen classes; a record per class.
 
     Raises `RecipeError` for a classifier without proxies, `DataError` for an unknown class or more than one image.
     """

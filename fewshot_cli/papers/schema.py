@@ -103,10 +103,10 @@ class TrainedRow(Section):
     set: Sets = Field((), description="options of training")
     parts: tuple[str, ...] = Field((), description="names of the file's `parts`, whose options follow those of `set`")
     published: tuple[Positive | None, ...] | None = Field(
-        None, description="a value a column, in its unit; null where nothing is printed"
+        None, description="a value per column, in its unit; null where nothing is printed"
     )
     parameters: int | float | None = Field(None, gt=0, description="millions of parameters, as printed")
-    multiply_adds: int | float | None = Field(None, gt=0, description="millions of multiply-adds an image, as printed")
+    multiply_adds: int | float | None = Field(None, gt=0, description="millions of multiply-adds per image, as printed")
 
 
 class _Table(Section):
@@ -206,7 +206,7 @@ def _named(table: Table, paper: Paper) -> Iterator[Contradiction]:
 
 
 def _lengths(table: Table) -> Iterator[Contradiction]:
-    """Rows that do not have one printed value a column."""
+    """Rows that do not have one printed value per column."""
     rows: tuple[Row, ...] = table.rows
     lists: dict[tuple[str, ...], Sized]
     for place, row in enumerate(rows):

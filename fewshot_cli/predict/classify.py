@@ -1,4 +1,4 @@
-"""Labels for a user's own images from a folder of a few examples a class."""
+"""Labels for a user's own images from a folder of a few examples per class."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def classify(
 ) -> dict[str, Any]:
     """Label every image of `paths` with a class of `support/<class>/<image>`.
 
-    A head with a layer to learn (sfc) takes any number of examples a class, others the same number for all; with one
+    A head with a layer to learn (sfc) takes any number of examples per class, others the same number for all; with one
     example each, both are DeepEMD's 1-shot matching. A score is the softmax of the logits. Raises `DataError` for fewer
     than two classes, images that do not decode, and unequal numbers where the head needs equal ones.
     """

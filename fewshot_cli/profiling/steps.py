@@ -71,7 +71,7 @@ def profile_steps(
     They are those of one round, whose step took the median time of all (of an even number the lower middle one).
     `compile` compiles the backbone alone here, so that the parts can be told apart. `bare` is the backbone's forward
     and backward alone on a batch that lies ready, in turns with the step; `share` of a record is what the step reaches
-    of the images a second of that, by medians. `now` gives the time in seconds.
+    of the images per second of that, by medians. `now` gives the time in seconds.
 
     Raises `RecipeError` for a solver that cannot run.
     """

@@ -38,7 +38,7 @@ class SFCOptions(ReferenceOptions):
     preset: Literal["code", "paper"] = _learning("code", description="where the numbers below come from if not given")
     passes: int | None = _learning(None, ge=0, le=100_000, description="passes over the support set; code: 100")
     iterations: int | None = _learning(None, ge=0, le=10_000_000, description="steps, in place of passes; paper: 100")
-    batch: int = _learning(4, ge=1, le=100_000, description="support images a step")
+    batch: int = _learning(4, ge=1, le=100_000, description="support images per step")
     lr: float = _learning(100.0, gt=0, le=1e6, description="learning rate of SGD in evaluation")
     lr_training: float = _learning(0.1, gt=0, le=1e6, description="the same while the backbone is meta-trained")
     momentum: float = _learning(0.9, ge=0, lt=1, description="momentum and dampening of SGD")
@@ -57,7 +57,7 @@ class SFCOptions(ReferenceOptions):
 
 
 class SFC(LocalHead[SFCOptions]):
-    """EMD to one learned map a class, started at the mean support map and fine-tuned on the support set.
+    """EMD to one learned map per class, started at the mean support map and fine-tuned on the support set.
 
     Every episode of a batch is fine-tuned at the same time, each with its own layer; the layer is learned on detached
     features, so training the backbone through it sees the queries only.

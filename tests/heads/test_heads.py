@@ -122,9 +122,9 @@ WEIGHTS = [
 @pytest.mark.parametrize("pyramid", [(), (2, 1)])
 @pytest.mark.parametrize("side", [(3, 3), (1, 13)])
 def test_emd_equals_the_naive_loop_for_every_option_of_weights_pyramid_and_patches(options, pyramid, side):
-    """1,008 random episodes, 56 for each choice (28 of mean shift) and no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2 queries; half
-    are cosines without centring, and where no clusters hang on rounding half are in single precision. Patches have h =
-    1.
+    """840 random episodes, 56 for each choice (28 of mean shift), no two alike, of 2 to 4 ways, 1 or 2 shots and 1 or 2
+    queries; half are cosines without centring, and where no clusters hang on rounding half are in single precision.
+    Patches have h = 1.
     """
     if pyramid and side[0] == 1:
         with pytest.raises(DataError, match="head.pyramid: the features are 13 patches"):

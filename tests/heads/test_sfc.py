@@ -68,7 +68,7 @@ def test_presets_are_papers_and_codes_and_give_way_to_what_is_named():
     assert again == paper
     from fewshot_cli.heads.shared.batches import batches
 
-    assert len(list(batches(25, 4, 100, None))) == 700  # seven steps a pass, the last of one image
+    assert len(list(batches(25, 4, 100, None))) == 700  # seven steps per pass, the last of one image
     assert [len(x) for x in batches(25, 5, None, 100)] == [5] * 100
 
 

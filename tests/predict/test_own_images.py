@@ -23,7 +23,7 @@ from fewshot_cli.runtime.processes import Processes
 
 @pytest.fixture(scope="module")
 def folders(glyph_root, tmp_path_factory):
-    """Glyphs of four classes as files: three examples and four queries a class."""
+    """Glyphs of four classes as files: three examples and four queries per class."""
     split = open_store(glyph_root, "glyphs").split("test")
     images, _ = split.decode(32)
     root = tmp_path_factory.mktemp("pictures")
@@ -37,7 +37,7 @@ def folders(glyph_root, tmp_path_factory):
 
 
 def single(folders, tmp_path):
-    """A support folder with one example a class."""
+    """A support folder with one example per class."""
     for folder in (folders / "support").iterdir():
         (tmp_path / "one" / folder.name).mkdir(parents=True)
         (tmp_path / "one" / folder.name / "a.png").write_bytes((folder / "0.png").read_bytes())

@@ -211,7 +211,7 @@ def test_damaged_class_tars_and_images_are_named(refused, tmp_path, imagenet):
 
 @pytest.fixture(scope="module")
 def mini_pixels(pixels) -> dict[str, np.ndarray]:
-    """Two images a class, by class."""
+    """Two images per class, by class."""
     return {wnid: np.stack([pixels(10 * i + k, 84, 84) for k in range(2)]) for i, wnid in enumerate(OF_MINI)}
 
 
