@@ -11,6 +11,7 @@ class Exit(IntEnum):
     USAGE = 2  # command line or recipe
     DATA = 3  # data, checkpoint or disk
     NOT_CONVERGED = 4  # a solver did not converge under --strict
+    UNJUDGED = 5  # --check found no expectation for the data at hand
     INTERRUPTED = 130
 
 

@@ -46,7 +46,7 @@ class Entry:
 def entries(kind: str) -> dict[str, Entry]:
     """All registered parts of a kind (one of `KINDS`), by name, sorted."""
     group = f"fewshot_cli.{kind}"
-    known = {p.name: Entry(p.name, p.dist.name if p.dist else "unknown", p) for p in _checkout_points(group)}
+    known = {p.name: Entry(p.name, "fewshot-cli", p) for p in _checkout_points(group)}
     for p in entry_points(group=group):
         known[p.name] = Entry(p.name, p.dist.name if p.dist else "unknown", p)
     return dict(sorted(known.items()))

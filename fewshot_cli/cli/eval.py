@@ -9,6 +9,7 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
 from fewshot_cli.errors import Exit, FslError, NotConverged
+from fewshot_cli.evaluation.check import Check, write_expect
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown
 
@@ -35,8 +36,22 @@ def evaluate(
     ] = None,
     format: Annotated[Format, o.format_option(*Format)] = Format.table,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare with the recipe's expect block; exit 1 when it is missed.")
-    ] = False,
+        Check | None,
+        typer.Option(
+            "--check",
+            metavar="[=any]",
+            help="Compare with what the recipe expects on this data: exit 1 when it is missed, 5 when it expects "
+            "nothing there. --check=any judges whatever the data.",
+        ),
+    ] = None,
+    expect: Annotated[
+        Path | None,
+        typer.Option(
+            "--write-expect",
+            dir_okay=False,
+            help="Write a recipe that expects this result on this data, for `--check` in your CI.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4 when the solver did not converge on a problem.")
     ] = False,
@@ -61,17 +76,20 @@ def evaluate(
     dry_run: o.DryRun = False,
 ) -> None:
     """Evaluate a recipe on few-shot episodes and print accuracy ± 95 % interval."""
-    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.config.load import as_sets, load_recipe, overridden
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
     from fewshot_cli.runtime.processes import launch
 
     elsewhere = [*o.as_sets({"dataset.name": dataset}), "dataset.store=null"] if dataset else []
-    loaded = load_recipe(recipe, [*elsewhere, *(sets or []), *o.as_sets({"eval.episodes": episodes})], solver, seed)
+    options = as_sets([*elsewhere, *(sets or []), *o.as_sets({"eval.episodes": episodes})], solver, seed)
+    loaded = load_recipe(recipe, options)
     if print_config:
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    if expect is not None:
+        _refuse_to_write(expect, classifier)
     if check:
         _refuse_check_of_something_else(loaded, recipe, dataset, classifier)
     processes = launch(resolve(device), devices, nodes)
@@ -83,6 +101,8 @@ def evaluate(
         summary = _evaluate(loaded, path, resume, weights, root, processes, batch, check)
     if summary is None or path is None:
         return say("dry run: recipe, data, weights and solver are in order")
+    if expect is not None:
+        write_expect(expect, loaded, recipe, overridden(options), summary)
     emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
     if solver is not None:
         _say_if_unused(loaded, summary)
@@ -95,7 +115,7 @@ def _refuse_check_of_something_else(
     """Refuse `--check` where the recipe expects nothing, or what it expects is not what would be measured."""
     from fewshot_cli.config.load import load_recipe
 
-    if recipe.expect is None:
+    if not recipe.expect:
         raise FslError(
             f"recipe {recipe.name} has no expect block; leave out --check or add expect: to a copy of it "
             f"(fsl recipe cp {recipe.name} .)"
@@ -108,6 +128,14 @@ def _refuse_check_of_something_else(
         raise FslError(
             "--check compares with the recipe's own episodes, not with a classifier on --query; leave one out"
         )
+
+
+def _refuse_to_write(path: Path, classifier: Path | None) -> None:
+    """Refuse `--write-expect` where it would replace a file or where there are no episodes to expect."""
+    if path.exists():
+        raise FslError(f"--write-expect {path}: already exists; give another name")
+    if classifier is not None:
+        raise FslError("--write-expect writes what a recipe's own evaluation gave; leave it or --classifier out")
 
 
 def _score(
@@ -136,7 +164,7 @@ def _evaluate(
     root: Path,
     processes: "Processes",
     batch: int,
-    check: bool,
+    check: Check | None,
 ) -> Mapping[str, Any] | None:
     """The summary of the recipe's evaluation, by its protocol."""
     if recipe.eval.protocol == "classification":
@@ -155,14 +183,24 @@ def _say_if_unused(recipe: "Recipe", summary: Mapping[str, Any]) -> None:
         say(f"note: {part} poses no transport problems here, so --solver changed nothing")
 
 
-def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: bool) -> None:
+def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: Check | None) -> None:
     """Leave with the exit code of `--strict` or `--check` where the result is not good enough."""
     if strict and summary["not_converged"]:
         raise NotConverged(
             f"the solver did not converge on {summary['not_converged']} problems (--strict); try another --solver"
         )
-    if check and recipe.expect is not None and not summary["passed"]:
-        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {recipe.expect.accuracy} ± {recipe.expect.tolerance}")
+    if not check:
+        return
+    expect = summary["expect"]
+    if expect is None:
+        say(
+            f"fsl: recipe {recipe.name} expects nothing on this data (split {summary['hashes']['data'][:16]}), so the "
+            "accuracy was not judged; --check=any judges it all the same, --write-expect FILE makes a recipe that "
+            "expects it"
+        )
+        raise typer.Exit(Exit.UNJUDGED)
+    if not summary["passed"]:
+        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {expect['accuracy']} ± {expect['tolerance']}")
         raise typer.Exit(Exit.GATE)
 
 

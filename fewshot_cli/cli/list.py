@@ -41,7 +41,7 @@ def _recipes() -> list[dict[str, Any]]:
                 "head": recipe.head.name,
                 "solver": recipe.solver.name,
                 "task": "classification" if recipe.eval.protocol == "classification" else episodes,
-                "expects": recipe.expect.accuracy if recipe.expect else "-",
+                "expects": recipe.expect[0].accuracy if recipe.expect else "-",
             }
         )
     return rows

@@ -32,6 +32,19 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in installed_recipes() if name.startswith(incomplete)]
 
 
+def weights_names(incomplete: str) -> list[str]:
+    """The installed weights and the weights files that begin so, for completion."""
+    from fewshot_cli.weights.installed import names
+
+    beside = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
+    below = [f"{path}/" if path.is_dir() else str(path) for path in beside.glob("*") if _may_hold_weights(path)]
+    return [name for name in (*names(), *sorted(below)) if name.startswith(incomplete)]
+
+
+def _may_hold_weights(path: Path) -> bool:
+    return path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt")
+
+
 def names_of(kind: str) -> Callable[[str], list[str]]:
     """A completion function for the registered parts of a kind."""
 
@@ -93,7 +106,13 @@ Resume = Annotated[
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", dir_okay=False, help="Weights file, in place of the recipe's weights.")
+    Path | None,
+    typer.Option(
+        "--weights",
+        dir_okay=False,
+        autocompletion=weights_names,
+        help="Weights file, or the name of installed weights, in place of the recipe's.",
+    ),
 ]
 Devices = Annotated[
     int | None,

@@ -38,10 +38,14 @@ def print_summary(summary: Mapping[str, Any], path: Path) -> None:
 
 def print_recipe(recipe: "Recipe") -> None:
     """The resolved recipe as YAML that `--recipe` reads back."""
+    emit(as_yaml({key: value for key, value in recipe.resolved().items() if key != "name"}))
+
+
+def as_yaml(data: dict[str, Any]) -> str:
+    """Plain data as YAML, such as a resolved recipe, without keys that hold nothing."""
     import yaml
 
-    data = {key: value for key, value in recipe.resolved().items() if key != "name"}
-    emit(yaml.safe_dump(_without_empty(data), sort_keys=False))
+    return yaml.safe_dump(_without_empty(data), sort_keys=False, allow_unicode=True)
 
 
 def _without_empty(data: Any) -> Any:

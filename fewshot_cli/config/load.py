@@ -26,6 +26,8 @@ _PARTS = {
     ("metatrain", "validation", "head"): "heads",
 }
 
+_OF_ITSELF = ("expect", "description")
+
 
 class Source:
     """Raw data of a recipe or another file with the place of each key, for messages."""
@@ -40,19 +42,28 @@ class Source:
         given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
         if given and path not in self.places:  # a key inside this one was given by --set
             return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
+        path = self._as_written(path)
         for cut in range(len(path), 0, -1):
             if path[:cut] in self.places:
                 return RecipeError(f"{self.places[path[:cut]]}: {'.'.join(map(str, path))}: {reason}")
         return RecipeError(f"{self.where}: {'.'.join(map(str, path))}: {reason}")
+
+    def _as_written(self, path: tuple) -> tuple:
+        """The path without the number of a list's only entry, where that was written as a mapping."""
+        for at, key in enumerate(path):
+            inside = (p for p in self.places if len(p) > at and p[:at] == path[:at])
+            if isinstance(key, int) and any(isinstance(p[at], str) for p in inside):
+                return path[:at] + path[at + 1 :]
+        return path
 
     def over(self, base: "Source") -> "Source":
         """This source laid over its base: mappings merge, a part of another name replaces.
 
         What a recipe expects of itself (`expect`, `description`) is not passed on.
         """
-        kept = {k: v for k, v in base.data.items() if k not in ("expect", "description")}
+        kept = {k: v for k, v in base.data.items() if k not in _OF_ITSELF}
         out = Source(self.where, _merge(kept, self.data), {})
-        out.places = base.places | self.places
+        out.places = {path: place for path, place in base.places.items() if path[0] not in _OF_ITSELF} | self.places
         return out
 
 
@@ -109,12 +120,23 @@ def load_recipe(
     if "name" in source.data:
         raise source.error(("name",), "unknown key; a recipe is named by its file")
     source.data["name"] = path.stem
-    texts = [*([overrides.written("seed", seed)] if seed is not None else []), *(sets or [])]
-    if solver is not None:
-        texts.insert(0, overrides.written("solver", solver))
-    for text in texts:
+    for text in as_sets(sets, solver, seed):
         _override(source, text)
     return validate(source)
+
+
+def as_sets(sets: list[str] | None, solver: str | None, seed: int | None) -> list[str]:
+    """All overrides of a command as `key.path=value` strings, those of other options first."""
+    own = {"solver": solver, "seed": seed}
+    return [*(overrides.written(key, value) for key, value in own.items() if value is not None), *(sets or [])]
+
+
+def overridden(sets: list[str]) -> dict[str, Any]:
+    """What `key.path=value` strings say, as the data of a recipe. Raises `RecipeError`."""
+    source = Source("--set", {}, {})
+    for text in sets:
+        _override(source, text)
+    return source.data
 
 
 def _override(source: Source, text: str) -> None:

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -205,11 +205,25 @@ class MetatrainSpec(Section):
 
 
 class ExpectSpec(Section):
-    """What `eval --check` compares with: per cent, and how far off is still a pass."""
+    """What `eval --check` compares with: per cent, how far off is still a pass, and on which data it was measured."""
 
     accuracy: float = Field(ge=0, le=100)
     tolerance: float = Field(gt=0, le=100)
     source: str
+    data: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{8,64}$",
+        description="the split it was measured on: its SHA-256 or how that begins (none: whatever is at hand)",
+    )
+
+    def fits(self, data: str) -> bool:
+        """Whether it was measured on the split with this SHA-256, or speaks of any."""
+        return self.data is None or data.startswith(self.data)
+
+
+def _several(given: Any) -> Any:
+    """A single mapping as a list of one; a tuple, which strict validation wants of what is not JSON any more."""
+    return (given,) if isinstance(given, dict) else tuple(given) if isinstance(given, list) else given
 
 
 class Recipe(Section):
@@ -229,7 +243,9 @@ class Recipe(Section):
     eval: EvalSpec = EvalSpec()
     pretrain: PretrainSpec = PretrainSpec()
     metatrain: MetatrainSpec = MetatrainSpec()
-    expect: ExpectSpec | None = None
+    expect: Annotated[tuple[ExpectSpec, ...], BeforeValidator(_several)] = Field(
+        (), description="one, or a list: one for each version of the data"
+    )
 
     @property
     def start(self) -> str:
@@ -246,6 +262,10 @@ class Recipe(Section):
     def classifier_solver(self) -> PartSpec:
         """The solver of its classifier."""
         return self.pretrain.solver or self.solver
+
+    def expectation(self, data: str) -> ExpectSpec | None:
+        """What it expects on the split with this SHA-256; one that names the data comes before one that names none."""
+        return next((e for e in sorted(self.expect, key=lambda e: e.data is None) if e.fits(data)), None)
 
     @property
     def store(self) -> str:

@@ -20,7 +20,8 @@ from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation, judge
+from fewshot_cli.evaluation.check import Check, judge
+from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
@@ -152,7 +153,7 @@ def evaluate_classes(
     resume: bool,
     processes: Processes,
     weights: Path | None = None,
-    check: bool = False,
+    check: Check | None = None,
 ) -> ClassificationResult | None:
     """Evaluate a recipe's backbone and classifier and return the result; None when `run_dir` is None, after all
     checks. Raises `DataError`.
@@ -177,7 +178,7 @@ def evaluate_classes(
     run.append(PREDICTIONS, _predictions(split, top))
     seconds = {"solver": ledger.seconds, "total": perf_counter() - begin}
     result = _result(model, top == split.labels[:, None], ledger, seconds, run_dir)
-    run.finish(judge(result, recipe) if check else result)
+    run.finish(judge(result, recipe, check) if check else result)
     return result
 
 

@@ -13,8 +13,9 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
+from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult, judge
+from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.processes import Processes
@@ -109,7 +110,7 @@ def evaluate_episodes(
     processes: Processes,
     weights: Path | None = None,
     batch: int = 0,
-    check: bool = False,
+    check: Check | None = None,
 ) -> EpisodesResult | None:
     """Evaluate a recipe and return its result; None when `run_dir` is None, after everything was checked.
 
@@ -138,7 +139,7 @@ def evaluate_episodes(
         spent = run_episodes(model.head, features, sampler, left, batch, keep, split.classes.__getitem__, processes)
     seconds = {"embedding": model.embedding_seconds, **spent, "total": perf_counter() - begin}
     result = _result(model, records, seconds, run_dir)
-    run.finish(judge(result, recipe) if check else result)
+    run.finish(judge(result, recipe, check) if check else result)
     return result
 
 

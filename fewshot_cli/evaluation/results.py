@@ -1,12 +1,10 @@
-"""What commands return and write: the types of all results and records, and the gate that judges an evaluation.
+"""What commands return and write: the types of all results and records.
 
 These are the JSON of `--format json`, of `summary.json` and of the JSONL files in a run directory, key by key. Keys are
 public: one that is renamed stays readable by its old name. Accuracies and intervals are in per cent, times in seconds.
 """
 
-from typing import Any, NotRequired, TypedDict, TypeVar
-
-from fewshot_cli.config.schema import Recipe
+from typing import Any, NotRequired, TypedDict
 
 
 class EpisodeRecord(TypedDict):
@@ -37,8 +35,9 @@ class Judged(TypedDict):
 
     accuracy: float  # mean
     ci95: float  # half-width of its 95 % interval, of the kind that `interval` names
-    expect: NotRequired[dict[str, Any]]  # with --check: the recipe's expect block
-    passed: NotRequired[bool]  # with --check: whether the accuracy lies within or above the tolerance
+    hashes: Hashes
+    expect: NotRequired[dict[str, Any] | None]  # with --check: the recipe's entry for this data, None without one
+    passed: NotRequired[bool]  # with --check and an entry: whether the accuracy lies within or above the tolerance
 
 
 class Evaluation(Judged):
@@ -70,7 +69,6 @@ class EpisodesResult(Evaluation):
     shot: int
     query: int  # queries per class
     episodes: int
-    hashes: Hashes
     processes: int  # that shared the work
 
 
@@ -86,7 +84,6 @@ class ClassificationResult(Evaluation):
     top5: float  # share of images whose class is among the five likeliest
     top5_ci95: float
     iterations: dict[str, float] | None  # of the classifier's solver: mean and spread over problems
-    hashes: Hashes
     processes: int  # that shared the work
 
 
@@ -140,16 +137,3 @@ class TrainingResult(TypedDict):
     weights: str  # the file
     sha256: str  # its hash
     phases: NotRequired[dict[str, Any]]  # the phases' own results, by name
-
-
-JudgedT = TypeVar("JudgedT", bound=Judged)
-
-
-def judge(result: JudgedT, recipe: Recipe) -> JudgedT:
-    """Add `expect` and `passed` to a result: within the tolerance of what the recipe expects, or above it."""
-    expect = recipe.expect
-    if expect is None:
-        raise ValueError(f"recipe {recipe.name} has no expect block")
-    result["expect"] = expect.model_dump()
-    result["passed"] = result["accuracy"] >= expect.accuracy - expect.tolerance
-    return result

@@ -66,7 +66,7 @@ def reproduce(
         return stage(
             processes,
             place,
-            lambda path, again: evaluate_episodes(recipe, root, path, again, processes, weights, 0, False),
+            lambda path, again: evaluate_episodes(recipe, root, path, again, processes, weights),
         )
 
     summaries = {

@@ -131,7 +131,7 @@ def _values(table: TrainedTable, row: TrainedRow, request: Request, seed: int, r
             request.processes,
             place / f"eval_{tested.store}",
             lambda path, again: evaluate_classes(
-                tested, request.root, path, again, request.processes, Path(made["weights"]), False
+                tested, request.root, path, again, request.processes, Path(made["weights"])
             ),
         )
         return summary["top5"] if column.measure == "top5" else summary["accuracy"]

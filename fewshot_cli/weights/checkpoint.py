@@ -8,7 +8,6 @@ import json
 import pickle
 import tarfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
 from fewshot_cli.errors import DataError
+from fewshot_cli.registry import did_you_mean, entries
 from fewshot_cli.runtime.files import atomic, guarded, sha256, write_json
 from fewshot_cli.weights import foreign
 
@@ -105,7 +105,10 @@ def sidecar_of(path: Path) -> Path:
 def load(path: Path) -> Checkpoint:
     """Read weights. Raises `DataError` for truncation, a flipped byte, NaN, a missing sidecar or a pickle with code."""
     if not path.is_file():
-        raise DataError(f"{path}: no such weights file; give --weights the .safetensors of a training run")
+        hint = did_you_mean(str(path), entries("weights"))
+        raise DataError(
+            f"{path}: no such weights{hint}; give the .safetensors of a training run, or a name of `fsl weights list`"
+        )
     if path.suffix in (".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"):
         return _foreign(path)
     with guarded(path):
@@ -193,9 +196,3 @@ def _finite(checkpoint: Checkpoint) -> Checkpoint:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError(f"{checkpoint.path}: {name} holds NaN or infinity; such weights are not used")
     return checkpoint
-
-
-def shipped() -> dict[str, Path]:
-    """Weights that ship with the package, by name."""
-    folder = Path(str(resources.files("fewshot_cli.weights"))) / "shipped"
-    return {p.name.removesuffix(".safetensors"): p for p in sorted(folder.glob("*.safetensors"))}

@@ -7,7 +7,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.runs import SUMMARY
-from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights import checkpoint, installed
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,33 @@ def find_weights(
     `stages` are the training verbs whose runs count, best first. Raises `DataError` with the command to type next.
     """
     if given is not None:
-        return FoundWeights(str(given), checkpoint.load(given))
+        path = named(given)
+        return FoundWeights(str(given) if path == given else installed.label(given.name), checkpoint.load(path))
     name = recipe.start if stages == ("pretrain",) else recipe.weights or recipe.name
-    shipped = checkpoint.shipped()
-    if name in shipped and "metatrain" in stages:
-        return FoundWeights(f"shipped:{name}", checkpoint.load(shipped[name]))
+    if name in installed.names() and "metatrain" in stages:
+        return _installed(name)
     for stage in stages:
         done = [p.parent for p in Path("runs", stage).glob(f"*/{SUMMARY}") if _is_run_of(p.parent.name, name)]
         if done:
             path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
             say(f"weights: {path}")
             return FoundWeights(str(path), checkpoint.load(path))
-    if f"{name}_pretrain" in shipped:
-        return FoundWeights(f"shipped:{name}_pretrain", checkpoint.load(shipped[f"{name}_pretrain"]))
+    if f"{name}_pretrain" in installed.names():
+        return _installed(f"{name}_pretrain")
     todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
     raise DataError(
-        f"no weights for recipe {recipe.name}: none named {name} ship and no finished run is in runs/; "
-        f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights FILE"
+        f"no weights for recipe {recipe.name}: no installed package brings {name} and no finished run is in runs/; "
+        f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights; `fsl weights list` shows what there is"
     )
+
+
+def named(given: Path) -> Path:
+    """The file that `--weights` means: a path, or the name of installed weights."""
+    return installed.file(given.name) if not given.exists() and str(given) in installed.names() else given
+
+
+def _installed(name: str) -> FoundWeights:
+    return FoundWeights(installed.label(name), checkpoint.load(installed.file(name)))
 
 
 def _is_run_of(folder: str, name: str) -> bool:

@@ -64,7 +64,7 @@ def spoil(world: Path, case: str, tmp_path: Path) -> Path:
 
 
 WEIGHTS = {
-    "gone": r"bad\.safetensors: no such weights file",
+    "gone": r"bad\.safetensors: no such weights; give",
     "truncated": r"bad\.safetensors: SHA-256 is .*truncated or changed; copy both files again",
     "empty": r"bad\.safetensors: SHA-256 is .*truncated or changed",
     "flipped": r"bad\.safetensors: SHA-256 is .*truncated or changed",

@@ -11,7 +11,7 @@ from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone, build_classifier
 from fewshot_cli.data.store import open_store
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights import checkpoint, installed
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_weights_of_other_classes_or_without_a_classifier_are_refused(fsl, plain
     other = write("other.yaml", "other", "linear")
     code, _, err = fsl("eval", "--recipe", other, "--weights", "run/weights.safetensors")
     assert code == 3 and "has other classes than the weights were trained on" in err
-    code, _, err = fsl("eval", "--recipe", mine, "--weights", checkpoint.shipped()["glyphs_conv64"])
+    code, _, err = fsl("eval", "--recipe", mine, "--weights", installed.file("glyphs_conv64"))
     assert code == 3 and "holds no classifier, which protocol classification needs" in err
 
 

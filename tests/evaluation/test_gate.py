@@ -2,13 +2,17 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.evaluation import classification, episodes
-from fewshot_cli.evaluation.results import judge
+from fewshot_cli.evaluation.check import Check, judge, write_expect
 
+DATA = "0123456789abcdef" * 4
+OTHER = "f" * 64
 PROTOCOLS = {
     "episodes": {"head": "emd", "way": 5, "shot": 1, "query": 15, "episodes": 600},
     "classification": {"protocol": "classification", "classifier": "linear", "top5": 90.0, "pictures": 600},
@@ -40,6 +44,7 @@ def summary(protocol, accuracy):
         "weights": "none",
         "not_converged": 0,
         "seconds": {"total": 1.0},
+        "hashes": {"weights": "0" * 64, "data": DATA},
     }
 
 
@@ -61,7 +66,7 @@ def summary(protocol, accuracy):
 def test_an_accuracy_passes_down_to_the_tolerance(tmp_path, protocol, accuracy, passed):
     judged = judge(summary(protocol, accuracy), expecting(tmp_path, protocol))
     assert judged["passed"] is passed
-    assert judged["expect"] == {"accuracy": 60.0, "tolerance": 2.0, "source": "a test"}
+    assert judged["expect"] == {"accuracy": 60.0, "tolerance": 2.0, "source": "a test", "data": None}
     assert judged["accuracy"] == accuracy
 
 
@@ -85,3 +90,96 @@ def test_the_command_exits_by_the_tolerance(fsl, tmp_path, monkeypatch, protocol
     assert got == code, err
     assert json.loads(out)["passed"] is (code == 0)
     assert ("is below 60.0 ± 2.0" in err) is (code == 1)
+
+
+def expecting_of(tmp_path, *entries):
+    """A recipe with entries (accuracy, data) of what it expects."""
+    listed = "\n".join(
+        f"  - {{accuracy: {accuracy}, tolerance: 1, source: s, data: {repr(data) if data else 'null'}}}"
+        for accuracy, data in entries
+    )
+    (tmp_path / "gate.yaml").write_text(f"base: glyphs_5w1s\nexpect:\n{listed}\n")
+    return load_recipe(str(tmp_path / "gate.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "judged"),
+    [
+        ([(60, DATA)], 60),
+        ([(60, DATA[:8])], 60),
+        ([(70, OTHER), (60, DATA[:16])], 60),
+        ([(70, None), (60, DATA)], 60),  # the one that names the data comes first
+        ([(70, OTHER), (60, None)], 60),
+        ([(70, OTHER)], None),
+        ([(70, OTHER), (80, "abcdef01")], None),
+    ],
+)
+def test_the_entry_for_the_data_is_what_counts(tmp_path, entries, judged):
+    recipe = expecting_of(tmp_path, *entries)
+    result = judge(summary("episodes", 60.0), recipe)
+    assert (result["expect"] and result["expect"]["accuracy"]) == judged and ("passed" in result) is bool(judged)
+    forced = judge(summary("episodes", 60.0), recipe, Check.ANY)
+    assert forced["expect"]["accuracy"] == (judged or entries[0][0]) and forced["passed"] is bool(judged)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("expect: {accuracy: 60, tolerance: 1}", r"gate.yaml:2: expect.source: is missing"),
+        ("expect: {accuracy: 60, tolerance: 1, source: s, data: xyz}", r"gate.yaml:2: expect.data: .*pattern"),
+        ("expect:\n  accuracy: 60\n  tolerence: 1\n  source: s", r"gate.yaml:4: expect.tolerence: unknown key"),
+        ("expect:\n- {accuracy: 60, tolerance: 1, source: s}\n- {accuracy: 600}", r"gate.yaml:\d: expect.1.accuracy"),
+    ],
+)
+def test_a_wrong_expectation_is_refused_at_its_place(fsl, tmp_path, text, sentence):
+    (tmp_path / "gate.yaml").write_text(f"base: glyphs_5w1s\n{text}\n")
+    code, _, err = fsl("recipe", "check", tmp_path / "gate.yaml")
+    assert code == 2 and re.search(sentence, err), err
+
+
+def test_other_data_is_not_judged_unless_all_is(fsl, tiny, pretrained, tmp_path):
+    weights = ("--weights", pretrained / "weights.safetensors", "--data-root", tiny.root)
+    for data, words, wanted in (
+        (OTHER, ("--check",), 5),
+        (OTHER, ("--check=any",), 1),
+        (None, ("--check",), 1),
+    ):
+        line = f", data: {data}" if data else ""
+        Path("gate.yaml").write_text(
+            f"base: {tiny.recipe}\nexpect: {{accuracy: 99.9, tolerance: 0.05, source: s{line}}}\n"
+        )
+        code, out, err = fsl("eval", "--recipe", "gate.yaml", *weights, *words, "--format", "json")
+        assert code == wanted, err
+        result = json.loads(out)
+        assert ("passed" in result) is (wanted == 1) and ("expects nothing on this data" in err) is (wanted == 5)
+    code, _, err = fsl("eval", "--recipe", "gate.yaml", *weights, "--check=all")
+    assert code == 2 and "'measured', 'any'" in err
+
+
+def test_a_run_writes_the_recipe_that_expects_it(fsl, tiny, pretrained, tmp_path):
+    weights = ("--weights", pretrained / "weights.safetensors", "--data-root", tiny.root)
+    words = ("--set", "head=knn", "--set", "head.k=2", "--episodes", "9", "--seed", "5")
+    Path("ci").mkdir()
+    run = ("eval", "--recipe", tiny.recipe, *weights, *words, "--write-expect", "ci/mine.yaml", "--format", "json")
+    code, out, err = fsl(*run)
+    assert code == 0, err
+    result, written = json.loads(out), load_recipe("ci/mine.yaml")
+    assert (written.head.name, written.head.options.k, written.eval.episodes, written.seed) == ("knn", 2, 9, 5)
+    (entry,) = written.expect
+    assert entry.accuracy == round(result["accuracy"], 2) and entry.data == result["hashes"]["data"]
+    assert abs(entry.tolerance - result["ci95"] / 2) <= 0.051
+    code, out, err = fsl("eval", "--recipe", "ci/mine.yaml", *weights, "--check", "--format", "json")
+    assert code == 0 and json.loads(out)["accuracy"] == result["accuracy"], err
+    code, _, err = fsl(*run)
+    assert code == 2 and "--write-expect ci/mine.yaml: already exists" in err
+    code, _, err = fsl("eval", "--recipe", "ci/mine.yaml", *weights, "--check", "--set", "eval.split=val")
+    assert code == 5 and "expects nothing on this data" in err
+
+
+def test_a_tolerance_is_never_too_narrow_for_rounding(tmp_path):
+    write_expect(tmp_path / "e.yaml", load_recipe("glyphs_5w1s"), "glyphs_5w1s", {}, summary("episodes", 71.234))
+    (entry,) = load_recipe(str(tmp_path / "e.yaml")).expect
+    assert (entry.accuracy, entry.tolerance) == (71.23, 0.2)
+    narrow = {**summary("episodes", 71.234), "ci95": 0.01}
+    write_expect(tmp_path / "n.yaml", load_recipe("glyphs_5w1s"), "glyphs_5w1s", {}, narrow)
+    assert load_recipe(str(tmp_path / "n.yaml")).expect[0].tolerance == 0.1

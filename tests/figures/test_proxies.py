@@ -14,7 +14,7 @@ from fewshot_cli.data.store import open_store
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.figures import proxies
 from fewshot_cli.figures.proxies import Row
-from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights import checkpoint, installed
 
 PROXIES = "{name: multi_proxy, proxies: 3}"
 
@@ -153,9 +153,7 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
     assert code == 2 and "--class chooses classes of a classifier" in err
     code, _, err = fsl(*base, image, "--set", "eval.protocol=episodes")
     assert code == 2 and "or one image and a recipe with classifier multi_proxy" in err
-    code, _, err = fsl(
-        "match", image, "--recipe", mine, "-o", "x.png", "--weights", checkpoint.shipped()["glyphs_conv64"]
-    )
+    code, _, err = fsl("match", image, "--recipe", mine, "-o", "x.png", "--weights", installed.file("glyphs_conv64"))
     assert code == 3 and "holds no classifier" in err
     Path("folder").mkdir()
     for i in range(2):

@@ -24,7 +24,7 @@ from fewshot_cli.papers.metatrained import MetatrainedCells
 from fewshot_cli.papers.request import Request
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
-from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights import checkpoint, installed
 
 RECIPE = """
 base: glyphs_5w1s
@@ -227,7 +227,7 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
         "--data-root",
         root,
         "--weights",
-        checkpoint.shipped()["glyphs_conv64"],
+        installed.file("glyphs_conv64"),
     )
     code, out, err = fsl(*common, "--run-dir", "all")
     assert code == 0, err
@@ -249,7 +249,7 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
         }
     )
     Path("cub_mine.yaml").write_text("base: glyphs_5w1s\nepisode: {way: 2, query: 3}\n")
-    weights = checkpoint.shipped()["glyphs_conv64"]
+    weights = installed.file("glyphs_conv64")
     request = Request(root, Processes(torch.device("cpu")), recipe="cub_mine.yaml", weights=weights, episodes=20)
     rows = evaluated.run(table, request, EvaluatedCells(request), "cub", Path("t"), False)["records"]
     assert rows[0]["accuracy"] == json.loads(out)["accuracy"]

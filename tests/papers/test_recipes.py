@@ -5,7 +5,7 @@ from fewshot_cli.config.parts import build_backbone
 from fewshot_cli.papers import recipes
 from fewshot_cli.papers.recipes import recipe_for
 from fewshot_cli.papers.reproduce import names
-from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights import checkpoint, installed
 
 REPRODUCED = {
     "cifar_fs": ("cifar_fs_5w1s", "cifar_fs_5w5s"),
@@ -53,7 +53,7 @@ def test_names_of_recipes_decide_nothing(tmp_path, monkeypatch):
 
 def test_the_recipe_is_the_one_that_the_weights_are_for(tmp_path):
     assert recipe_for("cifar_fs", None) == "cifar_fs_5w1s_conv64"
-    assert recipe_for("fc100", checkpoint.shipped()["cifar_fs_conv64"]) == "fc100_5w1s_conv64"
+    assert recipe_for("fc100", installed.file("cifar_fs_conv64")) == "fc100_5w1s_conv64"
     large = load_recipe("fc100_5w1s")
     checkpoint.save(tmp_path / "large.safetensors", {"backbone": build_backbone(large)}, {})
     assert recipe_for("fc100", tmp_path / "large.safetensors") == "fc100_5w1s"

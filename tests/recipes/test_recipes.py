@@ -18,7 +18,7 @@ def test_recipe_loads_opens_with_its_command_and_is_named_by_its_task(name):
         return
     task = re.match(rf"{loaded.dataset.name}_(\d+)w(\d+)s", name)
     assert task and (int(task[1]), int(task[2])) == (loaded.episode.way, loaded.episode.shot)
-    assert ("--check" in first) == (loaded.expect is not None)
+    assert ("--check" in first) == bool(loaded.expect)
 
 
 def test_every_dataset_has_one_and_five_shot_recipes_for_deepemd_and_prototypes():

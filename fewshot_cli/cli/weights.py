@@ -1,0 +1,129 @@
+"""`fsl weights list|show|verify`: the weights that installed packages bring."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewshot_cli.cli import options as o
+from fewshot_cli.cli.output import as_yaml, in_format
+from fewshot_cli.errors import DataError, FslError
+from fewshot_cli.runtime.console import complain, emit, say
+from fewshot_cli.runtime.render import Format
+
+if TYPE_CHECKING:  # importing it would import PyTorch for --help
+    from fewshot_cli.weights.checkpoint import Checkpoint
+
+app = typer.Typer(help="List, show or verify the weights that installed packages bring.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(autocompletion=o.weights_names, help="Name of installed weights, or a file.")]
+_Format = Annotated[Format, o.format_option(Format.table, Format.json)]
+
+
+@app.command("list")
+def list_weights(format: _Format = Format.table) -> None:
+    """List all weights by name: package, backbone, data, stage, and the accuracy of their validation in training."""
+    from fewshot_cli.weights import installed
+
+    rows = [_row(name) for name in installed.names()]
+    header = list(rows[0]) if rows else ["name"]
+    emit(in_format(format, rows, [(header, [list(row.values()) for row in rows])]))
+
+
+@app.command()
+def show(name: Name, format: _Format = Format.table) -> None:
+    """Show what weights are: file, size, data, licence, accuracies, and the recipe that made them."""
+    facts = _facts(name)
+    if format is Format.json:
+        return emit(in_format(format, facts, []))
+    recipe = facts.pop("recipe")
+    made_by = f"\nmade by this recipe:\n{as_yaml(recipe)}" if recipe else ""
+    return emit((as_yaml(facts) + made_by).rstrip())
+
+
+@app.command()
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(autocompletion=o.weights_names, help="Their names, or files; default: all.")
+    ] = None,
+) -> None:
+    """Verify weights: the hash in the sidecar, finite values, and that the backbone they name takes them."""
+    from fewshot_cli.weights import installed
+
+    failed = []
+    for name in names or installed.names():
+        try:
+            _verify(name)
+        except FslError as error:
+            failed.append(name)
+            complain(str(error))
+        else:
+            say(f"{name}: in order")
+    if failed:
+        raise DataError(f"not in order: {', '.join(failed)}; reinstall the packages they come from")
+
+
+def _verify(name: str) -> None:
+    from fewshot_cli import registry
+    from fewshot_cli.config.load import validate_options
+
+    checkpoint = _load(name)
+    spec = dict(checkpoint.sidecar.get("backbone") or {})
+    if not isinstance(spec.get("name"), str):
+        raise DataError(f"{checkpoint.path}: its sidecar names no backbone; copy both files again")
+    cls = registry.backbone(spec.pop("name"))
+    checkpoint.fill(cls(validate_options(cls.Options, spec, str(checkpoint.path))), "backbone", "the backbone")
+
+
+def _load(name: str) -> "Checkpoint":
+    from fewshot_cli.weights import checkpoint, find
+
+    return checkpoint.load(find.named(Path(name)))
+
+
+def _row(name: str) -> dict[str, Any]:
+    """A row of the list; weights that cannot be read say why."""
+    from fewshot_cli import registry
+
+    begin = {"name": name, "package": registry.entries("weights")[name].package}
+    try:
+        sidecar = _load(name).sidecar
+    except DataError as error:
+        return {**begin, "backbone": "-", "data": "-", "stage": "-", "validation %": f"cannot be read: {error}"}
+    return {
+        **begin,
+        "backbone": sidecar.get("backbone", {}).get("name", "-"),
+        "data": sidecar.get("dataset", {}).get("name", "-"),
+        "stage": sidecar.get("stage", "-"),
+        "validation %": _interval(sidecar.get("validation")),
+    }
+
+
+def _facts(name: str) -> dict[str, Any]:
+    """All that is known of weights; the accuracies are those that installed recipes expect of them."""
+    from fewshot_cli import registry
+    from fewshot_cli.config.load import installed_recipes, load_recipe
+
+    checkpoint = _load(name)
+    sidecar, entry = checkpoint.sidecar, registry.entries("weights").get(name)
+    recipes = map(load_recipe, installed_recipes())
+    tested = {r.name: r.expect[0].accuracy for r in recipes if r.expect and (r.weights or r.name) == name}
+    parts: dict[str, Any] = {part: sidecar[part] for part in ("backbone", "head", "classifier") if part in sidecar}
+    return {
+        "name": name,
+        "package": entry and entry.package,
+        "file": str(checkpoint.path),
+        "bytes": checkpoint.path.stat().st_size,
+        "sha256": checkpoint.sha256,
+        "stage": sidecar.get("stage"),
+        **parts,
+        "dataset": sidecar.get("dataset"),
+        "validation": sidecar.get("validation"),
+        "expected by recipes": tested or None,
+        "licence": sidecar.get("licence"),
+        "versions": sidecar.get("versions"),
+        "recipe": sidecar.get("recipe"),
+    }
+
+
+def _interval(validation: dict[str, float] | None) -> str:
+    return "-" if not validation else f"{validation['accuracy']:.2f} ± {validation['ci95']:.2f}"

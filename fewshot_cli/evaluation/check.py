@@ -1,0 +1,57 @@
+"""The gate of `fsl eval --check`: what a recipe expects on the data at hand, and the expectation that a run leaves."""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # the command line imports this for --help
+    from fewshot_cli.config.schema import Recipe
+    from fewshot_cli.evaluation.results import Judged
+
+    JudgedT = TypeVar("JudgedT", bound=Judged)
+
+
+class Check(StrEnum):
+    """Which data is judged."""
+
+    MEASURED = "measured"  # that which an entry of `expect` was measured on, or any where an entry names none
+    ANY = "any"  # all
+
+
+def judge(result: "JudgedT", recipe: "Recipe", check: Check = Check.MEASURED) -> "JudgedT":
+    """Add `expect` to a result, and `passed`: within the tolerance of what the recipe expects, or above it.
+
+    Without an entry for the result's data `expect` is None and nothing is judged; under `any` the first entry counts.
+    """
+    expect = recipe.expectation(result["hashes"]["data"])
+    if expect is None and check is Check.ANY:
+        expect = next(iter(recipe.expect), None)
+    result["expect"] = None if expect is None else expect.model_dump()
+    if expect is not None:
+        result["passed"] = result["accuracy"] >= expect.accuracy - expect.tolerance
+    return result
+
+
+def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any], result: Mapping[str, Any]) -> None:
+    """Write a recipe that is `base` with these options, and expects a result on its data, for a CI of one's own.
+
+    The tolerance is half of the interval, 0.1 at least: the episodes are the same again, and only rounding differs from
+    machine to machine. Raises `DataError` when the disk refuses.
+    """
+    import yaml
+
+    from fewshot_cli.config.load import installed_recipes
+    from fewshot_cli.runtime.files import write_text
+
+    expect = {
+        "accuracy": round(result["accuracy"], 2),
+        "tolerance": max(0.1, round(result["ci95"] / 2, 1)),
+        "source": f"measured with weights {result['weights']}, seed {recipe.seed}",
+        "data": result["hashes"]["data"],
+    }
+    if base not in installed_recipes():
+        base = os.path.relpath(base, path.parent)
+    data = {"base": base, "weights": recipe.weights or recipe.name, **options, "expect": expect}
+    write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

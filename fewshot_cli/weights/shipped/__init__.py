@@ -1,0 +1,1 @@
+"""The weights that this package brings, with their sidecars."""

@@ -1,0 +1,109 @@
+"""`fsl weights list`, `show` and `verify`, and weights by name: those that ship, and those of another package."""
+
+import json
+import shutil
+
+import pytest
+
+from fewshot_cli import registry
+from fewshot_cli.cli.options import weights_names
+from fewshot_cli.config.load import load_recipe
+from fewshot_cli.weights import checkpoint, find, installed
+
+
+@pytest.fixture
+def other_package(tmp_path, monkeypatch, pretrained):
+    """A distribution as pip leaves it that brings good, damaged and missing weights."""
+    folder, info = tmp_path / "site" / "others" / "weights", tmp_path / "site" / "others-1.0.dist-info"
+    folder.mkdir(parents=True)
+    info.mkdir()
+    (folder.parent / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text("")
+    for name in ("theirs", "damaged"):
+        for tail in ("", ".json"):
+            shutil.copy(pretrained / f"weights.safetensors{tail}", folder / f"{name}.safetensors{tail}")
+    whole = (folder / "damaged.safetensors").read_bytes()
+    (folder / "damaged.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    lines = [f"{name} = others.weights" for name in ("theirs", "damaged", "missing")]
+    (info / "entry_points.txt").write_text("\n".join(["[fewshot_cli.weights]", *lines, "lost = nowhere.weights"]))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    registry.entries.cache_clear()
+    yield folder
+    registry.entries.cache_clear()
+
+
+def test_the_list_says_what_ships(fsl):
+    code, out, _ = fsl("weights", "list", "--format", "json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0 and set(rows) == set(installed.names()) >= {"glyphs_conv64", "cub_conv64"}
+    row = rows["cub_conv64_pretrain"]
+    assert {k: row[k] for k in ("package", "backbone", "data", "stage")} == {
+        "package": "fewshot-cli",
+        "backbone": "conv64",
+        "data": "cub",
+        "stage": "pretrain",
+    }
+    validation = checkpoint.load(installed.file("cub_conv64_pretrain")).sidecar["validation"]
+    assert row["validation %"] == f"{validation['accuracy']:.2f} ± {validation['ci95']:.2f}"
+
+
+def test_what_is_shown_holds_the_recipe_that_made_them(fsl, tmp_path):
+    code, out, _ = fsl("weights", "show", "cifar_fs_conv64", "--format", "json")
+    facts, path = json.loads(out), installed.file("cifar_fs_conv64")
+    assert code == 0 and facts["sha256"] == checkpoint.load(path).sha256 and facts["bytes"] == path.stat().st_size
+    assert facts["expected by recipes"]["cifar_fs_5w1s_conv64"] == 61.78 and facts["licence"].startswith("MIT")
+    code, text, _ = fsl("weights", "show", "cifar_fs_conv64")
+    made_by = text.partition("made by this recipe:\n")[2]
+    assert code == 0 and "sha256: " + facts["sha256"] in text
+    (tmp_path / "again.yaml").write_text("\n".join(x for x in made_by.splitlines() if not x.startswith("name:")))
+    again = load_recipe(str(tmp_path / "again.yaml"))
+    assert again.pretrain.epochs == facts["recipe"]["pretrain"]["epochs"] and again.backbone.name == "conv64"
+
+
+def test_weights_of_another_package_are_found_by_name(fsl, tiny, other_package):
+    code, out, err = fsl("eval", *tiny.words, "--weights", "theirs", "--format", "json")
+    assert code == 0 and json.loads(out)["weights"] == "others:theirs", err
+    by_path = fsl("eval", *tiny.words, "--weights", other_package / "theirs.safetensors", "--format", "json")[1]
+    assert json.loads(out)["accuracy"] == json.loads(by_path)["accuracy"]
+    assert find.find_weights(load_recipe(str(tiny.recipe), ["weights=theirs"]), None).label == "others:theirs"
+    assert weights_names("th") == ["theirs"] and "cub_conv64" in weights_names("cu")
+
+
+def test_a_file_comes_before_a_name_and_is_completed(tiny, pretrained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for tail in ("", ".json"):
+        shutil.copy(pretrained / f"weights.safetensors{tail}", f"glyphs_conv64{tail}")
+    shutil.copy(pretrained / "weights.safetensors", "runs/mine.safetensors")
+    (tmp_path / "runs" / "notes.txt").write_text("no weights")
+    assert find.named(tmp_path / "glyphs_conv64") == tmp_path / "glyphs_conv64"
+    assert weights_names("run") == ["runs/"] and weights_names("runs/") == ["runs/mine.safetensors"]
+
+
+def test_verify_tells_the_whole_from_the_damaged(fsl, other_package, pretrained):
+    code, out, err = fsl("weights", "verify", "theirs", "cub_conv64", pretrained / "weights.safetensors")
+    assert code == 0 and out == "" and err.count(": in order\n") == 3
+    code, _, err = fsl("weights", "verify")
+    assert code == 3 and "theirs: in order" in err and "truncated or changed" in err
+    assert "missing.safetensors is not there; reinstall others" in err and "nowhere.weights" in err
+    assert "not in order: damaged, lost, missing; reinstall" in err
+    code, out, _ = fsl("weights", "list", "--format", "json")
+    rows = {row["name"]: row["validation %"] for row in json.loads(out)}
+    assert code == 0 and "truncated or changed" in rows["damaged"] and "reinstall others" in rows["missing"]
+
+
+def test_weights_that_do_not_fit_their_backbone_are_not_in_order(fsl, pretrained, tmp_path):
+    made = checkpoint.load(pretrained / "weights.safetensors")
+    spec = {**made.sidecar["backbone"], "channels": 9}
+    checkpoint.save_tensors(tmp_path / "odd.safetensors", made.tensors, {**made.sidecar, "backbone": spec})
+    code, _, err = fsl("weights", "verify", tmp_path / "odd.safetensors")
+    assert code == 3 and "the backbone needs [9, 3, 3, 3]" in err
+    checkpoint.save_tensors(tmp_path / "bare.safetensors", made.tensors, {"stage": "pretrain"})
+    code, _, err = fsl("weights", "verify", tmp_path / "bare.safetensors")
+    assert code == 3 and "names no backbone" in err
+
+
+def test_a_name_nobody_has_is_a_missing_file(fsl):
+    code, _, err = fsl("weights", "show", "cub_conv46")
+    assert code == 3 and "cub_conv46: no such weights" in err and "did you mean 'cub_conv64'?" in err
