@@ -16,10 +16,10 @@ class CifarResNetOptions(Options):
     """Shape of the network."""
 
     depth: Annotated[int, depth_rule(6, 2)] = Field(
-        20, ge=8, le=1202, description="layers with the classifier, 6n + 2: n blocks of two a group; 20, 110"
+        20, ge=8, le=1202, description="layers including the classifier, 6n + 2: n two-layer blocks per group; 20, 110"
     )
     map: int | None = Field(
-        None, ge=1, le=64, description="side that the last map is pooled to; 4 is what the multi-proxy paper speaks of"
+        None, ge=1, le=64, description="side that the last map is pooled to; the multi-proxy paper mentions 4"
     )
 
 

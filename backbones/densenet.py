@@ -15,7 +15,7 @@ class DenseNetOptions(Options):
     """Shape of the network."""
 
     depth: Annotated[int, depth_rule(3, 4)] = Field(
-        100, ge=7, le=1000, description="layers with the classifier, 3n + 4: n convolutions a dense block"
+        100, ge=7, le=1000, description="layers including the classifier, 3n + 4: n convolutions per dense block"
     )
     growth: int = Field(12, ge=1, le=1024, description="channels that each layer adds; the stem has twice as many")
 

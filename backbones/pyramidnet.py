@@ -17,7 +17,7 @@ class PyramidNetOptions(Options):
     """Shape of the network."""
 
     depth: Annotated[int, depth_rule(9, 2)] = Field(
-        200, ge=11, le=1001, description="layers with the classifier, 9n + 2: n bottlenecks of three a group"
+        200, ge=11, le=1001, description="layers including the classifier, 9n + 2: n three-layer bottlenecks per group"
     )
     alpha: int = Field(240, ge=0, le=4096, description="channels that all blocks together add to the first 16")
 

@@ -27,7 +27,7 @@ class ResNet12Options(Options):
 
 
 class DropBlock(nn.Module):
-    """Drops squares of a map in training, the same in no two channels, and scales up what is left (Ghiasi et al. 2018).
+    """Drops squares of a map in training, separately for each channel, and scales up the rest (Ghiasi et al. 2018).
 
     A share `drop` of the values is dropped, somewhat less where squares overlap. Maps smaller than a square are
     dropped by squares of their own side.

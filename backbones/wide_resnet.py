@@ -16,7 +16,7 @@ class WideResNetOptions(Options):
     """Shape of the network."""
 
     depth: Annotated[int, depth_rule(6, 4)] = Field(
-        40, ge=10, le=1204, description="convolutions, 6n + 4: n blocks of two a group; the paper has 16, 22, 28 and 40"
+        40, ge=10, le=1204, description="convolutions, 6n + 4: n blocks of 2 per group; the paper has 16, 22, 28 and 40"
     )
     width: int = Field(2, ge=1, le=64, description="factor of the groups' channels 16-32-64; WRN-40-2, WRN-28-10")
     dropout: float = Field(0.0, ge=0, lt=1, description="share dropped between a block's convolutions in training")

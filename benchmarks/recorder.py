@@ -24,7 +24,7 @@ class Recorder(Solver):
 
 
 def bare(solver: Solver, problems: Problems) -> float:
-    """Seconds of the recorded calls, from nothing."""
+    """Seconds of the recorded calls, without warm starts."""
     begin = perf_counter()
     for problem in problems:
         transport.solve(solver, *problem)

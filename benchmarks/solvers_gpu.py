@@ -2,7 +2,7 @@
 
     python benchmarks/solvers_gpu.py [--device cuda] [--tiny] [--tune]
 
-Problems are those of `fewshot_cli.problems.generated`. Device time by events, inputs in rotation, median of the rounds;
+Problems are those of `fewshot_cli.profiling.problems`. Device time by events, inputs in rotation, median of the rounds;
 the wall clock beside it shows the launch. `--device cpu --tiny` runs the same on a machine without a GPU. Prints JSON.
 """
 
@@ -64,7 +64,7 @@ def exactness(solver, sizes, count: int, device) -> list[dict]:
 
 
 def tune(given, device, rounds: int) -> list[dict]:
-    """Problems a second for other numbers of warps in a block and registers in a lane."""
+    """Problems per second for other numbers of warps per block and registers per lane."""
     from fewshot_cli.solvers.network_simplex import cuda
 
     rows, usual = [], (cuda.PER_BLOCK, cuda.REGISTERS)

@@ -1,4 +1,4 @@
-"""Images a second of pre-training as a share of the bare backbone's, and what each ingredient costs a step.
+"""Images per second of pre-training as a share of the bare backbone's, and what each ingredient costs a step.
 
     python benchmarks/training.py [--recipe NAME] [--device cpu|cuda] [--rounds 40] [--batch N]
 

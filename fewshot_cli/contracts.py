@@ -1,4 +1,4 @@
-"""Every seam on one page: what a solver, backbone, head, classifier, extractor and dataset builder must be.
+"""All interfaces on one page: what a solver, backbone, head, classifier, extractor and dataset builder must be.
 
 Shapes: E episodes, B problems, n and m nodes, d channels, h×w positions. A part is a class that names its frozen
 pydantic options in brackets, as in `class Mine(Solver[MyOptions])`; it is registered by an entry point in the group
@@ -29,8 +29,8 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 class Part(Generic[OptionsT]):
     """What all parts have in common: validated `options`, and whether the part can run here.
 
-    `Options` is the class of the options, taken from the brackets of the base class. `trial` are options under which
-    the contract suite runs the part: those of a small one, where the default is slow.
+    `Options` is the class of the options, taken from the brackets of the base class. `trial` are options with which
+    the contract suite runs the part: those of a small version where the default is slow.
     """
 
     Options: type[OptionsT] = Options  # type: ignore[assignment]  # of a part that has none
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a solver may be off by: `value` relative to mass · largest |cost|, `marginal` relative to the mass,
+    """How far off a solver may be: `value` relative to mass · largest |cost|, `marginal` relative to the mass,
     `gradient` relative to the largest component. `deterministic` means a problem's answer does not depend on its batch;
     problems of more than `largest` cells would take it too long.
     """
@@ -108,8 +108,8 @@ class Solver(Part[OptionsT], ABC):
 
     @classmethod
     def reference_rank(cls, n: int, m: int) -> int | None:
-        """Its rank among the solvers that others are compared with on n×m problems, the lowest first; None: it is
-        none.
+        """Its rank among the solvers that others are compared with on n×m problems, lowest first; None if it is not
+        one of them.
         """
         return None
 
@@ -117,7 +117,7 @@ class Solver(Part[OptionsT], ABC):
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """Solve cost [B,n,m], supply [B,n], demand [B,m]; inputs are already checked and must not be modified.
 
-        A solver that is not made for a problem refuses it with a `DataError`.
+        A solver that cannot handle a kind of problem refuses it with a `DataError`.
         """
 
 
@@ -199,7 +199,7 @@ class Head(nn.Module, SolverUser, Part[OptionsT], ABC):
     Patch features are maps with h = 1. Transport problems are posed with the episode as the slowest index, so that a
     solver's report can be split by episode. Weights of its own are parameters; there is no state between calls.
 
-    A head that learns on the support set may say two things more. `support_gradient` is False when it learns on
+    A head that learns on the support set may declare two more things. `support_gradient` is False when it learns on
     detached features, so that training sees the queries only. `order_matters` is True when its steps take the support
     images in their order, so that the same classes in another order get slightly different logits.
     """
@@ -215,7 +215,7 @@ class Head(nn.Module, SolverUser, Part[OptionsT], ABC):
 
     @abstractmethod
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
-        """Logits [E,q,way], the larger the likelier."""
+        """Logits [E,q,way]; larger means more likely."""
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of the largest tensor an episode needs, which decides how many episodes go into one call.
@@ -270,10 +270,10 @@ class Matching:
 
 @runtime_checkable
 class Aligns(Protocol):
-    """A head that lays one image's map over another's: `match --maps` draws it."""
+    """A head that aligns one image's map with another's: `match --maps` draws it."""
 
     def align(self, left: Tensor, right: Tensor) -> "Alignment":
-        """What it makes of a query's and a support image's map [d,h,w]."""
+        """How it aligns a support image's map [d,h,w] with a query's."""
 
 
 class Stage(NamedTuple):
@@ -291,7 +291,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Alignment:
-    """A support image's map laid over a query's map `query` [d,h,w]: its stages in order, the map itself the first.
+    """A support image's map aligned with a query's map `query` [d,h,w]: its stages in order, first the map itself.
 
     `weights` [HW,HW] are those of the support's positions for each position of the query, None without them.
     """
@@ -304,7 +304,7 @@ class Alignment:
 class Classifier(nn.Module, SolverUser, Part[OptionsT], ABC):
     """maps [N,d,h,w] → logits [N,classes], for ordinary supervised training.
 
-    One that `needs_solver` is constructed with the recipe's.
+    A classifier that `needs_solver` is constructed with the recipe's solver.
     """
 
     def __init__(
@@ -339,17 +339,17 @@ class Proxied(Protocol):
 class Extractor(Part[OptionsT]):
     """How an image becomes local features: the positions of its map, or the pooled features of several patches of it.
 
-    `patches` is the number of patches, 0 for the map; `random` says that evaluation draws them too.
+    `patches` is the number of patches, 0 for the map; `random` means that they are random in evaluation too.
     """
 
     patches: int = 0
     random: ClassVar[bool] = False
 
-    def side(self, size: int, decoded: int) -> int:
-        """Side of the images it works on, for a network's input of `size` and images `decoded` before a centre
-        crop.
+    def side(self, size: int, longest: int) -> int:
+        """Side of the images that training cuts patches from, for a network's input of `size` and images whose
+        longest side is `longest`.
         """
-        return decoded
+        return min(2 * size, longest)
 
     def boxes(self, sizes: Tensor, rng: torch.Generator, training: bool) -> tuple[Tensor, Tensor]:
         """Patches of images with original sizes [N,2] (h, w): boxes [N,patches,4] (left, top, width, height) as
@@ -367,7 +367,7 @@ class Extractor(Part[OptionsT]):
 class ImageSink(Protocol):
     """Where a dataset builder puts its images.
 
-    `target` is the folder that the store will be, `info` what its index says besides.
+    `target` is the folder that will become the store, `info` what else its index records.
     """
 
     target: Path
@@ -394,7 +394,7 @@ class DatasetBuilder(Part[OptionsT], ABC):
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
     maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
     neither and are built on first use; `sha256` is the hash of the store made from the complete public data, where it
-    is known: the report says whether it was reached.
+    is known: the report says whether the store matches it.
     """
 
     source: ClassVar[str] = ""

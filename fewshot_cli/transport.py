@@ -28,7 +28,7 @@ TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand 
 class Ledger:
     """What happened in the transport problems solved while it was open.
 
-    `converged` and `iterations` hold one [B] tensor a call, `episodes` which of the batch's episodes it was for (None:
+    `converged` and `iterations` hold one [B] tensor per call, `episodes` the batch's episodes it was for (None:
     all); `seconds` is wall-clock inside solvers.
     """
 
@@ -38,7 +38,7 @@ class Ledger:
     seconds: float = 0.0
 
     def failures(self, count: int) -> list[int]:
-        """Problems not converged in each of a batch's `count` episodes, which a call holds one after the other."""
+        """Problems not converged in each of a batch's `count` episodes, which lie one after the other in a call."""
         out = torch.zeros(count, dtype=torch.int64)
         for flags, part in zip(self.converged, self.episodes, strict=True):
             counts = out[part or slice(None)]  # a view
@@ -48,7 +48,7 @@ class Ledger:
 
 @dataclass
 class Basis:
-    """Where problems that are solved again and again start: `trees` [B,n+m] of their last solve, None at first.
+    """Starting points for problems that are solved repeatedly: `trees` [B,n+m] of their last solve, None at first.
 
     The caller owns it and gives it to `value`, which replaces the trees. A solver without warm starts leaves it empty.
     """
@@ -74,7 +74,7 @@ def ledger() -> Iterator[Ledger]:
 
 @contextmanager
 def unrecorded() -> Iterator[None]:
-    """Solves inside the block are noted in no ledger: they repeat others."""
+    """Solves inside the block are recorded in no ledger, since they repeat others."""
     token = _LEDGERS.set(())
     try:
         yield
@@ -99,7 +99,7 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     slightly changed, and receives the new ones.
 
     Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
-    to supply and demand (OpenCV's), which is said once on stderr.
+    to supply and demand (OpenCV's, for one); a note on stderr says so once.
     """
     if any(
         x.dtype in (torch.float16, torch.bfloat16) for x in (cost, supply, demand)
@@ -130,7 +130,7 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
 
 
 def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
-    """Refuse what is no transport problem with a sentence. Raises `DataError`; wrong shapes raise `ValueError`."""
+    """Refuse an invalid problem with a one-sentence error. Raises `DataError`; wrong shapes raise `ValueError`."""
     batch, n, m = cost.shape if cost.ndim == 3 else (-1, -1, -1)
     if supply.shape != (batch, n) or demand.shape != (batch, m):
         raise ValueError(

@@ -15,7 +15,7 @@ class FEATOptions(Options):
 
     similarity: Literal["squared_euclidean", "cosine"] = Field(
         "squared_euclidean",
-        description="minus the squared distance (paper), or the product with the prototype of length one (code)",
+        description="minus the squared distance (paper), or the product with the unit-length prototype (code)",
     )
     temperature: float = Field(64.0, gt=0, le=1e6, description="divides the logits")
     dropout: float = Field(0.5, ge=0, lt=1, description="of what the attention adds to a prototype")
@@ -27,7 +27,7 @@ class FEAT(Head[FEATOptions]):
     them.
 
     p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task
-    (one head). The loss that pulls a class's adapted images together is none of a head's outputs and left out.
+    (one head). The loss that pulls a class's adapted images together is not part of a head's output and is left out.
     """
 
     def __init__(self, options: FEATOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:

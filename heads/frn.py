@@ -22,8 +22,8 @@ class FRN(Head[FRNOptions]):
 
     Q̄ = ρ Q Sᵀ(SSᵀ + λI)⁻¹S (eq. 8), S being all k·r support positions of the class in d channels, λ = k·r/d · exp(α)
     and ρ = exp(β); α, β and the temperature γ are learned and start at 0, 0 and 1. The smaller of the Gram matrices SSᵀ
-    and SᵀS (eq. 10) is solved. Its auxiliary loss, which keeps classes orthogonal, is none of a head's outputs and left
-    out.
+    and SᵀS (eq. 10) is solved. Its auxiliary loss, which keeps classes orthogonal, is not part of a head's output and
+    is left out.
     """
 
     floor = 1e-6  # added to λ, as in the public code

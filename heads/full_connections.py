@@ -8,7 +8,7 @@ from fewshot_cli.heads.shared.local import LocalHead, WeightedOptions, cosines, 
 class FullConnections(LocalHead[WeightedOptions]):
     """Logit = T · Σ_ij s_i d_j (1 − c_ij) with node weights s, d that add up to one (DeepEMD, CVPR 2020, Table 2).
 
-    With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these as
+    With equal weights it is the plain average of all pairwise cosines; with cross-reference weights, these act as
     attention.
     """
 

@@ -1,5 +1,5 @@
-"""The Multi-Proxy Wasserstein classifier (AAAI 2021) on a support set: a class of an episode is a few proxies found in
-it.
+"""The Multi-Proxy Wasserstein classifier (AAAI 2021) on a support set: a class of an episode has a few proxies, found
+in it.
 """
 
 from typing import Any, Literal, Self
@@ -17,7 +17,7 @@ from fewshot_cli.heads.shared.local import nodes
 
 
 def _learning(default: Any, **rules: Any) -> Any:
-    """An option of how proxies are found, which proxies once found do not need."""
+    """An option for finding proxies, which is not needed once they are found."""
     return Field(default, json_schema_extra={"learning": True}, **rules)
 
 
@@ -27,11 +27,11 @@ class ProxiesOptions(Options):
     The paper's own values are score=inner, scale=1, norm=cosine; λ and the stopping rule are the solver's options.
     """
 
-    proxies: int = _learning(4, ge=1, le=1024, description="M, proxies of a class; from fewer features some come twice")
+    proxies: int = _learning(4, ge=1, le=1024, description="M, proxies per class; with fewer features some repeat")
     power: float = Field(1.0, gt=0, le=8, description="p, power of the cost 1 − cosine")
     score: Literal["cosine", "inner"] = Field(
         "cosine",
-        description="what the flow weighs: cosines, or inner products (eq. 9), which favour classes of long features",
+        description="what the flow weighs: cosines, or inner products (eq. 9), which favour long features",
     )
     scale: float = Field(
         12.5,
@@ -41,17 +41,17 @@ class ProxiesOptions(Options):
     )
     norm: Literal["center", "cosine"] = Field(
         "center",
-        description="features less their mean over channels, as DeepEMD's code has them, or as they are (paper)",
+        description="features minus their mean over channels, as in DeepEMD's code, or as they are (paper)",
     )
     init: Literal["kmeans", "linear"] = _learning(
-        "kmeans", description="start: clusters of the class's features, or drawn as those of a linear layer"
+        "kmeans", description="start: clusters of the class's features, or drawn like a linear layer's weights"
     )
     rounds: int = _learning(10, ge=1, le=1000, description="most rounds of k-means")
     masses: Literal["uniform", "sizes"] = _learning(
         "uniform", description="masses of a class's proxies: the same (eq. 8), or what its clusters hold"
     )
     passes: int = _learning(
-        50, ge=0, le=100_000, description="passes over the support set; 0: proxies stay as they start"
+        50, ge=0, le=100_000, description="passes over the support set; 0 leaves proxies as they start"
     )
     batch: int | None = _learning(None, ge=1, le=100_000, description="support images per step (default: all)")
     lr: float = _learning(0.3, gt=0, le=1e6, description="learning rate of SGD")
@@ -75,7 +75,7 @@ class Proxies(Head[ProxiesOptions]):
     proxies.
 
     T minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, as in `multi_proxy` (eq. 8, 9).
-    The paper's proxies are weights that a large training set teaches; here they start as the spherical k-means of all
+    The paper's proxies are weights learned from a large training set; here they start as the spherical k-means of all
     local features of a class's shots and are fine-tuned on the support set by SGD, every episode of a batch at the same
     time. A gradient reaches the support features through the means of the clusters; which features these hold and what
     fine-tuning adds are constants to it. With cosines and p = 1 a logit is scale · (1 − a linear program's optimum),
@@ -206,7 +206,7 @@ def farthest(unit: Tensor, count: int) -> Tensor:
 
 
 def mean_of(features: Tensor, labels: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Means [B,M,d] of the features [B,N,d] of each cluster, and how many these are [B,M]; of an empty one its
+    """Means [B,M,d] of the features [B,N,d] of each cluster, and their numbers [B,M]; for an empty one, its
     first.
     """
     member = F.one_hot(labels, first.shape[1]).to(features)

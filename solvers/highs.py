@@ -29,7 +29,7 @@ class Highs(Solver[HighsOptions]):
 
     @classmethod
     def reference_rank(cls, n: int, m: int) -> int | None:
-        """First while it takes no more than seconds."""
+        """First in rank where it takes seconds at most."""
         return 0 if n * m <= REFERENCE_CELLS else None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

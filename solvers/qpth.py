@@ -24,7 +24,7 @@ class QPTHOptions(Options):
         "negative costs shifted to zero",
     )
     strength: float | None = Field(
-        None, gt=0, description="the quadratic term; unset, 1e-6 for L2 and 1e-4 for QP as in DeepEMD's code"
+        None, gt=0, description="the quadratic term (default: 1e-6 for L2, 1e-4 for QP, as in DeepEMD's code)"
     )
     max_iterations: int = Field(20, ge=1, description="interior-point iterations")
     tolerance: float = Field(

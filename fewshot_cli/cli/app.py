@@ -77,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out.",
-    epilog="Results go to stdout, messages and progress to stderr. Exit codes: 0 success, 1 a gate was missed (an "
+    epilog="Results go to stdout, messages and progress to stderr. Exit codes: 0 success, 1 a gate was not met (an "
     "accuracy, or the contract of a solver), 2 usage or recipe, 3 data or checkpoint, 4 a solver did not converge "
     "under --strict, 5 --check has no expectation for this data, 130 interrupted.",
 )
@@ -150,7 +150,7 @@ def _run(shared: dict[str, bool]) -> int:
 
 
 def _spelled_out(words: list[str]) -> list[str]:
-    """The command line with the value of `fsl eval --check` that may be left out."""
+    """The command line with the optional value of `fsl eval --check` filled in."""
     return [f"{word}={Check.MEASURED}" if "eval" in words[:2] and word == "--check" else word for word in words]
 
 
@@ -178,7 +178,7 @@ def _report(error: Exception, debug: bool) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python's or PyTorch's allocator gave up; PyTorch is not imported for it."""
+    """Whether Python's or PyTorch's allocator ran out of memory; this does not import PyTorch."""
     return (
         isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
     )
@@ -193,7 +193,7 @@ def _is_lost_process(error: Exception) -> bool:
 
 
 def _fill_closed_streams() -> None:
-    """Open closed standard streams on nothing, so that no file of a run gets the number that C code prints to."""
+    """Open closed standard streams as null devices, so that no file of a run gets the number that C code prints to."""
     for number in range(3):
         try:
             os.fstat(number)

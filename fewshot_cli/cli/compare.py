@@ -33,7 +33,7 @@ def compare(
 
 
 def _paired(first: Path, second: Path) -> tuple[list[float], list[float]]:
-    """Accuracies of both runs on the episodes they share. Raises `DataError` when there are none, or other images."""
+    """Accuracies of both runs on the episodes they share. Raises `DataError` when there are none, or images differ."""
     a, b = _episodes(first), _episodes(second)
     if len({_data(path) for path in (first, second)} - {None}) > 1:
         raise DataError(f"{first} and {second} were evaluated on different images; only equal episodes can be paired")

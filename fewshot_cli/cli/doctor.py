@@ -1,4 +1,4 @@
-"""`fsl doctor`: what works on this machine, and whether a solver keeps the contract."""
+"""`fsl doctor`: what works on this machine, and whether a part meets its contract."""
 
 from pathlib import Path
 from typing import Annotated

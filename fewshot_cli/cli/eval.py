@@ -40,8 +40,8 @@ def evaluate(
         typer.Option(
             "--check",
             metavar="[=any]",
-            help="Compare with what the recipe expects on this data: exit 1 when it is missed, 5 when it expects "
-            "nothing there. --check=any judges whatever the data.",
+            help="Compare with what the recipe expects on this data: exit 1 when that is not met, 5 when it expects "
+            "nothing there. --check=any judges the result on any data.",
         ),
     ] = None,
     expect: Annotated[
@@ -135,7 +135,7 @@ def _refuse_to_write(path: Path, classifier: Path | None) -> None:
     if path.exists():
         raise FslError(f"--write-expect {path}: already exists; give another name")
     if classifier is not None:
-        raise FslError("--write-expect writes what a recipe's own evaluation gave; leave it or --classifier out")
+        raise FslError("--write-expect writes the result of a recipe's own evaluation; leave it or --classifier out")
 
 
 def _score(
@@ -195,7 +195,7 @@ def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: Ch
     if expect is None:
         say(
             f"fsl: recipe {recipe.name} expects nothing on this data (split {summary['hashes']['data'][:16]}), so the "
-            "accuracy was not judged; --check=any judges it all the same, --write-expect FILE makes a recipe that "
+            "accuracy was not judged; --check=any judges it anyway, --write-expect FILE writes a recipe that "
             "expects it"
         )
         raise typer.Exit(Exit.UNJUDGED)

@@ -1,4 +1,4 @@
-"""`fsl list`: the parts and recipes, from which package, on which devices, and whether they work here."""
+"""`fsl list`: the parts and recipes with their packages and devices, and whether they work here."""
 
 import inspect
 from pathlib import Path
@@ -66,7 +66,7 @@ def _parts(kind: o.Kind, root: Path) -> list[dict[str, Any]]:
 
 
 def _state(kind: o.Kind, cls: Any, store: Path) -> dict[str, str]:
-    """What is particular to a kind of parts: where a solver works, whether a dataset is prepared."""
+    """What is specific to one kind of part: where a solver works, whether a dataset is prepared."""
     if kind is o.Kind.solvers:
         reason = cls.unavailable_reason()
         return {

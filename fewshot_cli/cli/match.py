@@ -27,7 +27,7 @@ def match(
     episode: Annotated[
         int | None,
         typer.Option(
-            "--episode", min=0, max=2**63 - 1, help="Instead of two files, take this episode of the recipe's dataset."
+            "--episode", min=0, max=2**63 - 1, help="Instead of two files, use this episode of the recipe's dataset."
         ),
     ] = None,
     query: Annotated[
@@ -42,7 +42,7 @@ def match(
         typer.Option(
             "--class",
             metavar="NAME",
-            help="For one image and a classifier: draw this class; repeatable (default: the likeliest three).",
+            help="For one image and a classifier: draw this class; repeatable (default: the three most likely).",
         ),
     ] = None,
     weights: o.Weights = None,
@@ -114,7 +114,7 @@ def _check_for_episodes(
 
 def _maps_need_episodes() -> FslError:
     return FslError(
-        "--maps draws what head align does to the map of a support image; leave out --flows, and take a recipe of "
+        "--maps draws what head align does to the map of a support image; leave out --flows, and use a recipe of "
         "protocol episodes"
     )
 

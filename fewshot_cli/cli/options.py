@@ -14,7 +14,7 @@ DEFAULT_RECIPE = "glyphs_5w1s"
 
 
 class Kind(StrEnum):
-    """What `fsl list` and `fsl show` know."""
+    """The kinds that `fsl list` and `fsl show` accept."""
 
     solvers = "solvers"
     heads = "heads"
@@ -26,14 +26,14 @@ class Kind(StrEnum):
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """The installed recipes whose names begin so, for completion."""
+    """The installed recipes whose names begin with this text, for completion."""
     from fewshot_cli.config.load import installed_recipes
 
     return [name for name in installed_recipes() if name.startswith(incomplete)]
 
 
 def weights_names(incomplete: str) -> list[str]:
-    """The installed weights and the weights files that begin so, for completion."""
+    """The installed weights and the weights files that begin with this text, for completion."""
     from fewshot_cli.weights.installed import names
 
     beside = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
@@ -142,7 +142,7 @@ def data_root(given: Path | None) -> Path:
 
 
 def as_sets(values: dict[str, Any]) -> list[str]:
-    """The `--set` texts that say the same as other options, of which None was not given."""
+    """The `--set` texts equivalent to other options; one that is None was not given."""
     from fewshot_cli.config import overrides
 
     return [overrides.written(key, value) for key, value in values.items() if value is not None]

@@ -42,14 +42,14 @@ def print_recipe(recipe: "Recipe") -> None:
 
 
 def as_yaml(data: dict[str, Any]) -> str:
-    """Plain data as YAML, such as a resolved recipe, without keys that hold nothing."""
+    """Plain data as YAML, such as a resolved recipe, without empty keys."""
     import yaml
 
     return yaml.safe_dump(_without_empty(data), sort_keys=False, allow_unicode=True)
 
 
 def _without_empty(data: Any) -> Any:
-    """The data without keys that hold nothing, the options of a part beside its name."""
+    """The data without empty keys, the options of a part beside its name."""
     if not isinstance(data, dict):
         return data
     if set(data) == {"name", "options"}:

@@ -34,7 +34,7 @@ def profile(
     ] = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Take the features from this recipe; without it they are invented."),
+        typer.Option("--recipe", "-r", help="Take the features from this recipe (default: synthetic features)."),
     ] = None,
     weights: o.Weights = None,
     sets: Annotated[
@@ -44,7 +44,7 @@ def profile(
         ),
     ] = None,
     backward: Annotated[bool, typer.Option("--backward/--forward", help="Also time the gradient.")] = True,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median counts.")] = 7,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median is reported.")] = 7,
     budget: Annotated[
         float, typer.Option("--budget", min=0.01, help="Seconds to spend on one solver at one size.")
     ] = 20.0,
@@ -130,12 +130,12 @@ def _options_by_solver(solvers: list[str], sets: list[str]) -> dict[str, dict[st
 
 
 def _source(recipe: str | None, weights: Path | None, root: Path, device: "torch.device") -> tuple[Any, str]:
-    """The maker of problems, and what to call its features."""
+    """The function that makes problems, and a name for its features."""
     from fewshot_cli.profiling import problems
 
     if recipe is None:
         if weights is not None:
-            raise FslError("--weights needs --recipe, whose backbone they fill")
+            raise FslError("--weights needs --recipe, whose backbone uses them")
         return problems.generated, "invented features"
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.evaluation.model import Model

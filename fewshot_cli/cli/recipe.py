@@ -14,7 +14,7 @@ Name = Annotated[str, typer.Argument(autocompletion=o.recipe_names, help="Name o
 
 @app.command()
 def cat(name: Name) -> None:
-    """Print the file of a recipe."""
+    """Print a recipe's file."""
     from fewshot_cli.config.load import find_recipe
     from fewshot_cli.runtime.files import guarded
 
@@ -25,7 +25,7 @@ def cat(name: Name) -> None:
 
 @app.command()
 def cp(name: Name, target: Annotated[Path, typer.Argument(help="File or folder to copy it to.")]) -> None:
-    """Copy a recipe as a start for your own."""
+    """Copy a recipe as a starting point for your own."""
     from fewshot_cli.config.load import find_recipe
     from fewshot_cli.errors import FslError
     from fewshot_cli.runtime.files import guarded, write_text

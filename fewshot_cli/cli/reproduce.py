@@ -1,4 +1,4 @@
-"""`fsl reproduce`: a dataset's published accuracies from nothing, with a report."""
+"""`fsl reproduce`: a dataset's published accuracies from scratch, with a report."""
 
 import shlex
 import sys

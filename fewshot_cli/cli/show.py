@@ -69,7 +69,7 @@ def _part(kind: o.Kind, name: str, sets: list[str], classes: int | None) -> str:
 
 
 def _facts(kind: o.Kind, cls: Any) -> list[str]:
-    """What is particular to a kind of parts."""
+    """What is specific to one kind of part."""
     if kind is o.Kind.datasets:
         return [f"--from: {cls.source}", f"licence: {cls.licence or 'see the terms of the dataset itself'}"]
     if kind is o.Kind.solvers:
@@ -97,7 +97,7 @@ def _costs(cls: Any, sets: list[str], classes: int | None) -> list[str]:
     counted = f" with a linear classifier of {classes} classes" if classes else ""
     return [
         f"{counts[_SIDES[0]].parameters / 1e6:.4f} M parameters{counted}; multiply-adds per image "
-        "(in parentheses: with 2 for each value of a batch norm):",
+        "(in parentheses: counting 2 more per batch-norm value):",
         *(
             f"  {side}×{side}: {cost.multiply_adds / 1e6:,.1f} M ({cost.multiply_adds_bn / 1e6:,.1f} M)"
             for side, cost in counts.items()

@@ -55,9 +55,7 @@ def table(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(
-            "--seeds", min=1, max=1000, help="Seeds that each row of a trained table is trained with (default: 5)."
-        ),
+        typer.Option("--seeds", min=1, max=1000, help="Number of seeds for each row of a trained table (default: 5)."),
     ] = None,
     weights: o.Weights = None,
     solver: o.Solver = None,
@@ -79,7 +77,7 @@ def table(
 
     All rows of deepemd.* are evaluated on the same episodes, and so are those of lsc.* after meta-training; the rows
     of mpw.* are trained with several seeds. Where rows are trained, the same command continues what was interrupted,
-    and tables share what they can.
+    and tables reuse each other's results where they can.
     """
     from fewshot_cli.papers.catalog import find_table
     from fewshot_cli.papers.request import Request
@@ -120,14 +118,14 @@ def _check(table: "Table", given: dict[str, Any], sets: list[str], resume: bool)
     if table.kind == "trained":
         for option in given.keys() - {"--seeds"}:
             raise FslError(
-                f"{option}: the rows of {name} are trained on the paper's data by recipes of their own; leave it out"
+                f"{option}: the rows of {name} are trained on the paper's data with their own recipes; leave it out"
             )
         return _refuse(sets, _SET_BY_TRAINED_ROWS, "pretrain")
     if "--seeds" in given:
         raise FslError(f"--seeds: the rows of {name} are evaluated, not trained; --seed chooses their episodes")
     if table.kind == "metatrained" and ("--recipe" in given or "--dataset" not in given):
         raise FslError(
-            f"the rows of {name} are meta-trained by recipes of their own; give --dataset {table.default_dataset} "
+            f"the rows of {name} are meta-trained with their own recipes; give --dataset {table.default_dataset} "
             "or another"
         )
     if ("--dataset" in given) == ("--recipe" in given):
@@ -145,7 +143,7 @@ def _check_output(table: "Table", form: Format, plot: Path | None) -> None:
             raise FslError(f"--format junit: {name} has no test to report; use table, json, md or csv")
         if plot is not None and name != "mpw.Fig2":
             raise FslError(
-                f"--plot draws the iterations of the solver over training, and {name} has others; use mpw.Fig2"
+                f"--plot draws the iterations of the solver over training, which {name} does not have; use mpw.Fig2"
             )
     elif plot is not None and len({column.shot for column in table.columns}) < 3:
         raise FslError(f"--plot draws accuracy over shots, and {name} has too few; leave it out or use deepemd.Fig4")

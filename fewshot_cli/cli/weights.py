@@ -1,4 +1,4 @@
-"""`fsl weights list|show|verify`: the weights that installed packages bring."""
+"""`fsl weights list|show|verify`: the weights that installed packages provide."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from fewshot_cli.runtime.render import Format
 if TYPE_CHECKING:  # importing it would import PyTorch for --help
     from fewshot_cli.weights.checkpoint import Checkpoint
 
-app = typer.Typer(help="List, show or verify the weights that installed packages bring.", no_args_is_help=True)
+app = typer.Typer(help="List, show or verify the weights that installed packages provide.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(autocompletion=o.weights_names, help="Name of installed weights, or a file.")]
 _Format = Annotated[Format, o.format_option(Format.table, Format.json)]
 

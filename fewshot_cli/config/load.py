@@ -38,7 +38,7 @@ class Source:
         self.where = where
 
     def error(self, path: tuple, reason: str) -> RecipeError:
-        """The error `file:line: key: reason`, with the line of the key or of the nearest one around it."""
+        """The error `file:line: key: reason`, with the line of the key or of its nearest parent."""
         given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
         if given and path not in self.places:  # a key inside this one was given by --set
             return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
@@ -57,9 +57,9 @@ class Source:
         return path
 
     def over(self, base: "Source") -> "Source":
-        """This source laid over its base: mappings merge, a part of another name replaces.
+        """This source merged over its base: mappings merge, a part with another name replaces the base's.
 
-        What a recipe expects of itself (`expect`, `description`) is not passed on.
+        What a recipe says about itself (`expect`, `description`) is not inherited.
         """
         kept = {k: v for k, v in base.data.items() if k not in _OF_ITSELF}
         out = Source(self.where, _merge(kept, self.data), {})
@@ -278,7 +278,7 @@ def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[s
 
 
 def _tagged(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models of a union that are told apart by the value of one key, by that value; empty for anything else."""
+    """The models of a union that one key tells apart, by the value of that key; empty for anything else."""
     if get_origin(annotation) is not Annotated:
         return {}
     union, *notes = get_args(annotation)

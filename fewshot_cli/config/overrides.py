@@ -25,7 +25,7 @@ def parse(text: str) -> Override:
 
 
 def options(texts: Iterable[str] | None) -> dict[str, Any]:
-    """The options of one part from its `--set` texts; the last one of a key counts. Raises as `parse`."""
+    """The options of one part from its `--set` texts; the last value of a key wins. Raises as `parse`."""
     return dict(map(parse, texts or ()))
 
 

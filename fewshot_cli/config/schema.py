@@ -81,7 +81,7 @@ class EvalSpec(Section):
     episodes: Count = 600
     without: str | None = Field(
         None,
-        description="a prepared dataset, such as the one trained on: classes of a species that it has too are left out",
+        description="a prepared dataset, such as the training one; classes whose species it also has are left out",
     )
 
 
@@ -105,7 +105,7 @@ class MixSpec(Section):
     mixup: float = Field(
         0.0, ge=0, le=100, description="alpha of mixup's Beta(alpha, alpha), 0 for none (Zhang et al. 2018)"
     )
-    cutmix: float = Field(0.0, ge=0, le=100, description="the same of CutMix (Yun et al. 2019)")
+    cutmix: float = Field(0.0, ge=0, le=100, description="the same for CutMix (Yun et al. 2019)")
     share: Rate = Field(1.0, description="share of images that are mixed")
 
 
@@ -133,7 +133,7 @@ class ValidateSpec(Section):
 
     every: Count = Field(1, description="epochs between validations")
     episodes: Count = 100
-    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations without improvement")
     shot: int = Field(1, ge=1, le=1000)
     head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
 
@@ -151,7 +151,7 @@ class PretrainSpec(Section):
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
     rotation: float = Field(
-        0.0, ge=0, le=100, description="weight of telling which of its four rotations an image has; trains on all four"
+        0.0, ge=0, le=100, description="loss weight of predicting an image's rotation, one of four; trains on all four"
     )
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
@@ -162,7 +162,7 @@ class PretrainSpec(Section):
 
 
 class PhaseSpec(Section):
-    """A phase of meta-training: what is given here stands in place of the section's own."""
+    """A phase of meta-training: what is given here replaces the section's own values."""
 
     epochs: Count | None = None
     steps: Count | None = None
@@ -205,7 +205,7 @@ class MetatrainSpec(Section):
 
 
 class ExpectSpec(Section):
-    """What `eval --check` compares with: per cent, how far off is still a pass, and on which data it was measured."""
+    """What `eval --check` compares with: the accuracy in per cent, its tolerance, and the data it was measured on."""
 
     accuracy: float = Field(ge=0, le=100)
     tolerance: float = Field(gt=0, le=100)
@@ -213,16 +213,16 @@ class ExpectSpec(Section):
     data: str | None = Field(
         None,
         pattern="^[0-9a-f]{8,64}$",
-        description="the split it was measured on: its SHA-256 or how that begins (none: whatever is at hand)",
+        description="the split it was measured on: its SHA-256 or the beginning of it (none: any data)",
     )
 
     def fits(self, data: str) -> bool:
-        """Whether it was measured on the split with this SHA-256, or speaks of any."""
+        """Whether it was measured on the split with this SHA-256, or names no split."""
         return self.data is None or data.startswith(self.data)
 
 
 def _several(given: Any) -> Any:
-    """A single mapping as a list of one; a tuple, which strict validation wants of what is not JSON any more."""
+    """A single mapping as a list of one; a tuple, which strict validation requires of data that is no longer JSON."""
     return (given,) if isinstance(given, dict) else tuple(given) if isinstance(given, list) else given
 
 
@@ -264,7 +264,7 @@ class Recipe(Section):
         return self.pretrain.solver or self.solver
 
     def expectation(self, data: str) -> ExpectSpec | None:
-        """What it expects on the split with this SHA-256; one that names the data comes before one that names none."""
+        """What it expects on the split with this SHA-256; one that names the data takes precedence."""
         return next((e for e in sorted(self.expect, key=lambda e: e.data is None) if e.fits(data)), None)
 
     @property
@@ -277,7 +277,7 @@ class Recipe(Section):
         return json.loads(self.model_dump_json())
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: `resolved` without words, expectations and options that only change speed."""
+        """What decides the result: `resolved` without descriptions, expectations and options that only change speed."""
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
         data["metatrain"]["order"] = list(self.phases)
         parts = (

@@ -77,7 +77,7 @@ class Source:
                 self._open_zip()
             else:
                 raise DataError(
-                    f"{path}: is neither a folder nor a whole zip or tar archive; if it was downloaded, do it again"
+                    f"{path}: is neither a folder nor a whole zip or tar archive; if downloaded, download it again"
                 )
         except _BROKEN as error:
             self._stack.close()

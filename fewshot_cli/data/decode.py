@@ -37,8 +37,17 @@ def squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
 
 
+def cut_out(image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: list[bool], side: int) -> Tensor:
+    """Boxes of an RGB image in pixels, each resized to a square and mirrored if `flip` says so: [P,3,side,side]."""
+    out = torch.empty(len(boxes), 3, side, side, dtype=torch.uint8)
+    for place, (box, mirrored) in enumerate(zip(boxes, flip, strict=True)):
+        patch, _ = squash(image.crop(box), side)
+        out[place] = patch.flip(2) if mirrored else patch
+    return out
+
+
 def open_image(data: bytes, name: str, upright: bool = False) -> Image.Image:
-    """Decode an image to RGB; with `upright`, rotate it as its camera recorded, which published results do not.
+    """Decode an image to RGB; with `upright`, rotate it as its camera recorded, which published results do not do.
 
     Raises `DataError` when it does not decode or has more than `MAX_PIXELS`.
     """

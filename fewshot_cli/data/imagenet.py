@@ -118,7 +118,7 @@ def absent(path: Path, dataset: str, missing: list[str], total: int, source: str
 
 
 def warn_if_small(longest_side: int, needed: str) -> None:
-    """Say on stderr when no image is larger than the usual copies, with which published figures are not reached."""
+    """Say on stderr when no image is larger than the usual copies, which do not reach the published figures."""
     if longest_side <= SMALL:
         say(
             f"warning: no image is larger than {longest_side} px; DeepEMD's published figures need {needed}, "

@@ -4,9 +4,10 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_cli.data.decode import open_image, squash
+from fewshot_cli.data.decode import cut_out, open_image, squash
 from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, hashed_columns, is_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded
+
+BoxesOf = Callable[[int, int, int], tuple[list[tuple[int, int, int, int]], list[bool]]]
 
 
 class ImageSet(Protocol):
@@ -46,12 +49,18 @@ class ImageSet(Protocol):
         """What identifies each image, whichever others are in the set [N]."""
 
     def decode(
-        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: list[int] | None = None
+        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images (all, or `only` these) squashed to uint8 [N,3,side,side], and their original sizes [N,2] (h, w).
 
         `crop` is `box` (to the bounding box where there is one) or `raw`. `tick` is called with the number of images
         decoded so far.
+        """
+
+    def patches(self, picks: Sequence[int], boxes: "BoxesOf", side: int, crop: str = "box") -> Tensor:
+        """Patches of these images, cut from them as they are and resized: uint8 [K,P,3,side,side].
+
+        `boxes(i, width, height)` gives the boxes of image i in pixels (left, top, right, bottom), and which to mirror.
         """
 
 
@@ -90,34 +99,61 @@ class Split:
         side: int,
         crop: str = "box",
         tick: Callable[[int], None] | None = None,
-        only: list[int] | None = None,
+        only: Sequence[int] | None = None,
         into: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `ImageSet.decode`, written `into` a tensor if one is given. Raises `DataError` for a damaged store."""
-        start, ends = self._index["offset"], list(accumulate(self._index["size"]))
-        with guarded(self._file), self._file.open("rb") as file:  # mapped: a split may be larger than the memory
-            blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start : start + ends[-1]]
-        self._verify(blob)
         picks = range(len(self)) if only is None else only
         sizes = torch.empty(len(picks), 2)
         out = torch.empty(len(picks), 3, side, side, dtype=torch.uint8) if into is None else into
 
         def decode_one(place: int) -> None:
-            i = picks[place]
-            data = bytes(blob[ends[i] - self._index["size"][i] : ends[i]])
-            if self._encoding == RAW:
-                h, w = self._index["shape"][i]
-                image = Image.frombuffer("RGB", (w, h), data)
-            else:
-                image = open_image(data, self._index["name"][i], self._upright)
-            box = self._index["box"][i] if crop == "box" else None
-            out[place], sizes[place] = squash(image.crop(tuple(box)) if box else image, side)
+            out[place], sizes[place] = squash(self._image(picks[place], crop), side)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for i, _ in enumerate(pool.map(decode_one, range(len(picks)))):
                 if tick and i % 256 == 255:
                     tick(i + 1)
         return out, sizes
+
+    def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
+        """As `ImageSet.patches`. Raises `DataError` for a damaged store."""
+
+        def cut_one(i: int) -> Tensor:
+            image = self._image(i, crop)
+            return cut_out(image, *boxes(i, image.width, image.height), side)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return torch.stack(list(pool.map(cut_one, picks)))
+
+    def longest_side(self, crop: str = "box") -> int:
+        """The longest side of its images, in pixels, cropped as `decode` does."""
+        boxes = self._index["box"] if crop == "box" else [None] * len(self)
+        shapes = [(b[2] - b[0], b[3] - b[1]) if b else s for b, s in zip(boxes, self._index["shape"], strict=True)]
+        return max(max(shape) for shape in shapes)
+
+    def _image(self, i: int, crop: str) -> Image.Image:
+        data = bytes(self._blob[self._ends[i] - self._index["size"][i] : self._ends[i]])
+        if self._encoding == RAW:
+            h, w = self._index["shape"][i]
+            image = Image.frombuffer("RGB", (w, h), data)
+        else:
+            image = open_image(data, self._index["name"][i], self._upright)
+        box = self._index["box"][i] if crop == "box" else None
+        return image.crop(tuple(box)) if box else image
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(self._index["size"]))
+
+    @cached_property
+    def _blob(self) -> memoryview:
+        """The images' bytes, verified when they are first asked for; mapped, since they may exceed the memory."""
+        start = self._index["offset"]
+        with guarded(self._file), self._file.open("rb") as file:
+            blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start : start + self._ends[-1]]
+        self._verify(blob)
+        return blob
 
     def _verify(self, blob: memoryview) -> None:
         digest = hashlib.sha256(blob)

@@ -1,15 +1,16 @@
-"""A user's own images, read at once: what a split of a store is, without the store."""
+"""A user's own images, read at once: they serve like a split of a store, without the store."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fewshot_cli.data.archive import Source, hidden
-from fewshot_cli.data.decode import decode_image
+from fewshot_cli.data.decode import cut_out, decode_image, open_image
 from fewshot_cli.data.layouts import IMAGE_SUFFIXES, by_class_folder, is_image
+from fewshot_cli.data.store import BoxesOf
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded
 
@@ -36,7 +37,7 @@ class _Files:
         return [one.hexdigest() for one in self._digests]
 
     def decode(
-        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: list[int] | None = None
+        self, side: int, crop: str = "box", tick: Callable[[int], None] | None = None, only: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `ImageSet.decode`; files have no boxes, so `crop` changes nothing."""
         picks = range(len(self)) if only is None else only
@@ -46,6 +47,13 @@ class _Files:
             if tick:
                 tick(place + 1)
         return out, sizes
+
+    def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
+        """As `ImageSet.patches`."""
+        images = (open_image(self._data[i], self._paths[i], upright=True) for i in picks)
+        return torch.stack(
+            [cut_out(image, *boxes(i, image.width, image.height), side) for i, image in zip(picks, images, strict=True)]
+        )
 
 
 class Folder(_Files):

@@ -1,4 +1,4 @@
-"""The gate of `fsl eval --check`: what a recipe expects on the data at hand, and the expectation that a run leaves."""
+"""The gate of `fsl eval --check`: what a recipe expects on the given data, and the expectation that a run writes."""
 
 import os
 from collections.abc import Mapping
@@ -35,9 +35,9 @@ def judge(result: "JudgedT", recipe: "Recipe", check: Check = Check.MEASURED) ->
 
 
 def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any], result: Mapping[str, Any]) -> None:
-    """Write a recipe that is `base` with these options, and expects a result on its data, for a CI of one's own.
+    """Write a recipe that is `base` with these options, and expects a result on its data, for a user's own CI.
 
-    The tolerance is half of the interval, 0.1 at least: the episodes are the same again, and only rounding differs from
+    The tolerance is half of the interval, but at least 0.1: the episodes are the same, and only rounding differs from
     machine to machine. Raises `DataError` when the disk refuses.
     """
     import yaml

@@ -107,7 +107,7 @@ class ClassModel:
         """The model of a recipe; `weights` is a file in place of the recipe's own.
 
         Raises `DataError` for weights without a classifier or of another shape than the recipe's parts; and
-        `with_dataset` also for a split of other classes than the weights were trained on, or that is not prepared.
+        `with_dataset` also for a split whose classes are not those of the weights, or that is not prepared.
         """
         model = cls(recipe, root, processes)
         if with_dataset:

@@ -1,4 +1,4 @@
-"""The spine of every command that looks at images: a recipe opened once, with all that it names in place."""
+"""The core of every command that works on images: a recipe opened once, with everything it names in place."""
 
 from functools import cached_property
 from pathlib import Path
@@ -84,7 +84,7 @@ class Model:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """The recipe's evaluation episodes, without classes of a species that the dataset `eval.without` has too."""
+        """The recipe's evaluation episodes, without classes whose species the dataset `eval.without` has too."""
         return episodes_of(self.recipe, self.split, self.root)
 
     @cached_property
@@ -128,7 +128,7 @@ def feature_key(recipe: Recipe, split: ImageSet, weights: str) -> str:
     drawn = recipe.seed if build_extractor(recipe).random else None
     return fingerprint(
         {
-            "format": 4,
+            "format": 5,
             "data": split.sha256,
             "weights": weights,
             "crop": recipe.dataset.crop,

@@ -31,7 +31,7 @@ class Hashes(TypedDict):
 
 
 class Judged(TypedDict):
-    """What every result that `--check` can judge has."""
+    """Fields of every result that `--check` can judge."""
 
     accuracy: float  # mean
     ci95: float  # half-width of its 95 % interval, of the kind that `interval` names
@@ -41,7 +41,7 @@ class Judged(TypedDict):
 
 
 class Evaluation(Judged):
-    """What all evaluations say of themselves."""
+    """Fields that all evaluations have."""
 
     format: int  # version of this layout
     recipe: str  # name of the recipe

@@ -8,12 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewshot_cli.config.parts import decoded_side
+from fewshot_cli.config.parts import build_extractor
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import ImageSet
 from fewshot_cli.errors import DataError
-from fewshot_cli.features.embed import embed, patches_of
+from fewshot_cli.features.embed import CutPatches, Views, WholeImages, embed
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.files import atomic
 from fewshot_cli.runtime.processes import Processes
@@ -24,7 +24,7 @@ def cached_features(
 ) -> tuple[Tensor, float]:
     """Features [N,d,h,w] of a split and the seconds it took to have them; kept under `<root>/features`.
 
-    A cache that cannot be written is said on stderr and done without.
+    If the cache cannot be written, a note on stderr says so and the features are not kept.
     """
     start, device = perf_counter(), processes.device
     path = root / "features" / f"{key}-{device.type}.safetensors"
@@ -36,17 +36,15 @@ def cached_features(
         if all(processes.gather(len(maps) == len(split))):
             return maps.to(device), perf_counter() - start
         say(f"note: {path} is damaged and will be made again")
-    with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-        images, sizes = split.decode(decoded_side(recipe), recipe.dataset.crop, bar.update)
+    views: Views
+    if build_extractor(recipe).patches:
+        views = CutPatches(split, recipe, processes)
+    else:
+        with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
+            images, _ = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
+        views = WholeImages(images, recipe.image, device)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(
-            backbone.to(device),
-            images,
-            recipe.image,
-            processes,
-            bar.update,
-            patches_of(recipe, split.identities(), sizes),
-        )
+        maps = embed(backbone.to(device), views, processes, bar.update)
     try:
         if processes.rank == 0:
             with atomic(path) as part:

@@ -3,10 +3,10 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 _TRIES = 10
+EDGE = 1e-3  # of a pixel: a box that ends on a pixel's edge does not see the next one, whatever is rounded
 
 
 def random_resized(sizes: Tensor, scale: tuple[float, float], rng: Generator) -> Tensor:
@@ -35,28 +35,45 @@ def _between(rng: Generator, rows: int, count: int, low: float, high: float) -> 
 
 
 def cut(x: Tensor, boxes: Tensor, flip: Tensor, size: int, outside: str = "border") -> Tensor:
-    """Resample boxes of images [N,3,S,S] to [N,3,size,size]; `flip` [N] mirrors.
+    """Boxes of images [N,3,H,W], resized to [N,3,size,size]; `flip` [N] mirrors. The pixels are those of Pillow.
 
-    Outside the image is its nearest pixel (`border`), which boxes within it do not see as a dark rim, or black
-    (`zeros`).
-
-    boxes [N,4] are shares of the image. Bilinear; of images much larger than the result it takes several samples a
-    pixel and averages, so that small structure does not alias.
+    boxes [N,4] are shares of the image. Bilinear where the box is the smaller one; where it is the larger one, each
+    pixel is the mean of those it covers under a triangle (Pillow's BILINEAR), so that small structure does not alias. A
+    box sees its own pixels only. What it has outside of the image is the nearest pixel (`border`), or black (`zeros`).
     """
     left, top, wide, high = boxes.unbind(1)
-    theta = torch.zeros(len(x), 2, 3, device=x.device)
-    theta[:, 0, 0] = torch.where(flip, -wide, wide)
-    theta[:, 1, 1] = high
-    theta[:, 0, 2] = 2 * left + wide - 1
-    theta[:, 1, 2] = 2 * top + high - 1
-    fine = max(1, round(x.shape[-1] / size))
-    grid = F.affine_grid(theta, [len(x), 3, fine * size, fine * size], align_corners=False)
-    out = F.grid_sample(x, grid, padding_mode=outside, align_corners=False)
-    return F.avg_pool2d(out, fine) if fine > 1 else out
+    rows = _weights(top, high, x.shape[2], size, outside)
+    columns = _weights(left, wide, x.shape[3], size, outside)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    return rows[:, None] @ (x @ columns.mT[:, None])
+
+
+def _weights(low: Tensor, span: Tensor, inputs: int, size: int, outside: str) -> Tensor:
+    """What each pixel of an image's side weighs in each pixel of a box's: [N,size,inputs], of boxes given in shares."""
+    low, high = (low * inputs)[:, None], ((low + span) * inputs)[:, None]
+    step = (high - low) / size
+    centre = low + (torch.arange(size, device=low.device) + 0.5) * step
+    reach = step.clamp(min=1)[..., None]
+    at = torch.arange(inputs, device=low.device)
+    weights = (1 - (at + 0.5 - centre[..., None]).abs() / reach).clamp(min=0)
+    if outside == "zeros":
+        return weights / reach
+    weights = weights * ((at + 1 > low + EDGE) & (at < high - EDGE))[:, None]
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def cut_patches(x: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Boxes [N,P,4], mirrored where flip [N,P], of images [N,3,S,S] → [N·P,3,size,size], an image's patches
+    """Boxes [N,P,4], mirrored where flip [N,P], of images [N,3,H,W] → [N·P,3,size,size], an image's patches
     together.
     """
     return torch.stack([cut(x, boxes[:, p], flip[:, p], size) for p in range(boxes.shape[1])], 1).flatten(0, 1)
+
+
+def pixel_boxes(boxes: Tensor, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Boxes [P,4] in shares as (left, top, right, bottom) in whole pixels, one at least, within the image."""
+    scale = torch.tensor([width, height], dtype=torch.float64)
+    low = (boxes[:, :2].double() * scale).round()
+    high = ((boxes[:, :2].double() + boxes[:, 2:].double()) * scale).round()
+    low = torch.minimum(low.clamp(min=0), scale - 1)
+    high = torch.minimum(torch.maximum(high, low + 1), scale)
+    return [tuple(box) for box in torch.cat([low, high], 1).int().tolist()]

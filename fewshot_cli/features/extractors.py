@@ -1,6 +1,6 @@
 """The three ways of DeepEMD's journal extension to take local features: a map, a grid of patches, random patches."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import AfterValidator, Field
@@ -19,7 +19,11 @@ class PatchOptions(Options):
     """What patches are cut from."""
 
     side: int | None = Field(
-        None, ge=8, le=1024, description="side of the images that patches are cut from (default: twice the input's)"
+        None,
+        ge=8,
+        le=1024,
+        description="side of the images that training cuts patches from (default: twice the input's, but no more than "
+        "the images have); evaluation cuts them from the images as they are",
     )
 
 
@@ -27,20 +31,23 @@ PatchT = TypeVar("PatchT", bound=PatchOptions)
 
 
 class _Patches(Extractor[PatchT]):
-    """Patches are cut from the whole image, kept large enough that a small one is not blurred."""
+    """Patches are cut from the whole image; in training from one kept large enough that a small one is not blurred."""
 
-    def side(self, size: int, decoded: int) -> int:
+    def side(self, size: int, longest: int) -> int:
         """As `Extractor.side`."""
-        return self.options.side or 2 * size
+        return self.options.side or super().side(size, longest)
 
 
 class GridOptions(PatchOptions):
     """The image pyramid."""
 
     sizes: tuple[Annotated[int, Field(ge=1, le=20)], ...] = Field(
-        (2, 3), min_length=1, max_length=8, description="cells a side at each level; 2 and 3 give 13 patches"
+        (2, 3), min_length=1, max_length=8, description="cells per side at each level; 2 and 3 give 13 patches"
     )
     ratio: float = Field(2.0, ge=1, le=10, description="how much larger than its cell a patch is, for context")
+    rounding: Literal["code", "ideal"] = Field(
+        "code", description="cells and patches in whole pixels, rounded as the public code does, or as they would be"
+    )
 
 
 class Grid(_Patches[GridOptions]):
@@ -57,20 +64,38 @@ class Grid(_Patches[GridOptions]):
         """As `Extractor.boxes`, level by level, row by row."""
         count, levels = len(sizes), []
         for size in self.options.sizes:
-            ratio = 1 + 2 * torch.rand(count, 1, generator=rng) if training else torch.full((1, 1), self.options.ratio)
-            centre = (torch.arange(size) + 0.5) / size
-            low = (centre - ratio / (2 * size)).clamp(min=0)
-            span = (centre + ratio / (2 * size)).clamp(max=1) - low
-            low, span = (x.expand(count, size) for x in (low, span))
-            across = torch.stack([low, span], -1)[:, None].expand(-1, size, -1, -1)
-            down = across.transpose(1, 2)
+            drawn = 1 + 2 * torch.rand(count, 1, generator=rng) if training else torch.tensor([[self.options.ratio]])
+            cells = _rounded_cells if self.options.rounding == "code" else _cells
+            high, wide = (cells(side[:, None], size, drawn.expand(count, 1)) for side in sizes.unbind(1))
+            across, down = wide[:, None].expand(-1, size, -1, -1), high[:, :, None].expand(-1, -1, size, -1)
             levels.append(torch.stack([across[..., 0], down[..., 0], across[..., 1], down[..., 1]], -1).flatten(1, 2))
         flip = torch.rand(count, self.patches, generator=rng) < (0.5 if training else 0.0)
         return torch.cat(levels, 1), flip
 
     def tiles(self, boxes: Tensor) -> Tensor:
         """The cells before they were enlarged."""
-        return Grid(self.options.model_copy(update={"ratio": 1.0})).boxes(torch.ones(1, 2), Generator(), False)[0][0]
+        plain = Grid(self.options.model_copy(update={"ratio": 1.0, "rounding": "ideal"}))
+        return plain.boxes(torch.ones(1, 2), Generator(), False)[0][0]
+
+
+def _cells(side: Tensor, count: int, ratio: Tensor) -> Tensor:
+    """Where enlarged cells lie along a side [N,1] of images, as shares: [N,count,2] (the begin and the length)."""
+    centre = (torch.arange(count) + 0.5) / count
+    low = (centre - ratio / (2 * count)).clamp(min=0)
+    return torch.stack([low, (centre + ratio / (2 * count)).clamp(max=1) - low], -1)
+
+
+def _rounded_cells(side: Tensor, count: int, ratio: Tensor) -> Tensor:
+    """The same in whole pixels as DeepEMD's code rounds them: cells of ⌊side/count⌋, halves rounded down.
+
+    A cell keeps a pixel at least.
+    """
+    cell = (side / count).floor()
+    half = ((side * ratio / count).floor() / 2).floor()
+    centre = (cell / 2).floor() + cell * torch.arange(count)
+    low = torch.minimum((centre - half).clamp(min=0), side - 1)
+    high = torch.minimum(torch.maximum(centre + half, low + 1), side)
+    return torch.stack([low / side, (high - low) / side], -1)
 
 
 class SamplingOptions(PatchOptions):
@@ -78,7 +103,7 @@ class SamplingOptions(PatchOptions):
 
     patches: int = Field(9, ge=1, le=400, description="patches of an image")
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
-        (0.08, 1.0), description="area share of a patch"
+        (0.08, 1.0), description="share of the image's area that a patch covers"
     )
 
 

@@ -14,6 +14,6 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
 
 
 def standardise(x: Tensor, spec: ImageSpec) -> Tensor:
-    """Images [N,3,H,W] in [0,1], in place, less the mean and over the standard deviation of each colour."""
+    """Images [N,3,H,W] in [0,1], in place, minus the mean and divided by the standard deviation of each colour."""
     mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (spec.mean, spec.std))
     return x.sub_(mean).div_(std)

@@ -19,9 +19,9 @@ def _pyplot() -> Any:  # Matplotlib is imported only when something is drawn
 
 
 def check(path: Path) -> None:
-    """Refuse a figure's name before the work it shows. Raises `FslError` for an ending that is not drawn."""
+    """Refuse a figure's name before its work is done. Raises `FslError` for an ending that is not supported."""
     if path.suffix.lower() not in ENDINGS:
-        raise FslError(f"{path}: is no figure; end the name in .png, .svg or .pdf")
+        raise FslError(f"{path}: is not a figure; end the name in .png, .svg or .pdf")
 
 
 def save(path: Path, figure: Any) -> None:

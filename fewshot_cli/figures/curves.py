@@ -10,7 +10,7 @@ MARKS = "osD^v<>Phx"
 
 
 def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, Any]], title: str) -> None:
-    """Seconds of a problem over its size on logarithmic axes, a line a solver, with the fitted exponents in the legend.
+    """Seconds per problem over its size on logarithmic axes, a line per solver, with fitted exponents in the legend.
 
     The ending of the path decides the format (PNG, SVG, PDF). Raises `DataError` when it cannot be written.
     """
@@ -61,7 +61,7 @@ def iterations(path: Path, records: list[dict[str, Any]], title: str) -> None:
     for mark, r in zip(MARKS * 9, (r for r in records if "iterations" in r), strict=False):
         epochs = r["iterations"]["epochs"]
         axes.plot(range(1, len(epochs) + 1), epochs, marker=mark, markersize=3, label=r["row"])
-    axes.set(xlabel="epoch", ylabel="iterations of a problem", title=title)
+    axes.set(xlabel="epoch", ylabel="iterations per problem", title=title)
     axes.grid(True, alpha=0.25)
     axes.legend(frameon=False)
     save(path, figure)

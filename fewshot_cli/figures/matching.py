@@ -15,7 +15,7 @@ from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.crops import cut
-from fewshot_cli.features.embed import patches_of
+from fewshot_cli.features.embed import Patches
 from fewshot_cli.figures.canvas import _pyplot, save
 from fewshot_cli.runtime.processes import Processes
 
@@ -158,21 +158,21 @@ def _panel(model: Model, images: ImageSet, maps: Tensor, left: int, right: int, 
     pair, names = [left, right], images.identities()
     patched = model.extractor.patches > 0
     seen, sizes = shown(model.recipe, images, pair, whole=patched)
-    patches = patches_of(model.recipe, [names[i] for i in pair], sizes)
+    patches = Patches(model.recipe)
     assert isinstance(model.head, Matches)  # or `parts_with` had refused it
     with transport.ledger() as ledger:
         matching = model.head.match(maps[left], maps[right])
-    if patches is None:
-        places, boxes = matching.places, matching.places[None].expand(2, -1, -1)
-    else:
-        boxes = patches[0]
+    if patched:
+        boxes = torch.stack([patches(names[i], size)[0] for i, size in zip(pair, sizes, strict=True)])
         places = model.extractor.tiles(boxes[0])
+    else:
+        places, boxes = matching.places, matching.places[None].expand(2, -1, -1)
     title = f"{label}{matching.similarity:.3f}"
     return Panel(seen[0], seen[1], places, boxes[0], boxes[1], matching, title), sum(ledger.failures(1))
 
 
 def matches(path: Path, panels: list, flows: bool) -> None:
-    """A row for each `match.Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
+    """A row for each `Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
     between.
 
     A line joins the centres of two nodes and is as strong as the flow between them. Raises `DataError` when the file

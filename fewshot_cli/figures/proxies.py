@@ -1,4 +1,4 @@
-"""What an image's local features are to a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier,
+"""How an image's local features match a class: which proxy each goes to (Multi-Proxy Wasserstein Classifier,
 Visualization).
 """
 
@@ -105,7 +105,7 @@ MAPS = 8  # heat maps in a row, of a class with more proxies those that count mo
 
 
 def correspondences(path: Path, rows: list) -> None:
-    """A line for each `correspondence.Row`: the image, its positions in the colour of the proxy that gets most of
+    """A line for each `Row`: the image, its positions in the colour of the proxy that gets most of
     each, and for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
 
     Raises `DataError` when the file cannot be written.

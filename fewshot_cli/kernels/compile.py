@@ -154,7 +154,7 @@ class _Impl(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """A function's machine code on disk. What cannot be read is compiled; what cannot be kept is said once."""
+    """A function's machine code on disk. What cannot be read is compiled; what cannot be kept is reported once."""
 
     _impl_class = _Impl
 

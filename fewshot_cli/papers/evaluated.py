@@ -79,7 +79,7 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
     `base` is the recipe or the dataset that the rows have in common. A record holds row, way, shot, ours (accuracy,
     ci95) or `missing`, the published value and where it was measured, the paired difference to the reference row (or
     `difference_missing`), and the command. A row that could not run is tried again when the table is resumed. Raises
-    `RecipeError` when no row's name is meant, `DataError` when data or weights are others than those of the rows
+    `RecipeError` when no row's name matches, `DataError` when data or weights differ from those of the rows
     already there.
     """
     rows: list[Any] = chosen_rows(table.name, table.rows, request.rows)
@@ -96,7 +96,7 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
     done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
         raise DataError(
-            f"{run_dir}: row {other['row']} was run on other data or weights than those here now; resume it with "
+            f"{run_dir}: row {other['row']} was run on other data or weights than the present ones; resume it with "
             "the same ones or choose another --run-dir"
         )
     evaluate = _Evaluator(request, cells)

@@ -15,8 +15,8 @@ from fewshot_cli.weights import checkpoint
 
 
 class MetatrainedCells:
-    """Rows are options of meta-training, trained in folders beside a table's own, each named by what decides it: tables
-    share them, and they continue by themselves.
+    """Rows are options of meta-training, trained in folders beside a table's own, each named by what determines it:
+    tables share them, and an interrupted one is continued.
 
     Training starts from the request's weights, else from a pre-training that rows on one backbone share, which is that
     of the first column's shots. What a row sets has the last word, so that options of a phase that it leaves out do not

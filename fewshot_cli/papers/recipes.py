@@ -1,4 +1,4 @@
-"""The installed recipes by what they say: dataset, backbone, task and head, whatever they are called."""
+"""The installed recipes by their content: dataset, backbone, task and head, whatever their names."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -1,4 +1,4 @@
-"""A dataset's published accuracies from nothing: prepare, pre-train, meta-train, evaluate, and one report."""
+"""A dataset's published accuracies from scratch: prepare, pre-train, meta-train, evaluate, and one report."""
 
 from pathlib import Path
 from typing import Any

@@ -31,7 +31,7 @@ PublishedRow = dict[str, tuple[Published | None, ...]]
 
 
 def recipe_template(text: str) -> str:
-    """Refuse a recipe's name with other gaps than {dataset} and {shot}."""
+    """Refuse a recipe's name with placeholders other than {dataset} and {shot}."""
     gaps = {gap for _, gap, _, _ in Formatter().parse(text) if gap is not None}
     if other := sorted(gaps - {"dataset", "shot"}):
         raise ValueError(f"{{{other[0]}}} stands for nothing; {{dataset}} and {{shot}} do")
@@ -166,7 +166,7 @@ class Paper(Section):
     tables: dict[str, Annotated[Table, Field(discriminator="kind")]] = Field(description="its tables, by short names")
 
     def contradictions(self) -> Iterator[Contradiction]:
-        """Places where the file disagrees with itself or names a dataset that there is not."""
+        """Places where the file contradicts itself or names a dataset that does not exist."""
         yield from ((("elsewhere", name), reason) for name, reason in _unknown_datasets(self.elsewhere))
         for key, table in self.tables.items():
             for place, reason in (*_named(table, self), *_lengths(table), *_datasets(table)):

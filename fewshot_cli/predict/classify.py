@@ -40,7 +40,7 @@ def classify(
         few, many = (folder.classes[counts.index(f(counts))] for f in (min, max))
         raise DataError(
             f"{support}: class {few} has {min(counts)} images, {many} has {max(counts)}; head {recipe.head.name} "
-            "needs the same number of each, --set head=sfc takes any"
+            "needs the same number of each; --set head=sfc takes any"
         )
     examples, queries = model.features(folder), model.features(images)
     with transport.ledger() as ledger:

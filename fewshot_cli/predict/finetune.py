@@ -39,7 +39,7 @@ class _Learner(Model):
 
     @property
     def learner(self) -> Learns:
-        """Its head, which `of` has found to learn."""
+        """Its head, which `of` has checked to have a layer to learn."""
         assert isinstance(self.head, Learns)
         return self.head
 

@@ -57,7 +57,7 @@ def retrieve(
     if unknown := [c for c in asked.classes if c not in names]:
         raise DataError(
             f"{query}: class {unknown[0]} has no image in the gallery ({', '.join(names[:5])}…), so it can never "
-            "be found; name the class folders alike"
+            "be found; give the class folders the same names"
         )
     label_of = torch.tensor([names.index(c) for c in asked.classes])
     truth = label_of[asked.labels]

@@ -120,8 +120,8 @@ def measure(
 
 
 def _round(record: dict[str, Any], e: _Entrant, turn: int, settings: Settings) -> None:
-    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and is said
-    to be.
+    """One timed call of each pass; a solver that fails is left out from then on, or its gradient is, and this is
+    reported.
     """
     chosen, other = e.inputs[turn % INPUTS], e.inputs[(turn + 1) % INPUTS]
     try:
@@ -235,7 +235,7 @@ def _error(gradient: Tensor | None, exact: Tensor | None) -> float | None:
 
 
 def _peak(device: torch.device, call: Callable[[], Any], process: Path = Path("/proc/self")) -> int | None:
-    """Bytes a call takes at its height beyond what was in use: of the device's memory, or of this process's, of which
+    """Peak bytes of a call beyond what was in use: of the device's memory, or of this process's, of which
     Linux keeps account in the folder `process`.
     """
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from fewshot_cli.config.parts import (
     build_classifier,
     build_extractor,
     build_head,
-    decoded_side,
+    training_side,
 )
 from fewshot_cli.config.schema import MetatrainSpec, PretrainSpec, Recipe
 from fewshot_cli.contracts import Extractor, Plan, Solver
@@ -70,8 +70,8 @@ def profile_steps(
 
     They are those of one round, whose step took the median time of all (of an even number the lower middle one).
     `compile` compiles the backbone alone here, so that the parts can be told apart. `bare` is the backbone's forward
-    and backward alone on a batch that lies ready, in turns with the step; `share` of a record is what the step reaches
-    of the images per second of that, by medians. `now` gives the time in seconds.
+    and backward alone on a batch that lies ready, in turns with the step; `share` of a record is the step's images
+    per second relative to that, by medians. `now` gives the time in seconds.
 
     Raises `RecipeError` for a solver that cannot run.
     """
@@ -133,7 +133,9 @@ class _Stage:
         self.image, self.spec, self.objective, self.extractor = recipe.image, spec, objective, extractor
         self.device = next(objective.backbone.parameters()).device
         patches = extractor is not None and extractor.patches
-        side = decoded_side(recipe) if patches else spec.augment.side or recipe.image.decoded
+        side = spec.augment.side or recipe.image.decoded
+        if patches:
+            side = training_side(recipe, 2 * recipe.image.size)
         raw = torch.randint(0, 256, (self.count, 3, side, side), dtype=torch.uint8)
         self.raw, self.sizes = raw.to(self.device), torch.full((self.count, 2), float(side))
         self.labels = torch.arange(self.count, device=self.device) % CLASSES

@@ -43,7 +43,7 @@ def place(module: M, device: torch.device) -> M:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, those PyTorch has put by included, or in the machine's memory."""
+    """Bytes that are free on a GPU, including those PyTorch has cached, or in the machine's memory."""
     if device.type == "cuda":
         return (
             torch.cuda.mem_get_info(device)[0]

@@ -131,7 +131,7 @@ def launch(device: torch.device, devices: int | None, nodes: int | None) -> Proc
     if outside != (1, 1) and asked != outside:
         raise FslError(
             f"--devices {asked[0]} --num-nodes {asked[1]}: the launcher started {outside[0]} processes on each of "
-            f"{outside[1]} machines; leave the options out, or start it otherwise"
+            f"{outside[1]} machines; leave the options out, or launch it differently"
         )
     devices, nodes = asked
     if devices * nodes == 1:

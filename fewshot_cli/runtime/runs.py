@@ -1,4 +1,4 @@
-"""A run's directory: what was asked, with what, and one line for each episode or epoch."""
+"""A run's directory: what was requested, with which versions, and one line for each episode or epoch."""
 
 import glob
 import hashlib
@@ -163,7 +163,7 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
 
 
 def stage(processes: "Processes", path: Path, work: Callable[[Path, bool], T | None]) -> T:
-    """The summary of one step of a longer work, which continues what is there of the same configuration."""
+    """The summary of one step of a longer job, which continues an earlier run of the same configuration."""
     if not processes.first((path / SUMMARY).exists):
         say(f"== {path}")
     result = work(path, processes.first((path / CONFIG).exists))

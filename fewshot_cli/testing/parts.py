@@ -79,13 +79,13 @@ def dataset_described(name: str) -> str | None:
     require(bool(cls.source.strip()), "`source` does not say what --from takes")
     for file, (address, digest) in cls.urls.items():
         secured = address.startswith("https://") or digest is not None
-        require(secured, f"{file}: {address} is neither an https address nor has it a SHA-256")
+        require(secured, f"{file}: {address} is not an https address and has no SHA-256")
         require(digest is None or bool(re.fullmatch("[0-9a-f]{64}", digest)), f"{file}: {digest} is no SHA-256")
     return None
 
 
 def dataset_refuses(name: str) -> str | None:
-    """A folder that holds nothing of it is refused with a sentence, and nothing is left behind."""
+    """A folder without its data is refused with a one-sentence error, and nothing is left behind."""
     cls = registry.dataset(name)
     if cls.embedded:
         return "is made from nothing"
@@ -104,7 +104,7 @@ def dataset_refuses(name: str) -> str | None:
 
 
 def dataset_repeats(name: str) -> str | None:
-    """An embedded dataset is the same each time it is made, and that of its recorded hash."""
+    """An embedded dataset is the same each time it is made, and matches its recorded hash."""
     cls = registry.dataset(name)
     if not cls.embedded:
         return "is made from an archive"

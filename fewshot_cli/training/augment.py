@@ -1,7 +1,7 @@
 """Random crops, flips, colour jitter and mixing for a whole batch at once, on the device the images are on.
 
-What is random is drawn first, on the CPU and for the whole batch, so that the same seed augments alike on every device
-and for every number of processes that share the batch.
+What is random is drawn first, on the CPU and for the whole batch, so that the same seed gives the same result on every
+device and for every number of processes that share the batch.
 """
 
 from dataclasses import dataclass

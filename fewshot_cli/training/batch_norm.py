@@ -25,8 +25,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _SharedNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all processes' images, where PyTorch's own knows GPUs
-    only.
+    """Batch norm whose statistics in training are computed over all processes' images; PyTorch's own supports only
+    GPUs.
     """
 
     def forward(self, x: Tensor) -> Tensor:

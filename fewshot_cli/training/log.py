@@ -1,4 +1,4 @@
-"""What a training run says of its epochs: records, sentences, and TensorBoard's files."""
+"""What a training run reports about its epochs: records, sentences, and TensorBoard's files."""
 
 import math
 from typing import TYPE_CHECKING, Any

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from fewshot_cli.config.load import head_in
-from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, decoded_side
+from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, training_side
 from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head
@@ -154,8 +154,8 @@ def _identity(
 
 
 def _only(objective: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Train nothing but what lies under the prefixes; batch norms go on counting. Raises `RecipeError` for one that is
-    not there.
+    """Train nothing but what lies under the prefixes; batch norms keep updating. Raises `RecipeError` for a prefix that
+    does not exist.
     """
     names = [name for name, _ in objective.named_parameters()]
     for prefix in prefixes:
@@ -218,7 +218,9 @@ def _phase(
         _identity(recipe, store.index["sha256"], start, device),
         resume,
     )
-    side = decoded_side(recipe) if extractor.patches else spec.augment.side or recipe.image.decoded
+    side = spec.augment.side or recipe.image.decoded
+    if extractor.patches:
+        side = training_side(recipe, split.longest_side(recipe.dataset.crop))
     if (done := processes.first(lambda: run.summary)) is not None:
         return done
     pixels = processes.each(lambda: Pixels(split, recipe, side, root, processes))

@@ -1,7 +1,7 @@
 """The one training loop, on Lightning Fabric: epochs, schedule, validation, best checkpoint, log, exact resume.
 
 Everything random in an epoch comes from generators seeded by (seed, epoch), so a killed run starts its last epoch
-anew and ends, on the CPU, with the same bytes as an unbroken one.
+anew and ends, on the CPU, with the same bytes as an uninterrupted one.
 """
 
 import hashlib

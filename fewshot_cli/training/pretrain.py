@@ -1,4 +1,4 @@
-"""Pre-training: cross-entropy over all base classes, validated by few-shot episodes (DeepEMD, section 3.4 and 4.1)."""
+"""Pre-training: cross-entropy over all base classes, validated by few-shot episodes (DeepEMD, sections 3.4 and 4.1)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

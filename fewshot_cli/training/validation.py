@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli.config.parts import build_head, decoded_side
+from fewshot_cli.config.parts import build_head
 from fewshot_cli.config.schema import Recipe, ValidateSpec
 from fewshot_cli.contracts import Backbone, Head
 from fewshot_cli.data.pixels import Pixels
@@ -12,7 +12,7 @@ from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.results import EpisodeRecord, Validation
 from fewshot_cli.evaluation.stats import mean_ci95
-from fewshot_cli.features.embed import embed, patches_of
+from fewshot_cli.features.embed import CutPatches, Views, WholeImages, embed
 from fewshot_cli.runtime.processes import Processes
 
 
@@ -51,13 +51,17 @@ def validator(model: Model, whole_images: bool) -> Callable[[], Validation]:
     knows no patches (DeepEMD, section 4.1).
     """
     recipe, processes, head = model.recipe, model.processes, model.head
-    side = recipe.image.decoded if whole_images else decoded_side(recipe)
-    pixels = processes.each(lambda: Pixels(model.split, recipe, side, model.root, processes))
-    patches = None if whole_images else patches_of(recipe, model.split.identities(), pixels.sizes)
+    views: Views
+    if whole_images or not model.extractor.patches:
+        side = recipe.image.decoded
+        pixels = processes.each(lambda: Pixels(model.split, recipe, side, model.root, processes))
+        views = WholeImages(pixels.images, recipe.image, processes.device)
+    else:
+        views = CutPatches(model.split, recipe, processes, keep=True)
 
     def validate() -> Validation:
         head.eval()
-        maps = embed(model.backbone, pixels.images, recipe.image, processes, patches=patches).to(model.matching_device)
+        maps = embed(model.backbone, views, processes).to(model.matching_device)
         records: list[EpisodeRecord] = []
         numbers, batch = range(recipe.eval.episodes), episodes_per_call(head, model.sampler, maps)
         run_episodes(head, maps, model.sampler, numbers, batch, records.extend, processes=processes)

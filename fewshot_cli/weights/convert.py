@@ -1,4 +1,4 @@
-"""Foreign checkpoints become weights of ours."""
+"""Conversion of foreign checkpoints to our weights format."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ RECIPE = "mini_imagenet_5w1s"  # proposed for trying imported weights: the datas
 
 
 def convert(path: Path, out: Path, expected: str | None, force: bool) -> dict[str, Any]:
-    """Write a foreign state dict of a backbone as weights of ours, and report on it.
+    """Write a foreign state dict of a backbone in our weights format, and report on it.
 
     Raises `FslError` for an `out` that must not be written, `DataError` for a file that is not of a known backbone.
     """

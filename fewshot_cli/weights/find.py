@@ -42,7 +42,7 @@ def find_weights(
         return _installed(f"{name}_pretrain")
     todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
     raise DataError(
-        f"no weights for recipe {recipe.name}: no installed package brings {name} and no finished run is in runs/; "
+        f"no weights for recipe {recipe.name}: no installed package provides {name} and runs/ holds no finished run; "
         f"{todo} first (fsl pretrain --recipe {recipe.name}) or give --weights; `fsl weights list` shows what there is"
     )
 

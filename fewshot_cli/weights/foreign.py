@@ -1,7 +1,7 @@
 """Whose tensors a foreign state dict holds, and the same tensors by our backbones' names.
 
 A backbone declares the layouts it can be read from (`contracts.Layout`): lists of convolutions, each followed by its
-batch norm, with their names there and here. Every check and every sentence follows from these.
+batch norm, with their names there and here. Every check and every message follows from these.
 """
 
 import re
@@ -34,7 +34,7 @@ class Recognised(NamedTuple):
 
 @dataclass(frozen=True)
 class Translation:
-    """Tensors by our names, the backbone they are of, its options as far as tensors tell them, and the keys left
+    """Tensors by our names, the backbone they belong to, its options as far as tensors show them, and the keys left
     out.
     """
 

@@ -58,7 +58,7 @@ class DeformableConv2d(nn.Conv2d):
     begin at zero; `weight` and `bias` are named alike in all versions. The mask is twice a sigmoid and so begins at
     one, where the paper's, a sigmoid, begins at a half: what can be expressed is the same, but all versions begin as
     the plain convolution and exchange weights as they are (those of a network with the paper's mask fit once halved).
-    Whoever draws a network's weights anew must leave `offset` and `mask` at zero.
+    Code that redraws a network's weights must leave `offset` and `mask` at zero.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ def _sampled(
 
 
 def _kernel(backend: str, device: torch.device) -> Kernel:
-    """The function that computes; raises RecipeError for `torchvision` where it does not work, ValueError by name."""
+    """The function that computes it; RecipeError where `torchvision` does not work, ValueError for an unknown name."""
     if backend not in ("auto", "torch", "torchvision"):
         raise ValueError(f"{backend} is no backend of deformable convolution; use auto, torch or torchvision")
     if backend == "torch":

@@ -1,4 +1,4 @@
-"""Object-aware long-short-range spatial alignment (ACM Multimedia 2021): support maps are laid over a query's before
+"""Object-aware long-short-range spatial alignment (ACM Multimedia 2021): support maps are aligned with a query's before
 they are compared.
 """
 
@@ -21,7 +21,7 @@ class Align(Head[AlignOptions]):
     Both go through FOE. LSC rebuilds the support's map at every query position from all its positions (eq. 4-6); SSM
     reads the result at positions moved by offsets that are predicted from it and the query (eq. 7, 8). The scale is
     learned. `correspondence=plan` takes the recipe's solver: positions of both sides weigh the same, and a row of the
-    plan, scaled to sum one, stands in for the softmax. It then uses every support position equally often, and an exact
+    plan, scaled to sum to one, replaces the softmax. It then uses every support position equally often, and an exact
     plan is piecewise constant in the correlations, so g gets no gradient; through `sinkhorn gradient=unrolled` it does.
     """
 
@@ -109,7 +109,7 @@ class Align(Head[AlignOptions]):
 
 
 class _Pairs:
-    """Every pair of a query and a support map of a batch of episodes, worked off piece by piece.
+    """Every pair of a query and a support map of a batch of episodes, processed piece by piece.
 
     Pairs run over (E, q, way, shots). What a piece needs is read from the maps by `index_select`, whose gradient is
     summed in order, and in training it is computed again for the gradient when there are several pieces, so that no

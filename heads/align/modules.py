@@ -13,7 +13,7 @@ TINY = 1e-12
 
 
 class Foreground(nn.Module):
-    """FOE: a block φ that reads where the object is, and a mask by likeness to the pooled feature (eq. 2, 3).
+    """FOE: a block φ that reads where the object is, and a mask from similarity to the pooled feature (eq. 2, 3).
 
     maps [N,d,h,w] → the same shape.
     """
@@ -36,7 +36,7 @@ class Foreground(nn.Module):
 
     @staticmethod
     def attention(maps: Tensor) -> Tensor:
-        """The mask [N,h,w] in [0,1]: cosine of each position with the mean over positions, moved from [−1,1]."""
+        """The mask [N,h,w] in [0,1]: cosine of each position with the mean over positions, rescaled from [−1,1]."""
         pooled = maps.mean((2, 3), keepdim=True)
         return (F.cosine_similarity(maps, pooled, dim=1, eps=TINY) + 1) / 2
 
@@ -131,7 +131,7 @@ class Offsets(nn.Module):
 def sample(maps: Tensor, offsets: Tensor) -> Tensor:
     """maps [P,d,h,w] read bilinearly at each position plus its offset [P,h,w,2]; outside is zero (eq. 8).
 
-    The corners of the map are the corner positions at ±1, so that no offset is the identity.
+    The corners of the map are the corner positions at ±1, so that a zero offset is the identity.
     """
     h, w = maps.shape[2:]
     axes = [

@@ -28,7 +28,7 @@ class AlignOptions(Options):
         description="positions whose weights sum to one: the support's (text) or the query's (eq. 5 as printed)",
     )
     temperature: float = Field(1.0, gt=0, le=1e3, description="divides the correlations; the paper has none")
-    learn_temperature: bool = Field(False, description="train the temperature, starting there")
+    learn_temperature: bool = Field(False, description="train the temperature, starting from that value")
     embed: bool = Field(True, description="LSC's embedding g before the correlation")
     embed_channels: int | None = Field(None, ge=1, le=65536, description="width of g (default: half the channels)")
     values: Literal["raw", "embedded"] = Field(
@@ -39,7 +39,7 @@ class AlignOptions(Options):
         None, ge=1, le=65536, description="width of SSM's predictor h (default: the channels, at most 128)"
     )
     offset_scale: float = Field(1.0, gt=0, le=2, description="largest offset, in halves of the map")
-    offset_pixels: float | None = Field(None, gt=0, le=1000, description="largest offset in positions, in its place")
+    offset_pixels: float | None = Field(None, gt=0, le=1000, description="largest offset in positions instead")
     offset_zero: bool = Field(True, description="start SSM at no offset, so that adding it changes nothing at first")
     distance: Literal["squared_euclidean", "euclidean"] = "squared_euclidean"
     reduce: Literal["mean", "sum", "gap"] = Field(
@@ -47,7 +47,7 @@ class AlignOptions(Options):
         description="squares over positions: their mean or sum (before the root of euclidean), or "
         "pooled features first",
     )
-    scale: float = Field(1.0, gt=0, le=1e6, description="where the learned factor of the logits starts")
+    scale: float = Field(1.0, gt=0, le=1e6, description="initial value of the learned factor of the logits")
     shots: Literal["before", "after", "score"] = Field(
         "before", description="several shots: mean of their maps, of their aligned maps, or of their scores"
     )
@@ -56,7 +56,7 @@ class AlignOptions(Options):
         ge=1,
         le=10_000_000,
         json_schema_extra={"speed": True},
-        description="pairs in one piece (default: by the free memory); changes rounding only, unless "
+        description="pairs in one piece (default: set by the free memory); changes rounding only, unless "
         "a solver's stop looks at its batch",
     )
 

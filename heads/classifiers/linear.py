@@ -18,9 +18,9 @@ class Linear(Classifier[Options]):
 
 
 class TwoLayerOptions(Options):
-    """Width of the layer between."""
+    """Width of the hidden layer."""
 
-    hidden: int | None = Field(None, ge=1, le=65536, description="its units (default: as many as channels)")
+    hidden: int | None = Field(None, ge=1, le=65536, description="hidden units (default: as many as channels)")
 
 
 class TwoLayer(Classifier[TwoLayerOptions]):

@@ -1,5 +1,5 @@
-"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class is several proxies that share out an image's
-features.
+"""The Multi-Proxy Wasserstein classifier (AAAI 2021): a class has several proxies, over which an image's
+features are distributed.
 """
 
 import math
@@ -18,8 +18,8 @@ TINY = 1e-8  # length of a feature that is zero, whose cosine with everything is
 
 
 def drawn(classes: int, count: int, channels: int) -> nn.Parameter:
-    """Vectors [classes,count,channels] drawn as those of a linear layer, each for itself: equal ones get equal
-    gradients and stay equal for ever.
+    """Vectors [classes,count,channels] drawn like those of a linear layer, each separately: equal ones would get
+    equal gradients and stay equal forever.
     """
     return nn.Parameter((2 * torch.rand(classes, count, channels) - 1) / math.sqrt(channels))
 
@@ -35,7 +35,7 @@ def products(features: Tensor, proxies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def assign(solver: Solver, cosine: Tensor, power: float, demand: Tensor) -> Plan:
-    """The plan of features 1/HW heavy and proxies of masses demand [B,M] (eq. 8), of cosines [B,HW,M].
+    """The plan from features of mass 1/HW to proxies of masses demand [B,M] (eq. 8), given cosines [B,HW,M].
 
     It carries a gradient through a solver that differentiates its plan, otherwise it is a constant.
     """
@@ -61,7 +61,7 @@ class MultiProxyOptions(Options):
         "uniform", description="masses of a class's proxies; features weigh the same"
     )
     init: Literal["linear", "randn"] = Field(
-        "linear", description="proxies drawn as those of a linear layer, or from a normal distribution"
+        "linear", description="proxies drawn like a linear layer's weights, or from a normal distribution"
     )
 
 
@@ -69,10 +69,10 @@ class MultiProxy(Classifier[MultiProxyOptions]):
     """Logit of a class = Σ_jm T_jm <x_j, p_m> with the flow T between an image's features and the class's proxies (eq.
     8, 9).
 
-    The flow minimises Σ T_jm (1 − cos(x_j, p_m))^p with features 1/HW and proxies 1/M heavy, by the recipe's solver:
-    `sinkhorn` with regularisation 0.1, stop=change, tolerance 0.1 is the paper's. Through a solver whose plan carries a
-    gradient the flow is differentiated too, otherwise it weighs as a constant. maps [N,d,h,w] → logits [N,classes], in
-    single precision.
+    The flow minimises Σ T_jm (1 − cos(x_j, p_m))^p with features of mass 1/HW and proxies of mass 1/M, by the recipe's
+    solver: `sinkhorn` with regularisation 0.1, stop=change, tolerance 0.1 is the paper's. Through a solver whose plan
+    carries a gradient the flow is differentiated too, otherwise it is a constant. maps [N,d,h,w] → logits [N,classes],
+    in single precision.
     """
 
     needs_solver = True

@@ -1,10 +1,10 @@
 """Fine-tuning of DeepEMD's structured fully connected layer (CVPR 2020, section 3.5) on a CPU, flows held fixed.
 
 With the flow x of a transport problem as a constant, dL/dcos_ij = dL/dlogit · T/n · x_ij, and x has at most n + m − 1
-entries. A step of SGD so adds to each node v_j of the layer a few of the images' nodes û_i (centred, of length one)
+entries. A step of SGD thus adds to each node v_j of the layer a few of the images' nodes û_i (centred, of length one)
 and a multiple of itself. All that a step needs are the products û_i·v_j, and these follow from the Gram matrix of the
-û_i: channels are met once before the first step and once after the last. Where images have far more nodes than there
-are channels the layer itself is kept instead, with the same sparse update and a dense product a step.
+û_i: channels are needed once before the first step and once after the last. Where images have far more nodes than there
+are channels the layer itself is kept instead, with the same sparse update and a dense product per step.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def learn(
     """The layer [E,way,m,d] learned from `start` [E,way,m,d] on images [E,P,n,d] with labels [P], all on the CPU.
 
     `orders` names the images of each step; the loss is their mean cross-entropy. norm is "center" or "cosine",
-    weights "cross_reference" or "equal" (floor counts for the first). What an episode learns depends neither on the
+    weights "cross_reference" or "equal" (floor applies to the first). What an episode learns depends neither on the
     others nor on the number of threads. Raises `DataError` when features, or what is learned from them, are NaN or
     infinite.
     """
@@ -79,7 +79,7 @@ def _learn(
 ) -> np.ndarray:
     """`learn` of episodes that are worked on together.
 
-    Nothing here is PyTorch's: where other processes run, each of its parallel operations waits for the slowest core.
+    PyTorch is not used here: where other processes run, each of its parallel operations waits for the slowest core.
     """
     (episodes, way, m, d), (count, n) = start.shape, images.shape[1:3]
     batch, nodes, total, single = max(len(pick) for pick in orders), way * m, count * n, np.float32

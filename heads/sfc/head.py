@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def _learning(default: Any, **rules: Any) -> Any:
-    """An option of how the layer is learned, which a layer once learned does not need."""
+    """An option for learning the layer, which is not needed once it is learned."""
     return Field(default, json_schema_extra={"learning": True}, **rules)
 
 

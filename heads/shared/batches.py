@@ -1,4 +1,4 @@
-"""The steps of fine-tuning on a support set: batches in an order that depends on nothing but the counts."""
+"""The steps of fine-tuning on a support set: batches in an order that depends only on the counts."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def batches(count: int, batch: int, passes: int | None, iterations: int | None) -> Iterator[Tensor]:
-    """Indices of `count` images, `batch` a step, each pass in an order of its own; ends after whichever comes first.
+    """Indices of `count` images, `batch` per step, each pass in its own order; stops at whichever limit comes first.
 
     The order is the same in every episode and run, so what is learned depends on its episode alone.
     """

@@ -1,5 +1,5 @@
-"""Clusters of one image's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that look at
-sizes.
+"""Clusters of one image's local features, by scikit-learn: the node weights of DeepEMD's Table 2 that depend
+on cluster sizes.
 """
 
 import hashlib

@@ -41,7 +41,7 @@ class WeightedOptions(ReferenceOptions):
     """How nodes are weighted (DeepEMD, CVPR 2020, Table 2)."""
 
     weights: Literal["cross_reference", "equal", "kmeans", "mean_shift"] = Field(
-        "cross_reference", description="node weights: by the other side (eq. 9), all the same, or sizes of clusters"
+        "cross_reference", description="node weights: from the other side (eq. 9), all equal, or sizes of clusters"
     )
     clusters: int = Field(5, ge=1, le=1000, description="clusters of an image under weights=kmeans")
     cluster_nodes: Literal["centroids", "positions"] = Field(
@@ -62,7 +62,7 @@ class Weighing(Protocol):
 
 
 class Posing(Weighing, Protocol):
-    """What a transport problem needs to know of a head's options besides."""
+    """What else a transport problem needs to know of a head's options."""
 
     @property
     def norm(self) -> str:

@@ -21,8 +21,8 @@ class NetworkSimplexOptions(ThreadedOptions):
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
-        description="where problems given on a GPU are solved: there if CuPy is at hand, else on the CPU; on the CPU; "
-        "or there without an alternative",
+        description="where problems given on a GPU are solved: there if CuPy works, else the CPU; always on the CPU; "
+        "or always on the GPU",
         json_schema_extra={"speed": True},
     )
 
@@ -64,7 +64,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
 
     @classmethod
     def reference_rank(cls, n: int, m: int) -> int | None:
-        """Where its integers hold that many nodes."""
+        """Second in rank where its integers can hold that many nodes."""
         return 1 if n + m <= MAX_NODES else None
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor, basis: Tensor | None = None) -> Plan:

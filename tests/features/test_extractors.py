@@ -2,18 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.config.parts import decoded_side
+from fewshot_cli.config.parts import training_side
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec
 from fewshot_cli.contracts import Backbone
+from fewshot_cli.data.decode import cut_out
 from fewshot_cli.data.store import open_store
 from fewshot_cli.evaluation.model import feature_key
-from fewshot_cli.features.crops import cut, cut_patches
-from fewshot_cli.features.embed import embed, patches_of
+from fewshot_cli.features.crops import cut, cut_patches, pixel_boxes
+from fewshot_cli.features.embed import CutPatches, Patches, WholeImages, embed
 from fewshot_cli.features.extractors import Grid, GridOptions, Sampling, SamplingOptions
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.runtime.processes import Processes
@@ -41,7 +43,7 @@ class Identity(Backbone):
 
 
 def test_grid_boxes_are_cells_enlarged_about_their_centres_and_clipped():
-    grid = Grid(GridOptions(sizes=(2, 3), ratio=2.0))
+    grid = Grid(GridOptions(sizes=(2, 3), ratio=2.0, rounding="ideal"))
     boxes, flip = grid.boxes(torch.full((4, 2), 84.0), rng(), training=False)
     assert grid.patches == 13 and boxes.shape == (4, 13, 4) and not flip.any()
     want = []
@@ -52,12 +54,12 @@ def test_grid_boxes_are_cells_enlarged_about_their_centres_and_clipped():
                 top, bottom = max(0, (i + 0.5) / g - 1 / g), min(1, (i + 0.5) / g + 1 / g)
                 want.append([left, top, right - left, bottom - top])
     assert torch.allclose(boxes, torch.tensor(want).expand(4, -1, -1), atol=1e-6)
-    plain, _ = Grid(GridOptions(sizes=(2,), ratio=1.0)).boxes(torch.ones(1, 2), rng(), training=False)
+    plain, _ = Grid(GridOptions(sizes=(2,), ratio=1.0, rounding="ideal")).boxes(torch.ones(1, 2), rng(), training=False)
     assert torch.allclose(plain[0], torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.5], [0, 0.5, 0.5, 0.5], [0.5] * 4]))
 
 
 def test_grid_in_training_draws_one_ratio_a_image_and_level():
-    boxes, flip = Grid(GridOptions(sizes=(1, 5))).boxes(torch.ones(200, 2), rng(), training=True)
+    boxes, flip = Grid(GridOptions(sizes=(1, 5), rounding="ideal")).boxes(torch.ones(200, 2), rng(), training=True)
     inner = boxes[:, 1 + 12]  # the middle cell of 5×5 reaches no border at ratio ≤ 3 … clipping starts at 5
     assert (
         torch.allclose(inner[:, 2], inner[:, 3]) and 0.2 <= inner[:, 2].min() < 0.25 and 0.55 < inner[:, 2].max() <= 0.6
@@ -79,12 +81,66 @@ def test_cut_takes_the_box_it_is_given():
     boxes = torch.tensor([[[0.25, 0.5, 0.5, 0.5], [0, 0, 0.5, 0.5]]]).expand(2, -1, -1)
     out = cut_patches(images, boxes, torch.tensor([[False, True]]).expand(2, -1), 8).unflatten(0, (2, 2))
     assert out.shape == (2, 2, 3, 8, 8)
-    fine = F.interpolate(images[:, :, 8:, 4:12], size=16, mode="bilinear", align_corners=False)
-    assert torch.allclose(
-        out[:, 0][..., 1:-1, 1:-1], F.avg_pool2d(fine, 2)[..., 1:-1, 1:-1], atol=1e-5
-    )  # borders see on
-    again = cut(images, boxes[:, 1], torch.tensor([False, False]), 8)
-    assert torch.allclose(out[:, 1].flip(-1), again, atol=1e-6)
+    assert torch.allclose(out[:, 0], images[:, :, 8:, 4:12], atol=1e-5)  # eight pixels to eight: as they are
+    assert torch.allclose(out[:, 1].flip(-1), images[:, :, :8, :8], atol=1e-5)
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """A smooth image with fine structure and hard edges."""
+    y, x = np.mgrid[:height, :width] / min(width, height)
+    waves = [127 * (1 + np.sin(f * x + g * y)) for f, g in ((9, 4), (31, 57), (150, 90))]
+    pixels = np.stack(waves, -1)
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (255, 0, 80)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (92, 92), (500, 375)])
+@pytest.mark.parametrize("size", [32, 84])
+def test_crops_and_patches_have_pillows_pixels(width, height, size):
+    """Boxes in whole pixels, smaller and larger than the result, at the edges and inside, mirrored or not."""
+    image, generator = photo(width, height), rng()
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+    boxes = [(0, 0, width, height), (0, 0, width // 2, height // 3), (width // 3, height // 2, width, height)]
+    for _ in range(12):
+        left, top = (int(torch.randint(0, n - 4, (), generator=generator)) for n in (width, height))
+        right = int(torch.randint(left + 4, width + 1, (), generator=generator))
+        boxes.append((left, top, right, int(torch.randint(top + 4, height + 1, (), generator=generator))))
+    for n, box in enumerate(boxes):
+        want = np.array(image.crop(box).resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        if n % 2:
+            want = want[..., ::-1]
+        share = torch.tensor([[box[0] / width, box[1] / height, (box[2] - box[0]) / width, (box[3] - box[1]) / height]])
+        got = cut(tensor, share, torch.tensor([bool(n % 2)]), size)[0].round().numpy()  # Pillow rounds each pass
+        assert np.abs(got - want).mean() < 0.3 and np.abs(got - want).max() < 2, (box, np.abs(got - want).max())
+        assert pixel_boxes(share, width, height) == [box]
+        assert (cut_out(image, [box], [bool(n % 2)], size)[0].numpy() == want).all()
+
+
+def test_a_box_is_a_pixel_at_least_and_stays_within_the_image():
+    boxes = torch.tensor([[0.999, 0.0, 0.0001, 0.5], [-0.2, 0.4, 1.5, 0.3], [0.5, 1.0, 0.5, 0.2]])
+    assert pixel_boxes(boxes, 10, 20) == [(9, 0, 10, 10), (0, 8, 10, 14), (5, 19, 10, 20)]
+
+
+def grid_of_the_code(side: int, cells: int, ratio: float) -> list[tuple[int, int]]:
+    """Where DeepEMD's code begins and ends the patches along a side, in pixels."""
+    cell, enlarged = int(side / cells), int(side / cells * ratio)
+    centres = [cell // 2 + i * cell for i in range(cells)]
+    return [(max(0, c - enlarged // 2), min(side, c + enlarged // 2)) for c in centres]
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (92, 92), (500, 375), (333, 61)])
+def test_grid_cells_are_rounded_as_the_code_does(width, height):
+    grid = Grid(GridOptions(sizes=(2, 3, 5), ratio=1.7))
+    boxes, _ = grid.boxes(torch.tensor([[float(height), float(width)]]), rng(), training=False)
+    want = [
+        (left, top, right, bottom)
+        for cells in (2, 3, 5)
+        for top, bottom in grid_of_the_code(height, cells, 1.7)
+        for left, right in grid_of_the_code(width, cells, 1.7)
+    ]
+    assert pixel_boxes(boxes[0], width, height) == want
+    ideal, _ = Grid(GridOptions(sizes=(2, 3, 5), ratio=1.7, rounding="ideal")).boxes(torch.ones(1, 2), rng(), False)
+    assert (boxes - ideal).abs().max() < 0.05 and not torch.equal(boxes, ideal)
 
 
 def test_patches_at_the_images_edge_have_no_dark_rim():
@@ -107,37 +163,68 @@ def test_shrinking_a_large_image_averages_instead_of_aliasing():
     assert (out - 0.5).abs().max() < 0.1
 
 
-def test_embedding_patches_pools_each_and_does_not_depend_on_the_batch():
+class Memory:
+    """An image set of given images."""
+
+    def __init__(self, images: list[Image.Image]) -> None:
+        self.images, self.cut = images, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def identities(self) -> list[str]:
+        return [f"image {i}" for i in range(len(self))]
+
+    def patches(self, picks, boxes, side, crop="box"):
+        self.cut += len(picks)
+        chosen = [self.images[i] for i in picks]
+        return torch.stack([cut_out(x, *boxes(i, *x.size), side) for i, x in zip(picks, chosen, strict=True)])
+
+
+@pytest.mark.parametrize("extractor", ["grid", "sampling"])
+def test_embedding_cuts_patches_of_the_images_as_they_are_and_pools_each(extractor):
+    recipe = load_recipe("glyphs_5w1s", ["image={size: 8, resize: 8}", f"extractor={extractor}"])
+    images, here = Memory([photo(w, h) for w, h in ((40, 20), (12, 12), (30, 31))]), Processes(torch.device("cpu"))
+    views = CutPatches(images, recipe, here, keep=True)
+    maps = embed(Identity(), views, here)
+    assert maps.shape == (3, 3, 1, views.patches)
+    for i, image in enumerate(images.images):
+        boxes, flip = Patches(recipe)(f"image {i}", torch.tensor([float(image.height), float(image.width)]))
+        for p, box in enumerate(pixel_boxes(boxes, *image.size)):
+            patch = torch.from_numpy(np.array(image.crop(box).resize((8, 8), Image.Resampling.BILINEAR)))
+            want = normalise(patch.permute(2, 0, 1)[None], recipe.image)[0].mean((1, 2))
+            assert torch.allclose(maps[i, :, 0, p], want, atol=1e-5), (flip[p], p)
+    assert torch.equal(embed(Identity(), views, here), maps) and images.cut == 3  # kept
+    alone = CutPatches(Memory(images.images[:1]), recipe, here)
+    assert torch.allclose(embed(Identity(), alone, here), maps[:1], atol=1e-6)
+
+
+def test_embedding_whole_images_is_their_centre():
     images = (255 * torch.rand(5, 3, 12, 12, generator=rng())).to(torch.uint8)
-    grid = Grid(GridOptions(sizes=(2,)))
-    boxes, flip = grid.boxes(torch.full((5, 2), 12.0), rng(), training=False)
-    maps = embed(Identity(), images, IMAGE, Processes(torch.device("cpu")), patches=(boxes, flip))
-    assert maps.shape == (5, 3, 1, 4)
-    for i in range(5):
-        for p in range(4):
-            patch = cut(images[i : i + 1].float() / 255, boxes[i, p][None], flip[i, p][None], 8)
-            assert torch.allclose(maps[i, :, 0, p], ((patch - 0.5) / 0.5)[0].mean((1, 2)), atol=1e-5)
-    alone = embed(Identity(), images[3:], IMAGE, Processes(torch.device("cpu")), patches=(boxes[3:], flip[3:]))
-    assert torch.allclose(alone, maps[3:], atol=1e-6)
-    whole = embed(Identity(), images, IMAGE, Processes(torch.device("cpu")))
-    assert torch.equal(whole, normalise(images, IMAGE))
+    here = Processes(torch.device("cpu"))
+    assert torch.equal(embed(Identity(), WholeImages(images, IMAGE, here.device), here), normalise(images, IMAGE))
+
+
+def drawn(recipe, identities: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes and mirrorings of images with these identities."""
+    boxes, flip = zip(*(Patches(recipe)(one, torch.tensor([32.0, 32.0])) for one in identities), strict=True)
+    return torch.stack(boxes), torch.stack(flip)
 
 
 def test_random_patches_come_from_the_seed():
     named = load_recipe("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"])
-    sizes, images = torch.full((6, 2), 32.0), list("abcdef")
-    (a, flip), (b, _) = patches_of(named, images, sizes), patches_of(named, images, sizes)
+    (a, flip), (b, _) = drawn(named, "abcdef"), drawn(named, "abcdef")
     other = load_recipe("glyphs_5w1s", ["extractor.name=sampling", "extractor.patches=4"], seed=2)
-    assert torch.equal(a, b) and not torch.equal(a, patches_of(other, images, sizes)[0])
+    assert torch.equal(a, b) and not torch.equal(a, drawn(other, "abcdef")[0])
     assert len(a.flatten(1).unique(dim=0)) == 6
-    alone, mirrored = patches_of(named, list("fc"), sizes[:2])  # whatever other images there are
+    alone, mirrored = drawn(named, "fc")  # whatever other images there are
     assert torch.equal(alone, a[[5, 2]]) and torch.equal(mirrored, flip[[5, 2]])
 
 
 def test_a_grid_in_evaluation_is_the_same_for_every_image_and_seed():
-    named = load_recipe("glyphs_5w1s", ["extractor={name: grid, ratio: 1.5}"])
-    boxes, flip = patches_of(named, list("abc"), torch.full((3, 2), 32.0))
-    want, _ = Grid(GridOptions(ratio=1.5)).boxes(torch.ones(1, 2), rng(), training=False)
+    named = load_recipe("glyphs_5w1s", ["extractor={name: grid, ratio: 1.5, rounding: ideal}"])
+    boxes, flip = drawn(named, "abc")
+    want, _ = Grid(GridOptions(ratio=1.5, rounding="ideal")).boxes(torch.ones(1, 2), rng(), training=False)
     assert torch.equal(boxes, want.expand(3, -1, -1)) and not flip.any()
 
 
@@ -150,12 +237,13 @@ def test_features_of_random_patches_are_kept_for_each_seed(glyph_root):
         assert (first != second) == differ
 
 
-def test_patches_are_cut_from_larger_images_than_maps_are_taken_of():
-    sides = [
-        decoded_side(load_recipe("mini_imagenet_5w1s", sets))
-        for sets in ([], ["extractor=grid"], ["extractor=sampling"], ["extractor={name: grid, side: 100}"])
-    ]
-    assert sides == [92, 168, 168, 100]
+def test_training_cuts_patches_from_images_twice_the_input_but_never_enlarged():
+    def side(longest: int, *sets: str) -> int:
+        return training_side(load_recipe("mini_imagenet_5w1s", list(sets)), longest)
+
+    for name in ("grid", "sampling"):
+        assert [side(n, f"extractor={name}") for n in (500, 168, 100, 32)] == [168, 168, 100, 32]
+    assert side(500, "extractor={name: grid, side: 100}") == side(32, "extractor={name: grid, side: 100}") == 100
 
 
 def test_a_range_with_swapped_ends_is_refused(fsl):

@@ -14,11 +14,16 @@ from fewshot_cli.contracts import Matching
 from fewshot_cli.data.store import open_store
 from fewshot_cli.data.user_images import Folder
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.features.embed import embed
+from fewshot_cli.features.embed import WholeImages, embed
 from fewshot_cli.figures import matching
 from fewshot_cli.figures.matching import Panel
 from fewshot_cli.heads.shared.local import cells
 from fewshot_cli.runtime.processes import Processes
+
+
+def embedded(backbone, images, recipe):
+    here = Processes(torch.device("cpu"))
+    return embed(backbone, WholeImages(images, recipe.image, here.device), here)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def test_classify_is_what_the_head_says(fsl, folders, glyph_root):
     images, _ = split.decode(32)
     members = split.members()[:4]
     with torch.no_grad():
-        maps = [embed(backbone, images[m], loaded.image, Processes(torch.device("cpu"))) for m in members]
+        maps = [embedded(backbone, images[m], loaded) for m in members]
         support = torch.stack([m[:3] for m in maps])[None]
         want = head(support, torch.cat([maps[1][3:7], maps[0][5:6]])[None])[0].softmax(-1)
     got = torch.tensor([list(row["scores"].values()) for row in rows])
@@ -241,9 +246,7 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     model = Model.open(loaded, tmp_path, Processes(torch.device("cpu")))
     backbone, head = model.backbone, model.head
     gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
-    maps, queries = (
-        embed(backbone, x.decode(32)[0], loaded.image, Processes(torch.device("cpu"))) for x in (gallery, asked)
-    )
+    maps, queries = (embedded(backbone, x.decode(32)[0], loaded) for x in (gallery, asked))
     assert len(result["ranking"]) == 8 and result["left_out"] == 0
     for place, row in enumerate(result["ranking"]):
         want = [float(head(one[None, None, None], queries[place][None, None]).detach()) for one in maps]

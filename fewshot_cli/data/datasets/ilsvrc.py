@@ -32,7 +32,7 @@ _VAL = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class ILSVRC2012Options(Options):
-    """Where the classes of the validation images are written down."""
+    """Where the classes of the validation images are listed."""
 
     labels: str | None = Field(None, description="file with the validation images' classes, if not in the source")
 
@@ -40,7 +40,7 @@ class ILSVRC2012Options(Options):
 class ILSVRC2012(DatasetBuilder[ILSVRC2012Options]):
     """ILSVRC2012: 1,000 classes of ImageNet; its training images are train, the public validation images test.
 
-    ImageNet may not be passed on, so nothing is downloaded. --from takes a folder that holds, at any depth:
+    ImageNet may not be redistributed, so nothing is downloaded. --from takes a folder that holds, at any depth:
 
     - the training images: class folders n01440764/n01440764_18.JPEG, class tars n01440764.tar, or
       ILSVRC2012_img_train.tar; and

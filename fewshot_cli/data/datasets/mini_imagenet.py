@@ -38,7 +38,7 @@ def file_lists() -> dict[str, dict[str, list[int]]]:
 class MiniImageNet(DatasetBuilder[Options]):
     """miniImageNet: 64 train, 16 val, 20 test classes of ImageNet, 600 images each, by Ravi and Larochelle's lists.
 
-    ImageNet may not be passed on, so nothing is downloaded. --from takes one of these, as a folder, tar or zip:
+    ImageNet may not be redistributed, so nothing is downloaded. --from takes one of these, as a folder, tar or zip:
 
     - ImageNet's training images: class folders n01532829/n01532829_5.JPEG, class tars n01532829.tar, or
       ILSVRC2012_img_train.tar. The lists' own names (n0153282900000005.jpg) are not ImageNet's: number 5 is taken as

@@ -23,9 +23,9 @@ MAX_BYTES = 1 << 26  # of one list; the longest public one has 4 MB
 class NABirds(DatasetBuilder[Options]):
     """NABirds: 555 classes of North American birds, sexes and plumages apart, 350 train, 66 val and 139 test.
 
-    Recipes choose `crop: box | raw`; published few-shot results are of uncropped images. Classes are named as in
+    Recipes choose `crop: box | raw`; published few-shot results are on uncropped images. Classes are named as in
     classes.txt, such as `Mallard (Breeding male)`, with the folder's number where several have the same name. Classes
-    may be absent, but of one that is there all listed images must be. A folder or archive of class folders without the
+    may be absent, but one that is present must have all listed images. A folder or archive of class folders without the
     lists gives no boxes. The images are available from dl.allaboutbirds.org/nabirds after accepting its terms.
     """
 

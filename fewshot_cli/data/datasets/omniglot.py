@@ -14,7 +14,7 @@ _VAL_ALPHABETS = 5
 class Omniglot(DatasetBuilder[Options]):
     """Omniglot: background alphabets are train, but the last five by name are val; evaluation alphabets are test.
 
-    This is the split of Lake et al. without rotated copies; the 1028/172/423 split of Vinyals et al. is another one.
+    This is the split of Lake et al. without rotated copies; the 1028/172/423 split of Vinyals et al. is different.
     """
 
     source = "a folder that holds images_background.zip and images_evaluation.zip (or both unpacked)"

@@ -109,7 +109,7 @@ class StanfordCars(DatasetBuilder[Options]):
     - class folders, named by the class (`AM General Hummer SUV 2000`) or its number from 1 to 196, also in train/ and
       test/, whose images are put together; these give no boxes. A tar or zip of them works too.
 
-    Classes may be absent, but of one that is there all listed images must be.
+    Classes may be absent, but one that is present must have all listed images.
     """
 
     source = (
@@ -220,5 +220,5 @@ def _by_folder(path: Path, folders: dict[str, list[str]], names: list[str]) -> B
 
 
 def _letters(name: str) -> str:
-    """Letters and digits of a name, because one name has a / that no folder can have."""
+    """Letters and digits of a name, because one name has a /, which no folder's name can have."""
     return re.sub("[^a-z0-9]", "", name.casefold())

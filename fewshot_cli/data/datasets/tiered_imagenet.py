@@ -23,13 +23,13 @@ _PACKED = ("{}_images_png.pkl", "{}_images.npz")  # in the order of preference: 
 class TieredImageNet(DatasetBuilder[Options]):
     """tieredImageNet: 351 train, 97 val and 160 test classes of ImageNet, all their training images (779,165).
 
-    ImageNet may not be passed on, so nothing is downloaded. --from takes one of these:
+    ImageNet may not be redistributed, so nothing is downloaded. --from takes one of these:
 
     - ImageNet's training images as a folder, tar or zip: class folders n01532829/, class tars n01532829.tar, or
       ILSVRC2012_img_train.tar. With or without train/ val/ test/ around the class folders; the published list decides
       the split.
     - train/ val/ test/ folders with 351, 97 and 160 class folders of any names: then the folders decide the split.
-    - Ren et al.'s 84×84 copies in a folder: of train, val and test *_images_png.pkl or *_images.npz, and *_labels.pkl.
+    - Ren et al.'s 84×84 copies in a folder: for train, val and test *_images_png.pkl or *_images.npz, and *_labels.pkl.
       Arrays in the npz are BGR, as OpenCV left them, and become RGB. Classes keep the names in the labels file,
       in its order. Memory must hold one split. DeepEMD's accuracies cannot be reached from these.
     """
