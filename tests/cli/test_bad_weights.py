@@ -135,7 +135,7 @@ def test_a_damaged_pth_is_refused_and_a_plain_one_is_not(refused, fsl, world, tm
 def test_weights_by_a_name_nobody_has_say_what_to_do(refused, world, name):
     refused(
         Exit.DATA,
-        r"no weights for recipe good: .*--weights FILE",
+        r"no weights for recipe good: .*or give --weights",
         "eval",
         "--recipe",
         world / "good.yaml",
