@@ -6,7 +6,7 @@ pydantic options in brackets, as in `class Mine(Solver[MyOptions])`; it is regis
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
@@ -175,6 +175,17 @@ class Layout:
         return f"{self.steps[0].conv}.weight"
 
 
+@dataclass(frozen=True)
+class HeadLayout:
+    """One way of naming a head's tensors, by which `fsl import` reads them beside a backbone's.
+
+    `names` maps the names in somebody else's checkpoint to ours.
+    """
+
+    title: str
+    names: Mapping[str, str]
+
+
 class Backbone(nn.Module, Part[OptionsT], ABC):
     """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d.
 
@@ -202,8 +213,11 @@ class Head(nn.Module, SolverUser, Part[OptionsT], ABC):
     A head that learns on the support set may declare two more things. `support_gradient` is False when it learns on
     detached features, so that training sees the queries only. `order_matters` is True when its steps take the support
     images in their order, so that the same classes in another order get slightly different logits.
+
+    `layouts` are the names that its tensors have in checkpoints which `fsl import` understands.
     """
 
+    layouts: ClassVar[tuple[HeadLayout, ...]] = ()
     support_gradient: bool = True
     order_matters: bool = False
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewshot_cli.contracts import Head, Options, Solver
+from fewshot_cli.contracts import Head, HeadLayout, Options, Solver
 
 
 class FEATOptions(Options):
@@ -29,6 +29,21 @@ class FEAT(Head[FEATOptions]):
     p' = LayerNorm(p + W softmax(QKᵀ/√d) V) with queries, keys and values Q, K, V linear in the prototypes of the task
     (one head). The loss that pulls a class's adapted images together is not part of a head's output and is left out.
     """
+
+    layouts = (
+        HeadLayout(
+            "FEAT's attention",
+            {
+                "slf_attn.w_qs.weight": "queries.weight",
+                "slf_attn.w_ks.weight": "keys.weight",
+                "slf_attn.w_vs.weight": "values.weight",
+                "slf_attn.fc.weight": "out.weight",
+                "slf_attn.fc.bias": "out.bias",
+                "slf_attn.layer_norm.weight": "norm.weight",
+                "slf_attn.layer_norm.bias": "norm.bias",
+            },
+        ),
+    )
 
     def __init__(self, options: FEATOptions | None = None, *, channels: int, solver: Solver | None = None) -> None:
         super().__init__(options, channels=channels, solver=solver)

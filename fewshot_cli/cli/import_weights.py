@@ -27,11 +27,13 @@ def import_weights(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Turn the authors' checkpoint of a backbone into weights for `--weights`, without running any code in it."""
+    """Turn the authors' checkpoint of a backbone, and of a head where it has one's tensors, into weights for
+    `--weights`, without running any code in it.
+    """
     from fewshot_cli.weights.convert import convert, evaluation
 
     report = convert(file, out, backbone, force)
     if report["left_out"]:
-        say(f"left out, because they are not part of the backbone: {', '.join(report['left_out'])}")
-    say_next(evaluation(out, report["backbone"]))
+        say(f"left out, because no part of this package has them: {', '.join(report['left_out'])}")
+    say_next(evaluation(out, report["backbone"], report.get("head")))
     emit(as_json(report), kept=str(out))

@@ -94,6 +94,21 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
     return Translation(backbone, layout.options(widths), ours, left_out)
 
 
+def head_of(tensors: dict[str, Tensor], left_out: list[str]) -> tuple[str, dict[str, Tensor], list[str]] | None:
+    """The head whose tensors are among the keys that a backbone's translation left out: its name, the tensors by our
+    names, and the keys; None where no head's are all there.
+    """
+    for name in registry.entries("heads"):
+        with suppress(RecipeError):
+            for layout in registry.head(name).layouts:
+                for prefix in ("", "module."):
+                    keys = [prefix + theirs for theirs in layout.names]
+                    if all(key in left_out for key in keys):
+                        named = zip(layout.names.values(), keys, strict=True)
+                        return name, {ours: tensors[key] for ours, key in named}, keys
+    return None
+
+
 def _others(tensors: dict[str, Tensor], recognised: Recognised, where: Path | str) -> list[str]:
     """Keys that are not the backbone's. Raises `DataError` for one that may have changed what it computes."""
     backbone, layout, prefix = recognised

@@ -220,7 +220,7 @@ def test_a_classifier_and_what_is_outside_the_encoder_is_left_out_and_said(impor
     more = {key: torch.zeros(2) for key in extra}
     report, err = imported({"params": state(lively(Residual()), prefix) | more})
     assert report["left_out"] == extra
-    assert f"left out, because they are not part of the backbone: {', '.join(extra)}\n" in err
+    assert f"left out, because no part of this package has them: {', '.join(extra)}\n" in err
 
 
 def test_sidecar_report_and_next_command(imported, tmp_path):
@@ -487,3 +487,45 @@ def test_residual_networks_have_the_depth_and_output_of_the_paper(name, depth, c
     cls = type(module)
     assert cls(cls.Options(last_pool=False, widths=WIDTHS))(torch.zeros(2, 3, 16, 16)).shape == (2, 10, 2, 2)
     assert {"blocks.0.body.0.weight", "blocks.3.shortcut.1.running_var"} <= set(module.state_dict())
+
+
+class Attention(nn.Module):
+    """FEAT's attention over the prototypes of a task, with one head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.w_qs, self.w_ks, self.w_vs = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.fc, self.layer_norm = nn.Linear(width, width), nn.LayerNorm(width)
+
+    def forward(self, x):
+        scores = self.w_qs(x) @ self.w_ks(x).transpose(1, 2) / x.shape[-1] ** 0.5
+        return self.layer_norm(self.fc(scores.softmax(2) @ self.w_vs(x)) + x)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_feats_attention_is_imported_with_its_encoder(imported, tmp_path, prefix):
+    encoder, attention = lively(Residual()), Attention(WIDTHS[-1])
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs = state(encoder, f"{prefix}encoder.") | state(attention, f"{prefix}slf_attn.")
+    report, err = imported({"params": theirs | {f"{prefix}fc.weight": torch.zeros(2)}})
+    assert report["left_out"] == [f"{prefix}fc.weight"] and report["head"] == {"name": "feat"}
+    assert "--set head=feat" in err.splitlines()[-1]
+    head = registry.head("feat")(channels=WIDTHS[-1]).eval()
+    checkpoint.load(tmp_path / "w.safetensors").fill(head, "head", "head feat")
+    support, query = torch.randn(2, 5, 3, WIDTHS[-1], 2, 2), torch.randn(2, 4, WIDTHS[-1], 2, 2)
+    prototypes = attention(support.mean((2, 4, 5)))
+    want = -(query.mean((3, 4))[:, :, None] - prototypes[:, None]).square().sum(-1) / 64
+    torch.testing.assert_close(head(support, query), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_of_feats_attention_is_left_out_and_another_width_refused(imported, fsl, tmp_path):
+    encoder = state(lively(Residual()), "encoder.")
+    some = state(Attention(WIDTHS[-1]), "slf_attn.")
+    del some["slf_attn.fc.bias"]
+    report, _ = imported({"params": encoder | some})
+    assert "head" not in report and report["left_out"] == list(some)
+    torch.save({"params": encoder | state(Attention(7), "slf_attn.")}, tmp_path / "odd.pth")
+    code, _, err = fsl("import", tmp_path / "odd.pth", "-o", tmp_path / "odd.safetensors")
+    assert code == Exit.DATA and re.search(r"head\.queries\.weight is \[7, 7\], head feat needs \[10, 10\]", err)
+    assert not (tmp_path / "odd.safetensors").exists()
