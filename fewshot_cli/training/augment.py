@@ -49,14 +49,17 @@ def draw(
     return Draws(boxes, flip, factors)
 
 
-def apply(images: Tensor, draws: Draws, spec: AugmentSpec, image: ImageSpec) -> Tensor:
-    """uint8 [N,3,S,S] → standardised float [N,3,size,size], or [N·P,3,size,size] of P patches, channels last."""
-    x = images.float().div_(255)
+def apply(images: Tensor, draws: Draws, spec: AugmentSpec, image: ImageSpec, size: int | None = None) -> Tensor:
+    """uint8 [N,3,S,S] → standardised float [N,3,size,size], or [N·P,3,size,size] of P patches, channels last.
+
+    `size` is the network's input, `image.size` unless it is given.
+    """
+    x, size = images.float().div_(255), size or image.size
     boxes, flip = draws.boxes.to(x.device), draws.flip.to(x.device)
     if boxes.ndim == 3:
-        x = cut_patches(x, boxes, flip, image.size)
+        x = cut_patches(x, boxes, flip, size)
     else:
-        x = cut(x, boxes, flip, image.size, "zeros" if spec.crop == "pad" else "border")
+        x = cut(x, boxes, flip, size, "zeros" if spec.crop == "pad" else "border")
     if draws.factors is not None:
         x = jitter(x, draws.factors.to(x.device))
     return standardise(x, image).contiguous(memory_format=torch.channels_last)

@@ -23,6 +23,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import TrainingRecord, TrainingResult, Validation
 from fewshot_cli.figures import curves
 from fewshot_cli.runtime.console import Bar, progress, say
+from fewshot_cli.runtime.device import machine
 from fewshot_cli.runtime.files import atomic, guarded
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
@@ -112,7 +113,7 @@ class _Training:
             done.best, done.validations_without_improvement = best, 0
             return validation
 
-    def keep(self, record: TrainingRecord, times: dict[str, float]) -> None:
+    def keep(self, record: TrainingRecord, times: dict[str, Any]) -> None:
         """Write an epoch's record, its times, and what resuming needs."""
         self.run.append(LOG, [record])
         self.run.append(TIMES, [times])
@@ -163,6 +164,7 @@ def fit(
     wrapped, wrapped_optimizer = fabric.setup(compiled, optimizer)
     run.truncate(LOG, done.epoch)
     run.truncate(TIMES, done.epoch)
+    used = machine(processes.device)
     writer = tensorboard_writer(run, done.epoch) if tensorboard and processes.rank == 0 else None
 
     def step(batch: Any, solved: SolverStatistics) -> Tensor:
@@ -191,9 +193,9 @@ def fit(
                     record["validation"] = validation
             seconds = perf_counter() - begin
             say(sentence(record, spec.epochs, seconds))
-            times = {"epoch": record["epoch"], "seconds": seconds, "training": trained}
+            times = {"epoch": record["epoch"], "seconds": seconds, "training": trained, "machine": used}
 
-            def keep(record: TrainingRecord = record, times: dict[str, float] = times) -> None:
+            def keep(record: TrainingRecord = record, times: dict[str, Any] = times) -> None:
                 training.keep(record, times)
                 if writer:
                     note(writer, record)

@@ -14,7 +14,7 @@ from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.pixels import Pixels
 from fewshot_cli.data.prepare import open_dataset
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation import classification
 from fewshot_cli.evaluation.results import TrainingResult, Validation
 from fewshot_cli.runtime.device import place
@@ -25,6 +25,8 @@ from fewshot_cli.training.log import check_tensorboard
 from fewshot_cli.training.optimise import Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
+from fewshot_cli.weights import checkpoint
+from fewshot_cli.weights.find import named
 
 Batch = tuple[Tensor, Tensor, Mixing | None]
 
@@ -95,6 +97,9 @@ def pretrain(
     classifier = build_classifier(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
+    start = _started(spec.start, backbone, classifier, processes)
+    if spec.grow.start is not None and spec.grow.start > recipe.image.size:
+        raise RecipeError(f"pretrain.grow.start: {spec.grow.start} lies above image.size {recipe.image.size}; lower it")
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
         validated = validation_model(recipe, spec.validation, root, processes, backbone)
@@ -102,6 +107,8 @@ def pretrain(
     if run_dir is None:
         return None
     decided_by = {"device": device.type, "data": store.index["sha256"], "recipe": deciding(recipe, "pretrain")}
+    if start is not None:
+        decided_by["start"] = start
     run = Run.shared(processes, run_dir, "pretrain", recipe.resolved(), decided_by, resume)
     side = spec.augment.side or recipe.image.decoded
     if (done := processes.first(lambda: run.summary)) is not None:
@@ -111,11 +118,12 @@ def pretrain(
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
         order = torch.randperm(len(split), generator=rng)
+        size = spec.grow.side(recipe.image.size, epoch, spec.epochs)
         for step in range(steps):
             pick = order[step * spec.batch : (step + 1) * spec.batch]
             draws = draw(pixels.sizes[pick], spec.augment, recipe.image, rng).part(share)
-            mixing = draw_mixing(spec.batch, spec.mix, recipe.image.size, rng)
-            images = apply(pixels(pick[share]), draws, spec.augment, recipe.image)
+            mixing = draw_mixing(spec.batch, spec.mix, size, rng)
+            images = apply(pixels(pick[share]), draws, spec.augment, recipe.image, size)
             yield images, labels[pick[share].to(device)], mixing and mixing.part(share)
 
     if episodes:
@@ -129,9 +137,23 @@ def pretrain(
         steps,
         validate,
         {"backbone": backbone, "classifier": classifier},
-        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes},
+        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes} | ({"start": start} if start else {}),
     )
     return fit(run, spec, job, processes, recipe.seed, tensorboard)
+
+
+def _started(given: str | None, backbone: nn.Module, classifier: nn.Module, processes: Processes) -> str | None:
+    """Fill in the weights to start from, if there are any, and return their SHA-256.
+
+    A classifier of other classes keeps its random weights.
+    """
+    if given is None:
+        return None
+    path = named(Path(given))
+    loaded = processes.each(lambda: checkpoint.load(path))
+    loaded.fill(backbone, "backbone", "the backbone")
+    loaded.fill_known(classifier, "classifier")
+    return loaded.sha256
 
 
 def _rename_rotation_head(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

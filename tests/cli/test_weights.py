@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from fewshot_cli import registry
 from fewshot_cli.cli.options import weights_names
@@ -107,3 +108,38 @@ def test_weights_that_do_not_fit_their_backbone_are_not_in_order(fsl, pretrained
 def test_a_name_nobody_has_is_a_missing_file(fsl):
     code, _, err = fsl("weights", "show", "cub_conv46")
     assert code == 3 and "cub_conv46: no such weights" in err and "did you mean 'cub_conv64'?" in err
+
+
+def test_packed_weights_are_half_as_large_and_say_what_they_cost(fsl, tiny, pretrained, tmp_path):
+    code, out, err = fsl("weights", "pack", pretrained, "-o", "mine.safetensors")
+    assert code == 0 and out == "" and "3 epochs" in err, err
+    run, ours = checkpoint.load(pretrained / "weights.safetensors"), checkpoint.load(tmp_path / "mine.safetensors")
+    assert set(run.tensors) == set(ours.tensors) and ours.sidecar["packed_from"] == run.sha256
+    for key, tensor in run.tensors.items():
+        assert torch.equal(ours.tensors[key], tensor.half() if tensor.is_floating_point() else tensor)
+    times = [json.loads(line) for line in (pretrained / "times.jsonl").read_text().splitlines()]
+    assert ours.sidecar["hours"] == round(sum(t["seconds"] for t in times) / 3600, 2) and ours.sidecar["epochs"] == 3
+    assert ours.sidecar["machines"] == [times[0]["machine"]] and "core" in times[0]["machine"]
+    assert ours.sidecar["recipe"] == run.sidecar["recipe"] and ours.sidecar["classes"] == run.sidecar["classes"]
+    half, whole = (
+        json.loads(fsl("eval", *tiny.words, "--weights", path, "--format", "json")[1])["accuracy"]
+        for path in ("mine.safetensors", pretrained / "weights.safetensors")
+    )
+    assert abs(half - whole) < 5
+    code, _, err = fsl("weights", "pack", pretrained, "-o", "mine.safetensors")
+    assert code == 2 and "mine.safetensors: already exists" in err
+    assert fsl("weights", "pack", pretrained, "-o", "mine.safetensors", "--force")[0] == 0
+    (tmp_path / "unfinished").mkdir()
+    code, _, err = fsl("weights", "pack", "unfinished", "-o", "other.safetensors")
+    assert code == 3 and "is not the directory of a finished training run" in err
+
+
+def test_weights_beyond_half_precision_are_not_packed(fsl, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "large")
+    made = checkpoint.load(pretrained / "weights.safetensors")
+    key = next(k for k, v in made.tensors.items() if v.is_floating_point())
+    tensors = {**made.tensors, key: made.tensors[key] + 70000}
+    sidecar = {k: v for k, v in made.sidecar.items() if k != "sha256"}
+    checkpoint.save_tensors(tmp_path / "large" / "weights.safetensors", tensors, sidecar)
+    code, _, err = fsl("weights", "pack", "large", "-o", "mine.safetensors")
+    assert code == 3 and f"{key} holds values beyond float16" in err and not (tmp_path / "mine.safetensors").exists()

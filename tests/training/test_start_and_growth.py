@@ -1,0 +1,58 @@
+"""Pre-training from given weights, and on images that grow."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewshot_cli.config.schema import GrowSpec
+from fewshot_cli.training import pretrain as module
+from fewshot_cli.weights import checkpoint
+
+
+def test_the_input_grows_in_steps_of_eight_until_its_share_of_the_epochs():
+    grow = GrowSpec(start=16, share=0.5)
+    assert [grow.side(48, epoch, 10) for epoch in range(10)] == [16, 24, 32, 32, 40, 48, 48, 48, 48, 48]
+    assert [GrowSpec(start=8, share=1.0).side(30, epoch, 4) for epoch in range(4)] == [8, 16, 16, 24]
+    assert [GrowSpec().side(84, epoch, 3) for epoch in range(3)] == [84] * 3
+
+
+def test_each_epoch_sees_images_of_its_side(fsl, tiny, monkeypatch):
+    seen, forward = [], module.ClassObjective.forward
+
+    def watched(self, batch):
+        seen.append(tuple(batch[0].shape[2:]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(module.ClassObjective, "forward", watched)
+    words = ("--set", "pretrain.epochs=4", "--set", "pretrain.grow={start: 8, share: 0.5}")
+    code, _, err = fsl("pretrain", *tiny.words, *words, "--set", "pretrain.mix={cutmix: 1.0}")
+    steps = 12 * 16 // 64
+    assert code == 0 and seen == [(8, 8)] * steps + [(16, 16)] * 3 * steps, err
+    code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.grow.start=24")
+    assert code == 2 and "pretrain.grow.start: 24 lies above image.size 16" in err
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_training_starts_from_given_weights(fsl, tiny, pretrained, monkeypatch, by_name):
+    path = pretrained / "weights.safetensors"
+    if by_name:
+        monkeypatch.setattr("fewshot_cli.weights.installed.names", lambda: ["mine"])
+        monkeypatch.setattr("fewshot_cli.weights.installed.file", lambda name: path)
+    still = ("--set", "pretrain.optimizer={lr: 1e-30, weight_decay: 0}", "--set", "pretrain.epochs=1")
+    start = ("--set", f"pretrain.start={'mine' if by_name else path}")
+    code, out, err = fsl("pretrain", *tiny.words, *still, *start)
+    assert code == 0, err
+    theirs, ours = checkpoint.load(path), checkpoint.load(Path(json.loads(out)["weights"]))
+    learned = [key for key in theirs.tensors if "running" not in key and "batches" not in key]
+    assert len(learned) > 10 and all(torch.equal(theirs.tensors[key], ours.tensors[key]) for key in learned)
+    assert ours.sidecar["start"] == theirs.sha256
+
+
+def test_weights_of_another_network_are_no_start(fsl, tiny, pretrained):
+    start = ("--set", f"pretrain.start={pretrained / 'weights.safetensors'}", "--set", "backbone.channels=9")
+    code, _, err = fsl("pretrain", *tiny.words, *start)
+    assert code == 3 and "the backbone needs [9, 3, 3, 3]" in err
+    code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.start=nobody")
+    assert code == 3 and "nobody: no such weights" in err
