@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import emit
 from fewshot_cli.runtime.render import as_json
+
+if TYPE_CHECKING:
+    from fewshot_cli.evaluation.results import EpisodeRecord
 
 
 def compare(
@@ -58,9 +61,7 @@ def _data(path: Path) -> str | None:
         return None
 
 
-def _episodes(path: Path) -> dict[int, dict[str, Any]]:
-    file = path / "episodes.jsonl"
-    try:
-        return {record["episode"]: record for record in map(json.loads, file.read_text("utf-8").splitlines())}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: is not the record of an `fsl eval` run ({error})") from error
+def _episodes(path: Path) -> "dict[int, EpisodeRecord]":
+    from fewshot_cli.evaluation.records import finished_records
+
+    return {record["episode"]: record for record in finished_records(path)}

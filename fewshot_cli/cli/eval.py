@@ -9,7 +9,7 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
 from fewshot_cli.errors import Exit, FslError, NotConverged
-from fewshot_cli.evaluation.check import Check, write_expect
+from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown
 
@@ -40,8 +40,8 @@ def evaluate(
         typer.Option(
             "--check",
             metavar="[=any]",
-            help="Compare with what the recipe expects on this data: exit 1 when that is not met, 5 when it expects "
-            "nothing there. --check=any judges the result on any data.",
+            help="Compare with what the recipe expects on this data with these weights: exit 1 when that is not met, 5 "
+            "when it expects nothing there. --check=any judges any data and weights.",
         ),
     ] = None,
     expect: Annotated[
@@ -91,7 +91,7 @@ def evaluate(
     if expect is not None:
         _refuse_to_write(expect, classifier)
     if check:
-        _refuse_check_of_something_else(loaded, recipe, dataset, classifier)
+        _refuse_check_of_something_else(loaded, recipe, check, classifier)
     processes = launch(resolve(device), devices, nodes)
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
     root = o.data_root(data_root)
@@ -104,14 +104,13 @@ def evaluate(
     if expect is not None:
         write_expect(expect, loaded, recipe, overridden(options), summary)
     emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
+    output.warn_not_converged(summary["not_converged"])
     if solver is not None:
         _say_if_unused(loaded, summary)
     return _judge(loaded, summary, strict, check)
 
 
-def _refuse_check_of_something_else(
-    recipe: "Recipe", name_or_path: str, dataset: str | None, classifier: Path | None
-) -> None:
+def _refuse_check_of_something_else(recipe: "Recipe", name_or_path: str, check: Check, classifier: Path | None) -> None:
     """Refuse `--check` where the recipe expects nothing, or what it expects is not what would be measured."""
     from fewshot_cli.config.load import load_recipe
 
@@ -120,9 +119,11 @@ def _refuse_check_of_something_else(
             f"recipe {recipe.name} has no expect block; leave out --check or add expect: to a copy of it "
             f"(fsl recipe cp {recipe.name} .)"
         )
-    if dataset is not None and dataset != load_recipe(name_or_path).dataset.name:
+    if changed := changes(recipe, load_recipe(name_or_path), check):
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise FslError(
-            f"--check: what {recipe.name} expects was not measured on {dataset}; leave out --check or --dataset"
+            f"--check: {changed[0]}{more}, so this is not what {recipe.name} expects; leave the option or --check out, "
+            "or write an expectation of your own with --write-expect"
         )
     if classifier is not None:
         raise FslError(
@@ -194,13 +195,14 @@ def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: Ch
     expect = summary["expect"]
     if expect is None:
         say(
-            f"fsl: recipe {recipe.name} expects nothing on this data (split {summary['hashes']['data'][:16]}), so the "
-            "accuracy was not judged; --check=any judges it anyway, --write-expect FILE writes a recipe that "
-            "expects it"
+            f"fsl: recipe {recipe.name} expects nothing on this data with these weights (split "
+            f"{summary['hashes']['data'][:16]}, weights {summary['hashes']['weights'][:16]}), so the accuracy was not "
+            "judged; --check=any judges it anyway, --write-expect FILE writes a recipe that expects it"
         )
         raise typer.Exit(Exit.UNJUDGED)
     if not summary["passed"]:
-        say(f"fsl: accuracy {summary['accuracy']:.2f} is below {expect['accuracy']} ± {expect['tolerance']}")
+        side = "below" if summary["accuracy"] < expect["accuracy"] else "above"
+        say(f"fsl: accuracy {summary['accuracy']:.2f} is {side} {expect['accuracy']} ± {expect['tolerance']}")
         raise typer.Exit(Exit.GATE)
 
 
@@ -243,6 +245,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
         "± 95 %": f"{summary['ci95']:.2f}",
         "seconds": f"{summary['seconds']['total']:.1f}",
     }
+    if summary["not_converged"]:
+        end["not converged"] = str(summary["not_converged"])
     return begin | middle | end
 
 
@@ -265,6 +269,8 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
 def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
     over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
     text = f"accuracy {summary['accuracy']:.2f} ± {summary['ci95']:.2f} % over {over}"
+    if summary["not_converged"]:
+        text += f"; {output.not_converged(summary['not_converged'])}"
     failure, source = None, ""
     if summary.get("passed") is False:
         expect = summary["expect"]

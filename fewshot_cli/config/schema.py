@@ -236,9 +236,19 @@ class ExpectSpec(Section):
         description="the split it was measured on: its SHA-256 or the beginning of it (none: any data)",
     )
 
-    def fits(self, data: str) -> bool:
-        """Whether it was measured on the split with this SHA-256, or names no split."""
-        return self.data is None or data.startswith(self.data)
+    weights: str | None = Field(
+        None, pattern="^[0-9a-f]{8,64}$", description="the weights it was measured with, likewise (none: any)"
+    )
+    two_sided: bool = Field(False, description="whether an accuracy above the tolerance is a miss too")
+
+    def fits(self, data: str, weights: str) -> bool:
+        """Whether it was measured on this split and with these weights, given by their SHA-256, or speaks of any."""
+        return data.startswith(self.data or "") and weights.startswith(self.weights or "")
+
+    def passes(self, accuracy: float) -> bool:
+        """Whether an accuracy is what is expected."""
+        above = accuracy <= self.accuracy + self.tolerance or not self.two_sided
+        return above and accuracy >= self.accuracy - self.tolerance
 
 
 def _several(given: Any) -> Any:
@@ -283,9 +293,10 @@ class Recipe(Section):
         """The solver of its classifier."""
         return self.pretrain.solver or self.solver
 
-    def expectation(self, data: str) -> ExpectSpec | None:
-        """What it expects on the split with this SHA-256; one that names the data takes precedence."""
-        return next((e for e in sorted(self.expect, key=lambda e: e.data is None) if e.fits(data)), None)
+    def expectation(self, data: str, weights: str) -> ExpectSpec | None:
+        """What it expects on this split with these weights; the entry that names most of them comes first."""
+        fitting = (e for e in self.expect if e.fits(data, weights))
+        return min(fitting, key=lambda e: (e.data is None) + (e.weights is None), default=None)
 
     @property
     def store(self) -> str:

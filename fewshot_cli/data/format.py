@@ -29,11 +29,40 @@ class Columns:
     box: list[list[int] | None] = field(default_factory=list)
     name: list[str] = field(default_factory=list)
     sha256: str = ""
+    columns_sha256: str = ""  # of the columns alone, so that labels are verified without reading the images
 
 
 def hashed_columns(columns: dict[str, Any]) -> bytes:
     """What a split's SHA-256 covers besides its images: offsets follow from the sizes, and names are for messages."""
     return json.dumps({k: columns[k] for k in ("classes", "label", "size", "shape", "box")}, sort_keys=True).encode()
+
+
+def check_columns(columns: dict[str, Any]) -> None:
+    """Raise `ValueError` where the columns of a split hold what no index holds: other types, other lengths."""
+
+    def whole(value: Any, least: int = 0) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    def several(value: Any, count: int) -> bool:
+        return isinstance(value, list) and len(value) == count and all(map(whole, value))
+
+    classes, lists = columns["classes"], {key: columns[key] for key in ("label", "size", "shape", "box", "name")}
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ValueError("classes")
+    if not all(isinstance(x, list) for x in lists.values()) or len(set(map(len, lists.values()))) != 1:
+        raise ValueError("columns of different lengths")
+    right = {
+        "label": lambda x: whole(x) and x < len(classes),
+        "size": whole,
+        "shape": lambda x: several(x, 2),
+        "box": lambda x: x is None or several(x, 4),
+        "name": lambda x: isinstance(x, str),
+    }
+    for key, fits in right.items():
+        if not all(map(fits, lists[key])):
+            raise ValueError(key)
+    if not whole(columns["offset"]):
+        raise ValueError("offset")
 
 
 def is_store(path: Path) -> bool:

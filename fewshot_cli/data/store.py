@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fewshot_cli.data.decode import cut_out, open_image, squash
-from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, hashed_columns, is_store
+from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded
 
@@ -132,6 +132,18 @@ class Split:
         shapes = [(b[2] - b[0], b[3] - b[1]) if b else s for b, s in zip(boxes, self._index["shape"], strict=True)]
         return max(max(shape) for shape in shapes)
 
+    def verify_labels(self) -> None:
+        """Raise `DataError` where classes, labels, sizes or boxes are not those that were written.
+
+        Stores of before `columns_sha256` are read whole for it, with their images.
+        """
+        check_columns(self._index)
+        recorded = self._index.get("columns_sha256")
+        if recorded is None:
+            _ = self._blob
+        elif hashlib.sha256(hashed_columns(self._index)).hexdigest() != recorded:
+            self._refuse(f"the classes or labels of {self.split} do not match their SHA-256 in the index")
+
     def _image(self, i: int, crop: str) -> Image.Image:
         data = bytes(self._blob[self._ends[i] - self._index["size"][i] : self._ends[i]])
         if self._encoding == RAW:
@@ -159,10 +171,12 @@ class Split:
         digest = hashlib.sha256(blob)
         digest.update(hashed_columns(self._index))
         if digest.hexdigest() != self.sha256:
-            raise DataError(
-                f"{self._file}: the {self.split} images do not match the index's SHA-256, so the store is "
-                f"damaged; run `fsl prepare {self.store} --force` again"
-            )
+            self._refuse(f"the {self.split} images do not match the index's SHA-256")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise DataError(
+            f"{self._file}: {reason}, so the store is damaged; run `fsl prepare {self.store} --force` again"
+        )
 
 
 @dataclass(frozen=True)
@@ -179,17 +193,25 @@ class Store:
             have = ", ".join(self.index["splits"])
             raise DataError(f"{self.path}: has no {split} split (it has {have}); set eval.split to one of them")
         columns = self.index["splits"][split]
-        return Split(
-            self.name,
-            split,
-            columns["classes"],
-            torch.tensor(columns["label"], dtype=torch.int64),
-            columns["sha256"],
-            columns,
-            self.path / IMAGES,
-            self.index["encoding"],
-            self.index.get("upright", False),
-        )
+        try:
+            made = Split(
+                self.name,
+                split,
+                columns["classes"],
+                torch.tensor(columns["label"], dtype=torch.int64),
+                columns["sha256"],
+                columns,
+                self.path / IMAGES,
+                self.index["encoding"],
+                self.index.get("upright", False),
+            )
+            made.verify_labels()
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise DataError(
+                f"{self.path / INDEX}: its {split} split is not what a store's index holds ({type(error).__name__}), "
+                f"so the store is damaged; run `fsl prepare {self.name} --force` again"
+            ) from error
+        return made
 
 
 def open_store(root: Path, name: str) -> Store:

@@ -104,6 +104,7 @@ class StoreWriter:
         for split, columns in self._splits.items():
             self._digests[split].update(hashed_columns(vars(columns)))
             columns.sha256 = self._digests[split].hexdigest()
+            columns.columns_sha256 = hashlib.sha256(hashed_columns(vars(columns))).hexdigest()
         report = self._report()
         report["complete_public_data"] = None if known is None else report["sha256"] == known
         index = {

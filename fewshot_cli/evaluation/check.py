@@ -23,15 +23,38 @@ class Check(StrEnum):
 def judge(result: "JudgedT", recipe: "Recipe", check: Check = Check.MEASURED) -> "JudgedT":
     """Add `expect` to a result, and `passed`: within the tolerance of what the recipe expects, or above it.
 
-    Without an entry for the result's data `expect` is None and nothing is judged; under `any` the first entry counts.
+    Without an entry for the result's data and weights `expect` is None and nothing is judged; under `any` the first
+    entry counts.
     """
-    expect = recipe.expectation(result["hashes"]["data"])
+    hashes = result["hashes"]
+    expect = recipe.expectation(hashes["data"], hashes["weights"])
     if expect is None and check is Check.ANY:
         expect = next(iter(recipe.expect), None)
     result["expect"] = None if expect is None else expect.model_dump()
     if expect is not None:
-        result["passed"] = result["accuracy"] >= expect.accuracy - expect.tolerance
+        result["passed"] = expect.passes(result["accuracy"])
     return result
+
+
+def changes(recipe: "Recipe", plain: "Recipe", check: Check) -> list[str]:
+    """What a recipe with its options measures otherwise than the plain one, as `key: this, not that`.
+
+    The solver is no such change: which one finds the optimum must not matter. Under `any` the data is none either.
+    """
+    changed: list[str] = []
+    skipped = ("pretrain", "metatrain", "solver", *(("dataset",) if check is Check.ANY else ()))
+    ours, theirs = recipe.identity(), plain.identity()
+    for section in ours.keys() - set(skipped):
+        changed += _differences(section, ours[section], theirs[section])
+    return sorted(changed)
+
+
+def _differences(key: str, ours: Any, theirs: Any) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict) and ours.get("name") == theirs.get("name"):
+        return [line for k in sorted(ours | theirs) for line in _differences(f"{key}.{k}", ours.get(k), theirs.get(k))]
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        ours, theirs = ours.get("name"), theirs.get("name")
+    return [] if ours == theirs else [f"{key.replace('.options.', '.')} is {ours}, not {theirs}"]
 
 
 def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any], result: Mapping[str, Any]) -> None:
@@ -50,6 +73,7 @@ def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any
         "tolerance": max(0.1, round(result["ci95"] / 2, 1)),
         "source": f"measured with weights {result['weights']}, seed {recipe.seed}",
         "data": result["hashes"]["data"],
+        "weights": result["hashes"]["weights"],
     }
     if base not in installed_recipes():
         base = os.path.relpath(base, path.parent)

@@ -15,13 +15,13 @@ from fewshot_cli.data.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.records import RECORDS, checked
 from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 
-RECORDS = "episodes.jsonl"
 BUDGET = 64 << 20  # elements of the largest tensors in one call, so that a batch of episodes fits the memory
 
 
@@ -124,7 +124,10 @@ def evaluate_episodes(
     split, sampler = model.split, model.sampler
     identity = model.identity("episodes", data=split.sha256, classes=sampler.classes)
     run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
-    records: list[EpisodeRecord] = processes.first(lambda: run.lines(RECORDS))
+    queries = recipe.episode.way * recipe.episode.query
+    records = processes.first(lambda: checked(run.lines(RECORDS), run_dir / RECORDS, queries))
+    if len(records) > recipe.eval.episodes:
+        raise DataError(f"{run_dir / RECORDS}: holds {len(records)} episodes, the recipe has {recipe.eval.episodes}")
     say(f"run directory: {run_dir}" + (f", resuming after {len(records)} episodes" if records else ""))
     features = model.features()
     batch = batch or episodes_per_call(model.head, sampler, features)

@@ -1,11 +1,12 @@
 """Embed a split once; the cache every evaluation reads."""
 
+import hashlib
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fewshot_cli.config.parts import build_extractor
@@ -29,11 +30,8 @@ def cached_features(
     start, device = perf_counter(), processes.device
     path = root / "features" / f"{key}-{device.type}.safetensors"
     if all(processes.gather(path.is_file())):
-        try:
-            maps = load_file(path)["maps"]
-        except (SafetensorError, KeyError, OSError):
-            maps = torch.empty(0)
-        if all(processes.gather(len(maps) == len(split))):
+        maps = _read(path, len(split))
+        if all(processes.gather(maps is not None)) and maps is not None:
             return maps.to(device), perf_counter() - start
         say(f"note: {path} is damaged and will be made again")
     views: Views
@@ -48,7 +46,26 @@ def cached_features(
     try:
         if processes.rank == 0:
             with atomic(path) as part:
-                save_file({"maps": maps.cpu()}, part)
+                kept = maps.cpu()
+                save_file({"maps": kept}, part, metadata={"digest": _digest(kept)})
     except DataError as error:
         say(f"note: features are not cached: {error}")
     return maps, perf_counter() - start
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    """The features in a file; None where it is not whole: other content, type or number than was written."""
+    try:
+        with safe_open(path, "pt") as file:
+            maps, digest = file.get_tensor("maps"), (file.metadata() or {}).get("digest")
+    except (SafetensorError, KeyError, OSError):
+        return None
+    whole = maps.ndim == 4 and len(maps) == count and maps.dtype == torch.float32 and digest == _digest(maps)
+    return maps if whole else None
+
+
+def _digest(maps: Tensor) -> str:
+    """A hash of what features are: their shape and their bytes."""
+    digest = hashlib.sha256(str(tuple(maps.shape)).encode())
+    digest.update(maps.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import build_store, sources_of
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluation.episodes import evaluate_episodes
+from fewshot_cli.evaluation.records import finished_records
 from fewshot_cli.evaluation.results import EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import elsewhere, find_table
@@ -109,9 +110,7 @@ def _report(
     table = find_table("deepemd.T3")
     assert isinstance(table, EvaluatedTable)
     printed = {row.name: row.published.get(base.dataset.name) for row in table.rows}
-    accuracies = {
-        key: [r["accuracy"] for r in Run.records(Path(s["run_dir"]) / "episodes.jsonl")] for key, s in summaries.items()
-    }
+    accuracies = {key: [r["accuracy"] for r in finished_records(Path(s["run_dir"]))] for key, s in summaries.items()}
     rows = []
     for method, known, *_ in ROWS:
         for place, shot in enumerate(of):

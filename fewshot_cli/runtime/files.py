@@ -3,14 +3,18 @@
 import hashlib
 import json
 import os
+import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import stop_points
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 def explain(error: OSError, path: Path | str) -> str:
@@ -67,11 +71,7 @@ def exclusive(path: Path) -> Iterator[None]:
     The lock lies in the user's cache folder, so that nothing is left beside `path`. Where none can be made the block
     runs without: what is written there is still renamed into place whole.
     """
-    from filelock import FileLock
-    from platformdirs import user_cache_path
-
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:24]
-    lock = FileLock(user_cache_path("fsl", appauthor=False) / "locks" / f"{name}.lock")
+    lock = _lock(path)
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -82,6 +82,38 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def hold(path: Path) -> Callable[[], None]:
+    """Keep `path` for this process, and return what gives it free again. Raises `DataError` when another one has it.
+
+    As in `exclusive`, without a lock where none can be made.
+    """
+    from filelock import Timeout
+
+    lock = _lock(path)
+    owner = Path(lock.lock_file).with_suffix(".owner")
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+    except Timeout as error:
+        with suppress(OSError):
+            raise DataError(
+                f"{path}: is in use by {owner.read_text('utf-8')}; wait for it, or choose another --run-dir"
+            ) from error
+        raise DataError(f"{path}: is in use by another process; wait for it, or choose another --run-dir") from error
+    except (OSError, NotImplementedError):
+        return lambda: None
+    return lock.release
+
+
+def _lock(path: Path) -> "FileLock":
+    from filelock import FileLock
+    from platformdirs import user_cache_path
+
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
+    return FileLock(user_cache_path("fsl", appauthor=False) / "locks" / f"{name}.lock", thread_local=False)
 
 
 def write_text(path: Path, text: str) -> None:

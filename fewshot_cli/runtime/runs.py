@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import platform
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ import fewshot_cli
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import stop_points
 from fewshot_cli.runtime.console import say
-from fewshot_cli.runtime.files import explain, guarded, write_json, write_text
+from fewshot_cli.runtime.files import explain, guarded, hold, write_json, write_text
 
 if TYPE_CHECKING:
     from fewshot_cli.runtime.processes import Processes
@@ -53,6 +54,7 @@ class Run:
 
     def __init__(self, path: Path, verb: str, recipe: dict[str, Any], identity: dict[str, Any], resume: bool) -> None:
         self.path = path
+        weakref.finalize(self, _keep(path))
         self.key = fingerprint({"verb": verb, **identity})
         config = path / CONFIG
         self.resumed = config.exists()
@@ -139,6 +141,25 @@ class Run:
     def summary(self) -> Any:
         """The summary of a complete run."""
         return read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+
+
+_kept: dict[Path, int] = {}  # how many runs of this process use a folder
+_release: dict[Path, Callable[[], None]] = {}  # what gives each of them free again
+
+
+def _keep(path: Path) -> Callable[[], None]:
+    """Keep a run's folder from other processes until no run of this one uses it. Raises `DataError` as `hold`."""
+    place = path.resolve()
+    if not _kept.get(place):
+        _release[place] = hold(place)
+    _kept[place] = _kept.get(place, 0) + 1
+
+    def done() -> None:
+        _kept[place] -= 1
+        if not _kept[place]:
+            _release.pop(place)()
+
+    return done
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -176,12 +176,13 @@ def test_every_format_parses(evaluate):
     assert "± 95 %" in out and "5-way 1-shot" in out
 
 
-@pytest.mark.parametrize(("accuracy", "code"), [(20.0, 0), (99.0, 1)])
-def test_check_gates(evaluate, tmp_path, accuracy, code):
+@pytest.mark.parametrize(("accuracy", "code"), [(20.0, 0), (100.0, 1)])
+def test_check_gates(fsl, tiny, pretrained, tmp_path, accuracy, code):
     mine = tmp_path / "mine.yaml"
-    mine.write_text(f"base: glyphs_5w1s\nexpect: {{accuracy: {accuracy}, tolerance: 5.0, source: a test}}\n")
-    got, out, _ = evaluate("--recipe", mine, "--episodes", "20", "--check", "--format", "junit")
-    assert got == code
+    mine.write_text(f"base: {tiny.recipe}\nexpect: {{accuracy: {accuracy}, tolerance: 0.05, source: a test}}\n")
+    words = ("--data-root", tiny.root, "--weights", pretrained / "weights.safetensors", "--format", "junit")
+    got, out, err = fsl("eval", "--recipe", mine, *words, "--check")
+    assert got == code, err
     assert ET.fromstring(out).attrib["failures"] == str(code)
 
 

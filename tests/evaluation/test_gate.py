@@ -9,8 +9,9 @@ import pytest
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.evaluation import classification, episodes
-from fewshot_cli.evaluation.check import Check, judge, write_expect
+from fewshot_cli.evaluation.check import Check, changes, judge, write_expect
 
+UNBOUND = {"weights": None, "two_sided": False}
 DATA = "0123456789abcdef" * 4
 OTHER = "f" * 64
 PROTOCOLS = {
@@ -66,7 +67,7 @@ def summary(protocol, accuracy):
 def test_an_accuracy_passes_down_to_the_tolerance(tmp_path, protocol, accuracy, passed):
     judged = judge(summary(protocol, accuracy), expecting(tmp_path, protocol))
     assert judged["passed"] is passed
-    assert judged["expect"] == {"accuracy": 60.0, "tolerance": 2.0, "source": "a test", "data": None}
+    assert judged["expect"] == {"accuracy": 60.0, "tolerance": 2.0, "source": "a test", "data": None} | UNBOUND
     assert judged["accuracy"] == accuracy
 
 
@@ -166,14 +167,13 @@ def test_a_run_writes_the_recipe_that_expects_it(fsl, tiny, pretrained, tmp_path
     result, written = json.loads(out), load_recipe("ci/mine.yaml")
     assert (written.head.name, written.head.options.k, written.eval.episodes, written.seed) == ("knn", 2, 9, 5)
     (entry,) = written.expect
-    assert entry.accuracy == round(result["accuracy"], 2) and entry.data == result["hashes"]["data"]
+    assert entry.accuracy == round(result["accuracy"], 2)
+    assert {"data": entry.data, "weights": entry.weights} == result["hashes"]
     assert abs(entry.tolerance - result["ci95"] / 2) <= 0.051
     code, out, err = fsl("eval", "--recipe", "ci/mine.yaml", *weights, "--check", "--format", "json")
     assert code == 0 and json.loads(out)["accuracy"] == result["accuracy"], err
     code, _, err = fsl(*run)
     assert code == 2 and "--write-expect ci/mine.yaml: already exists" in err
-    code, _, err = fsl("eval", "--recipe", "ci/mine.yaml", *weights, "--check", "--set", "eval.split=val")
-    assert code == 5 and "expects nothing on this data" in err
 
 
 def test_a_tolerance_is_never_too_narrow_for_rounding(tmp_path):
@@ -183,3 +183,65 @@ def test_a_tolerance_is_never_too_narrow_for_rounding(tmp_path):
     narrow = {**summary("episodes", 71.234), "ci95": 0.01}
     write_expect(tmp_path / "n.yaml", load_recipe("glyphs_5w1s"), "glyphs_5w1s", {}, narrow)
     assert load_recipe(str(tmp_path / "n.yaml")).expect[0].tolerance == 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--set", "episode.shot=50"], r"episode\.shot is 50, not 1, so this is not what gate expects"),
+        (["--set", "episode.way=2"], r"episode\.way is 2, not 5"),
+        (["--set", "eval.split=train"], r"eval\.split is train, not test"),
+        (["--episodes", "5"], r"eval\.episodes is 5, not 600"),
+        (["--seed", "9"], r"seed is 9, not 1"),
+        (["--set", "head=knn"], r"head is knn, not emd"),
+        (["--set", "head.temperature=3"], r"head\.temperature is 3\.0, not 12\.5"),
+        (["--set", "extractor=grid"], r"extractor is grid, not fcn"),
+        (["--set", "image.size=24", "--set", "image.resize=24"], r"image\.resize is 24, not None \(and 1 more\)"),
+        (["--set", "weights=other"], r"weights is other, not glyphs_conv64"),
+        (["--dataset", "omniglot"], r"dataset is omniglot, not glyphs"),
+    ],
+)
+def test_another_task_is_not_what_the_recipe_expects(fsl, tmp_path, words, sentence):
+    expecting(tmp_path, "episodes")
+    code, _, err = fsl("eval", "--recipe", tmp_path / "gate.yaml", "--check", *words)
+    assert code == 2 and re.search(sentence, " ".join(err.split())), err
+
+
+def test_the_solver_and_training_change_no_task(tmp_path):
+    plain = expecting(tmp_path, "episodes")
+    sets = ["solver=pot", "pretrain.epochs=3", "metatrain.steps=2", "eval.episodes=600"]
+    assert changes(load_recipe(str(tmp_path / "gate.yaml"), sets), plain, Check.MEASURED) == []
+    other = load_recipe(str(tmp_path / "gate.yaml"), ["dataset.name=omniglot"])
+    assert changes(other, plain, Check.ANY) == [] and len(changes(other, plain, Check.MEASURED)) == 1
+
+
+@pytest.mark.parametrize(("weights", "judged"), [("0" * 16, True), ("0123abcd", False), (None, True)])
+def test_other_weights_are_not_judged(tmp_path, weights, judged):
+    (tmp_path / "gate.yaml").write_text(
+        f"base: glyphs_5w1s\nexpect: {{accuracy: 60, tolerance: 1, source: s, weights: {weights!r}}}\n".replace(
+            "None", "null"
+        )
+    )
+    assert ("passed" in judge(summary("episodes", 60.0), load_recipe(str(tmp_path / "gate.yaml")))) is judged
+
+
+@pytest.mark.parametrize(("accuracy", "passed"), [(58.9, False), (59.0, True), (61.0, True), (61.1, False)])
+def test_a_two_sided_gate_misses_what_is_too_good(fsl, tmp_path, monkeypatch, accuracy, passed):
+    (tmp_path / "gate.yaml").write_text(
+        "base: glyphs_5w1s\nexpect: {accuracy: 60, tolerance: 1, source: s, two_sided: true}\n"
+    )
+    loaded = load_recipe(str(tmp_path / "gate.yaml"))
+    assert judge(summary("episodes", accuracy), loaded)["passed"] is passed
+    monkeypatch.setattr(episodes, "evaluate_episodes", lambda *_: judge(summary("episodes", accuracy), loaded))
+    code, _, err = fsl("eval", "--recipe", tmp_path / "gate.yaml", "--check", "--device", "cpu")
+    assert code == (0 if passed else 1) and (f"is {'above' if accuracy > 60 else 'below'} 60.0 ± 1.0" in err) != passed
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "md", "junit", "json"])
+def test_problems_without_convergence_are_told_in_every_format(fsl, tmp_path, monkeypatch, form):
+    monkeypatch.setattr(episodes, "evaluate_episodes", lambda *_: {**summary("episodes", 60.0), "not_converged": 7})
+    code, out, err = fsl("eval", "--format", form, "--device", "cpu")
+    assert code == 0 and "did not converge on 7 problems" in err
+    assert {"csv": "not converged", "md": "not converged", "json": '"not_converged": 7'}.get(
+        form, "converge on 7"
+    ) in out

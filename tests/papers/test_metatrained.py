@@ -261,7 +261,7 @@ def test_species_that_both_sets_have_are_left_out(fsl, tmp_path):
     code, _, err = fsl(*common, "--set", "eval.without=cud")
     assert code == 3 and "cud" in err
     code, _, err = fsl("eval", "--recipe", "cub_5w1s_conv64", "--dataset", "nabirds", "--check")
-    assert code == 2 and "was not measured on nabirds" in err
+    assert code == 2 and "dataset is nabirds, not cub" in err
 
 
 def test_kept_classes_draw_as_a_split_of_their_own_would(tmp_path):

@@ -1,0 +1,58 @@
+"""Reading the episodes' records of a run: what is read again is checked for its place and its arithmetic."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot_cli.errors import DataError
+from fewshot_cli.evaluation.results import EpisodeRecord
+from fewshot_cli.runtime.runs import Run
+
+RECORDS = "episodes.jsonl"
+
+
+def finished_records(run: Path) -> list[EpisodeRecord]:
+    """The records of a run's directory. Raises `DataError` for one that cannot be, and for a missing file."""
+    try:
+        return checked(Run.records(run / RECORDS), run / RECORDS)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{run / RECORDS}: holds a line that is not JSON; evaluate the run again") from error
+
+
+def checked(records: Sequence[Any], where: Path, queries: int | None = None) -> list[EpisodeRecord]:
+    """The records themselves, one for each episode from 0 on, each with an accuracy that follows from its counts.
+
+    `queries` is how many an episode has, if that is known. Raises `DataError` for the first that is otherwise: it was
+    changed or written twice, and what is computed from it would be wrong.
+    """
+    for number, record in enumerate(records):
+        if (reason := _wrong(record, number, queries)) is not None:
+            raise DataError(
+                f"{where}:{number + 1}: {reason}; the file was changed or damaged, so evaluate the run again in "
+                "another --run-dir"
+            )
+    return list(records)
+
+
+def _wrong(record: Any, number: int, queries: int | None) -> str | None:
+    """What is wrong with a record, None if nothing is."""
+    if not isinstance(record, dict):
+        return "is no record of an episode"
+    if record.get("episode") != number or isinstance(record["episode"], bool):
+        return f"is of episode {str(record.get('episode'))[:20]}, where {number} belongs"
+    counts = [record.get(key) for key in ("correct", "queries", "not_converged")]
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        return "has counts that are not whole numbers of zero or more"
+    if not 0 < record["queries"] >= record["correct"] or queries not in (None, record["queries"]):
+        return f"has {record['correct']} correct of {record['queries']} queries"
+    accuracy = record.get("accuracy")
+    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)):
+        return "has no accuracy"
+    if not math.isclose(accuracy, 100 * record["correct"] / record["queries"], rel_tol=1e-9, abs_tol=1e-9):
+        return f"says {accuracy:.6g} %, which {record['correct']} of {record['queries']} is not"
+    classes = record.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "has no list of classes"
+    return None
