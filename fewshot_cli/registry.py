@@ -25,6 +25,7 @@ class Entry:
     name: str
     package: str
     point: EntryPoint
+    rival: str | None = None  # another package with a part of this name
 
     @property
     def built_in(self) -> bool:
@@ -32,12 +33,20 @@ class Entry:
         return self.point.value.startswith("fewshot_cli.")
 
     def load(self) -> Any:
-        """The part's class. Raises `RecipeError` naming the package when its module cannot be imported."""
+        """The part's class. Raises `RecipeError` naming the package when its module cannot be imported, whatever it
+        raises or does, and when two packages have a part of this name.
+        """
+        if self.rival is not None:
+            raise RecipeError(
+                f"{self.name}: the packages {self.package} and {self.rival} both have a part of this name; "
+                "uninstall one"
+            )
         try:
             return self.point.load()
-        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        except (Exception, SystemExit) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise RecipeError(
-                f"{self.name}: {self.point.value} of package {self.package} does not import ({error}); "
+                f"{self.name}: {self.point.value} of package {self.package} does not import ({reason}); "
                 f"reinstall {self.package}"
             ) from error
 
@@ -48,7 +57,9 @@ def entries(kind: str) -> dict[str, Entry]:
     group = f"fewshot_cli.{kind}"
     known = {p.name: Entry(p.name, "fewshot-cli", p) for p in _checkout_points(group)}
     for p in entry_points(group=group):
-        known[p.name] = Entry(p.name, p.dist.name if p.dist else "unknown", p)
+        package, other = p.dist.name if p.dist else "unknown", known.get(p.name)
+        rival = other.package if other and other.package != package and other.point.value != p.value else None
+        known[p.name] = Entry(p.name, package, p, rival)
     return dict(sorted(known.items()))
 
 

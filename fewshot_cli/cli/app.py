@@ -124,6 +124,9 @@ def main() -> NoReturn:
     """Run the command line; every error becomes one sentence and an exit code, with --debug after its traceback."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits it ignored
+        for warning in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, before it kills; `nohup` ignores one of them
+            if signal.getsignal(warning) is not signal.SIG_IGN:
+                signal.signal(warning, signal.default_int_handler)
     _fill_closed_streams()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:

@@ -1,6 +1,5 @@
 """Reading the episodes' records of a run: what is read again is checked for its place and its arithmetic."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,13 @@ RECORDS = "episodes.jsonl"
 
 def finished_records(run: Path) -> list[EpisodeRecord]:
     """The records of a run's directory. Raises `DataError` for one that cannot be, and for a missing file."""
+    file = run / RECORDS
+    if not file.is_file():
+        raise DataError(f"{file}: is not the record of an `fsl eval` run (there is no such file)")
     try:
-        return checked(Run.records(run / RECORDS), run / RECORDS)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{run / RECORDS}: holds a line that is not JSON; evaluate the run again") from error
+        return checked(Run.records(file), file)
+    except ValueError as error:
+        raise DataError(f"{file}: is not the record of an `fsl eval` run ({error})") from error
 
 
 def checked(records: Sequence[Any], where: Path, queries: int | None = None) -> list[EpisodeRecord]:

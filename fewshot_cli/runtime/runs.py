@@ -54,7 +54,8 @@ class Run:
 
     def __init__(self, path: Path, verb: str, recipe: dict[str, Any], identity: dict[str, Any], resume: bool) -> None:
         self.path = path
-        weakref.finalize(self, _keep(path))
+        place = path.resolve()
+        weakref.finalize(self, _reserved.pop(place) if place in _reserved else _keep(path))
         self.key = fingerprint({"verb": verb, **identity})
         config = path / CONFIG
         self.resumed = config.exists()
@@ -144,6 +145,7 @@ class Run:
 
 
 _kept: dict[Path, int] = {}  # how many runs of this process use a folder
+_reserved: dict[Path, Callable[[], None]] = {}  # folders chosen for runs that are still to come
 _release: dict[Path, Callable[[], None]] = {}  # what gives each of them free again
 
 
@@ -167,7 +169,9 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
-    """`--run-dir`, or `runs/<verb>/<name>`, `…-2`, `…-3`: the newest to resume, else the next free one."""
+    """`--run-dir`, or `runs/<verb>/<name>`, `…-2`, `…-3`: the newest to resume, else the next free one, which is kept
+    from other processes that choose at the same time.
+    """
     if given is not None:
         return given
     base = Path("runs") / verb
@@ -180,7 +184,20 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
             raise DataError(f"{base / name}: there is no run to resume; leave out --resume or give --run-dir")
         return taken[-1]
     number = max((_ordinal(p) if p.name != name else 1 for p in taken), default=0) + 1
-    return base / (name if number == 1 else f"{name}-{number}")
+    while not _reserve(path := base / (name if number == 1 else f"{name}-{number}")):
+        number += 1
+    return path
+
+
+def _reserve(path: Path) -> bool:
+    """Keep a folder for a run of this process; False when another process has it."""
+    place = path.resolve()
+    if place not in _reserved:
+        try:
+            _reserved[place] = _keep(path)
+        except DataError:
+            return False
+    return True
 
 
 def stage(processes: "Processes", path: Path, work: Callable[[Path, bool], T | None]) -> T:

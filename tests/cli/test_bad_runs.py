@@ -71,21 +71,23 @@ def test_comparing_what_is_no_run_is_refused(refused, tmp_path, spoiled):
         (tmp_path / name).mkdir()
         if spoiled is not None:
             (tmp_path / name / "episodes.jsonl").write_text(spoiled)
-    sentence = (
-        r"no episode in common" if spoiled == "" else r"a.episodes\.jsonl: is not the record of an `fsl eval` run"
+    wrong_line = r"a.episodes\.jsonl:1: is (of episode None|no record)"
+    sentence = {"": r"no episode in common", "{}\n": wrong_line, "[1]\n": wrong_line}.get(
+        spoiled, r"a.episodes\.jsonl: is not the record of an `fsl eval` run"
     )
     refused(Exit.DATA, sentence, "compare", "a", "b")
 
 
 @pytest.mark.slow
-def test_an_interrupt_says_how_to_go_on_and_resuming_does(fsl, world, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_says_how_to_go_on_and_resuming_does(fsl, world, tmp_path, number):
     words = arguments(world, "--episodes", "3000", "--batch", "1", "--run-dir", "r")
     process = started(words, tmp_path, stdout=subprocess.PIPE)
     log, deadline = tmp_path / "r" / "episodes.jsonl", time.monotonic() + 60
     while not (log.exists() and log.stat().st_size):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == Exit.INTERRUPTED and out == ""
     assert "Traceback" not in err and "interrupted" in err and "--resume" in err

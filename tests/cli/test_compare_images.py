@@ -16,7 +16,14 @@ def compare(fsl, tmp_path):
             folder = tmp_path / name
             folder.mkdir()
             records = [
-                {"episode": i, "classes": ["cat", "dog"], "correct": 1, "queries": 2, "accuracy": accuracy}
+                {
+                    "episode": i,
+                    "classes": ["cat", "dog"],
+                    "correct": int(accuracy / 2),
+                    "queries": 50,
+                    "accuracy": accuracy,
+                    "not_converged": 0,
+                }
                 for i, accuracy in enumerate(accuracies)
             ]
             (folder / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -89,3 +89,14 @@ def test_a_folder_that_another_process_uses_is_left_alone(fsl, tiny, pretrained,
         assert {p.name: p.read_bytes() for p in (tmp_path / "mine").iterdir()} == before
         other.stdin.close()
     assert fsl("eval", *words)[0] == 0 and fsl("eval", *words)[0] == 0  # and this process twice
+
+
+def test_runs_that_are_started_together_take_names_of_their_own(fsl, tiny, pretrained, tmp_path):
+    words = (*tiny.words, "--weights", pretrained / "weights.safetensors", "--format", "json")
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "runs" / "eval" / "tiny")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        code, out, err = fsl("eval", *words)
+        assert code == 0 and json.loads(out)["run_dir"] == "runs/eval/tiny-2", err
+        other.stdin.close()
+    assert json.loads(fsl("eval", *words)[1])["run_dir"] == "runs/eval/tiny-3"
