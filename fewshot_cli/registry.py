@@ -32,15 +32,18 @@ class Entry:
         """Whether it ships with this package."""
         return self.point.value.startswith("fewshot_cli.")
 
+    def refuse_rival(self) -> None:
+        """Raise `RecipeError` when two packages have something of this name: neither is meant more than the other."""
+        if self.rival is not None:
+            raise RecipeError(
+                f"{self.name}: the packages {self.package} and {self.rival} both have one of this name; uninstall one"
+            )
+
     def load(self) -> Any:
         """The part's class. Raises `RecipeError` naming the package when its module cannot be imported, whatever it
         raises or does, and when two packages have a part of this name.
         """
-        if self.rival is not None:
-            raise RecipeError(
-                f"{self.name}: the packages {self.package} and {self.rival} both have a part of this name; "
-                "uninstall one"
-            )
+        self.refuse_rival()
         try:
             return self.point.load()
         except (Exception, SystemExit) as error:

@@ -49,7 +49,7 @@ def test_two_packages_with_one_name_for_a_part_are_refused(fsl, site):
     registry.entries.cache_clear()
     for name, packages in (("mine", {"heads_one", "heads_two"}), ("emd", {"fewshot-cli", "heads_emd"})):
         code, _, err = fsl("eval", "--set", f"head={name}")
-        assert code == 2 and "both have a part of this name; uninstall one" in err
+        assert code == 2 and "both have one of this name; uninstall one" in err
         assert all(package in err for package in packages), err
 
 

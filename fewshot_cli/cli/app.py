@@ -126,7 +126,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job inherits it ignored
         for warning in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, before it kills; `nohup` ignores one of them
             if signal.getsignal(warning) is not signal.SIG_IGN:
-                signal.signal(warning, signal.default_int_handler)
+                signal.signal(warning, _interrupt)
     _fill_closed_streams()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
@@ -139,6 +139,12 @@ def main() -> NoReturn:
     except Exception as error:
         code = _report(error, shared["debug"])
     _leave(code)
+
+
+def _interrupt(number: int, _: object) -> None:
+    """End as Ctrl-C does; the same signal once more ends at once, whatever waits in code that Python cannot stop."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _run(shared: dict[str, bool]) -> int:

@@ -102,7 +102,8 @@ def evaluate(
     if summary is None or path is None:
         return say("dry run: recipe, data, weights and solver are in order")
     if expect is not None:
-        write_expect(expect, loaded, recipe, overridden(options), summary)
+        kept = overridden(options)
+        processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
     emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
     output.warn_not_converged(summary["not_converged"])
     if solver is not None:

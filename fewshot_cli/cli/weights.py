@@ -72,7 +72,8 @@ def pack(
     from fewshot_cli.weights.pack import pack as packed
 
     sidecar = packed(run, out, force)
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {sidecar['epochs']} epochs, {sidecar['hours']} hours of training")
+    cost = f", {sidecar['epochs']} epochs, {sidecar['hours']} hours of training" if "epochs" in sidecar else ""
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB{cost}")
 
 
 def _verify(name: str) -> None:
@@ -117,13 +118,17 @@ def _facts(name: str) -> dict[str, Any]:
     from fewshot_cli.config.load import installed_recipes, load_recipe
 
     checkpoint = _load(name)
-    sidecar, entry = checkpoint.sidecar, registry.entries("weights").get(name)
-    recipes = map(load_recipe, installed_recipes())
-    tested = {r.name: r.expect[0].accuracy for r in recipes if r.expect and (r.weights or r.name) == name}
+    sidecar, package = checkpoint.sidecar, registry.entries("weights").get(name)
+    tested = {
+        recipe.name: entry.accuracy
+        for recipe in map(load_recipe, installed_recipes())
+        for entry in recipe.expect
+        if entry.weights is not None and checkpoint.sha256.startswith(entry.weights)
+    }
     parts: dict[str, Any] = {part: sidecar[part] for part in ("backbone", "head", "classifier") if part in sidecar}
     return {
         "name": name,
-        "package": entry and entry.package,
+        "package": package and package.package,
         "file": str(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
         "sha256": checkpoint.sha256,
@@ -139,4 +144,6 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _interval(validation: dict[str, float] | None) -> str:
-    return "-" if not validation else f"{validation['accuracy']:.2f} ± {validation['ci95']:.2f}"
+    if not validation or not {"accuracy", "ci95"} <= validation.keys():
+        return "-"
+    return f"{validation['accuracy']:.2f} ± {validation['ci95']:.2f}"

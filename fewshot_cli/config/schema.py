@@ -142,7 +142,11 @@ class GrowSpec(Section):
     """Small images first, which cost less: the network's input grows to `image.size` in steps of eight pixels."""
 
     start: int | None = Field(
-        None, ge=8, le=1024, description="side of the input in the first epoch (default: image.size throughout)"
+        None,
+        ge=8,
+        le=1024,
+        multiple_of=8,
+        description="side of the input in the first epoch, a multiple of 8 (default: image.size throughout)",
     )
     share: Share = Field(0.7, description="share of the epochs after which image.size is reached")
 
@@ -311,6 +315,9 @@ class Recipe(Section):
         """What decides the result: `resolved` without descriptions, expectations and options that only change speed."""
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
         data["metatrain"]["order"] = list(self.phases)
+        del data["pretrain"]["start"]  # runs record the hash of the weights themselves
+        if self.pretrain.grow == GrowSpec():  # runs from before it was there go on
+            del data["pretrain"]["grow"]
         parts = (
             ("solver", self.solver, data),
             ("head", self.head, data),

@@ -103,6 +103,7 @@ class Split:
         into: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `ImageSet.decode`, written `into` a tensor if one is given. Raises `DataError` for a damaged store."""
+        _ = self._blob  # verified before the threads ask for it
         picks = range(len(self)) if only is None else only
         sizes = torch.empty(len(picks), 2)
         out = torch.empty(len(picks), 3, side, side, dtype=torch.uint8) if into is None else into
@@ -118,6 +119,7 @@ class Split:
 
     def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
         """As `ImageSet.patches`. Raises `DataError` for a damaged store."""
+        _ = self._blob  # verified before the threads ask for it
 
         def cut_one(i: int) -> Tensor:
             image = self._image(i, crop)

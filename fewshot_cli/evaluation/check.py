@@ -74,6 +74,7 @@ def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any
         "source": f"measured with weights {result['weights']}, seed {recipe.seed}",
         "data": result["hashes"]["data"],
         "weights": result["hashes"]["weights"],
+        "two_sided": True,
     }
     if base not in installed_recipes():
         base = os.path.relpath(base, path.parent)

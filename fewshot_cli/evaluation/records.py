@@ -50,8 +50,8 @@ def _wrong(record: Any, number: int, queries: int | None) -> str | None:
     if not 0 < record["queries"] >= record["correct"] or queries not in (None, record["queries"]):
         return f"has {record['correct']} correct of {record['queries']} queries"
     accuracy = record.get("accuracy")
-    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)):
-        return "has no accuracy"
+    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)) or not 0 <= accuracy <= 100:
+        return "has no accuracy between 0 and 100 %"
     if not math.isclose(accuracy, 100 * record["correct"] / record["queries"], rel_tol=1e-9, abs_tol=1e-9):
         return f"says {accuracy:.6g} %, which {record['correct']} of {record['queries']} is not"
     classes = record.get("classes")

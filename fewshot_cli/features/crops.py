@@ -52,13 +52,16 @@ def _weights(low: Tensor, span: Tensor, inputs: int, size: int, outside: str) ->
     """What each pixel of an image's side weighs in each pixel of a box's: [N,size,inputs], of boxes given in shares."""
     low, high = (low * inputs)[:, None], ((low + span) * inputs)[:, None]
     step = (high - low) / size
-    centre = low + (torch.arange(size, device=low.device) + 0.5) * step
+    centre = (low + (torch.arange(size, device=low.device) + 0.5) * step)[..., None]
     reach = step.clamp(min=1)[..., None]
+    if outside == "zeros":  # pixels beyond the image count in the mean, and are black
+        beyond = int(torch.maximum(reach.max() - low.min(), reach.max() + high.max() - inputs).clamp(min=0).ceil())
+        at = torch.arange(-beyond, inputs + beyond, device=low.device)
+        weights = (1 - (at + 0.5 - centre).abs() / reach).clamp(min=0)
+        return (weights / weights.sum(-1, keepdim=True))[..., beyond : beyond + inputs]
     at = torch.arange(inputs, device=low.device)
-    weights = (1 - (at + 0.5 - centre[..., None]).abs() / reach).clamp(min=0)
-    if outside == "zeros":
-        return weights / reach
-    weights = weights * ((at + 1 > low + EDGE) & (at < high - EDGE))[:, None]
+    seen = ((at + 1 > low + EDGE) & (at < high - EDGE))[:, None]
+    weights = (1 - (at + 0.5 - centre.clamp(0.5, inputs - 0.5)).abs() / reach).clamp(min=0) * seen
     return weights / weights.sum(-1, keepdim=True)
 
 

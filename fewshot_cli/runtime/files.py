@@ -96,7 +96,8 @@ def hold(path: Path) -> Callable[[], None]:
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-        owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+        with suppress(OSError):
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     except Timeout as error:
         with suppress(OSError):
             raise DataError(

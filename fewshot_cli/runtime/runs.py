@@ -152,14 +152,19 @@ _release: dict[Path, Callable[[], None]] = {}  # what gives each of them free ag
 def _keep(path: Path) -> Callable[[], None]:
     """Keep a run's folder from other processes until no run of this one uses it. Raises `DataError` as `hold`."""
     place = path.resolve()
-    if not _kept.get(place):
-        _release[place] = hold(place)
-    _kept[place] = _kept.get(place, 0) + 1
+    _kept[place] = _kept.get(place, 0) + 1  # first, since a run that is collected meanwhile gives the folder free
 
     def done() -> None:
         _kept[place] -= 1
-        if not _kept[place]:
+        if not _kept[place] and place in _release:
             _release.pop(place)()
+
+    if place not in _release:
+        try:
+            _release[place] = hold(place)
+        except DataError:
+            done()
+            raise
 
     return done
 

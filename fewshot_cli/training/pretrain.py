@@ -97,9 +97,11 @@ def pretrain(
     classifier = build_classifier(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
-    start = _started(spec.start, backbone, classifier, processes)
+    start = _started(spec.start, backbone, classifier, split.classes, processes)
     if spec.grow.start is not None and spec.grow.start > recipe.image.size:
         raise RecipeError(f"pretrain.grow.start: {spec.grow.start} lies above image.size {recipe.image.size}; lower it")
+    if spec.grow.start is not None:
+        _try_side(backbone, spec.grow.start, recipe.backbone.name)
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
         validated = validation_model(recipe, spec.validation, root, processes, backbone)
@@ -142,7 +144,24 @@ def pretrain(
     return fit(run, spec, job, processes, recipe.seed, tensorboard)
 
 
-def _started(given: str | None, backbone: nn.Module, classifier: nn.Module, processes: Processes) -> str | None:
+def _try_side(backbone: nn.Module, side: int, name: str) -> None:
+    """Refuse a first side that the backbone's pools make nothing of."""
+    weight = next(backbone.parameters())
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            backbone(torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))
+    except RuntimeError as error:
+        raise RecipeError(
+            f"pretrain.grow.start: backbone {name} gives no map of images of {side}×{side}; raise it"
+        ) from error
+    finally:
+        backbone.train()
+
+
+def _started(
+    given: str | None, backbone: nn.Module, classifier: nn.Module, classes: list[str], processes: Processes
+) -> str | None:
     """Fill in the weights to start from, if there are any, and return their SHA-256.
 
     A classifier of other classes keeps its random weights.
@@ -152,7 +171,8 @@ def _started(given: str | None, backbone: nn.Module, classifier: nn.Module, proc
     path = named(Path(given))
     loaded = processes.each(lambda: checkpoint.load(path))
     loaded.fill(backbone, "backbone", "the backbone")
-    loaded.fill_known(classifier, "classifier")
+    if loaded.sidecar.get("classes") == classes:
+        loaded.fill_known(classifier, "classifier")
     return loaded.sha256
 
 

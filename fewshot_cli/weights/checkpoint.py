@@ -124,6 +124,9 @@ def load(path: Path) -> Checkpoint:
             f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({error}); "
             "copy both files from where they were trained"
         ) from error
+    for key in ("backbone", "head", "classifier", "dataset", "recipe", "validation"):
+        if not isinstance(sidecar.get(key, {}), dict):
+            raise DataError(f"{sidecar_of(path)}: {key} is not a mapping; copy both files from where they were trained")
     if digest != expected:
         raise DataError(
             f"{path}: SHA-256 is {digest[:16]}…, its sidecar says {str(expected)[:16]}…: truncated or changed; "

@@ -49,7 +49,7 @@ def find_weights(
 
 def named(given: Path) -> Path:
     """The file that `--weights` means: a path, or the name of installed weights."""
-    return installed.file(given.name) if not given.exists() and str(given) in installed.names() else given
+    return installed.file(given.name) if not given.is_file() and str(given) in installed.names() else given
 
 
 def _installed(name: str) -> FoundWeights:

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from fewshot_cli import registry
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import DataError, RecipeError
 
 
 def names() -> list[str]:
@@ -25,8 +25,11 @@ def file(name: str) -> Path:
     """The file of installed weights. Raises `DataError` when its package does not hold what it declares."""
     entry = registry.entries("weights")[name]
     try:
-        path = Path(str(resources.files(entry.point.value))) / f"{name}.safetensors"
-    except (ImportError, TypeError) as error:
+        entry.refuse_rival()
+        path = Path(str(resources.files(entry.point.value).joinpath(f"{name}.safetensors")))
+    except RecipeError as error:
+        raise DataError(f"weights {error}") from error
+    except (Exception, SystemExit) as error:  # finding a folder imports its package, which may do anything
         raise DataError(
             f"weights {name}: {entry.point.value} of package {entry.package} cannot be found ({error}); "
             f"reinstall {entry.package}"

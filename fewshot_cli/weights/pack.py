@@ -12,6 +12,18 @@ from fewshot_cli.weights import checkpoint
 TIMES = "times.jsonl"  # of each stage of training in a run's directory
 
 
+def _cost(run: Path) -> dict[str, Any]:
+    """Epochs, hours and machines of all stages of training, as far as the run recorded them."""
+    files = sorted(run.rglob(TIMES))
+    try:
+        times = [record for path in files for record in Run.records(path)]
+        hours = sum(record["seconds"] for record in times) / 3600
+        machines = sorted({record["machine"] for record in times if "machine" in record})
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run}: {TIMES} does not hold the seconds of its epochs ({error}); remove it") from error
+    return {"epochs": len(times), "hours": round(hours, 2), "machines": machines} if times else {}
+
+
 def pack(run: Path, out: Path, force: bool) -> dict[str, Any]:
     """Write the weights of a run's directory as float16, and return their sidecar.
 
@@ -21,8 +33,8 @@ def pack(run: Path, out: Path, force: bool) -> dict[str, Any]:
     """
     if out.suffix != ".safetensors":
         raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
-    if out.exists() and not force:
-        raise FslError(f"{out}: already exists; give another name, or --force to replace it")
+    if there := next((p for p in (out, checkpoint.sidecar_of(out)) if p.exists() and not force), None):
+        raise FslError(f"{there}: already exists; give another name, or --force to replace it")
     if not (run / SUMMARY).is_file():
         raise DataError(f"{run}: is not the directory of a finished training run; finish it with --resume")
     loaded = checkpoint.load(run / "weights.safetensors")
@@ -30,14 +42,11 @@ def pack(run: Path, out: Path, force: bool) -> dict[str, Any]:
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise DataError(f"{loaded.path}: {key} holds values beyond float16; these weights cannot be packed")
-    times = [record for path in sorted(run.rglob(TIMES)) for record in Run.records(path)]
     kept = {key: value for key, value in loaded.sidecar.items() if key not in ("format", "sha256")}
     sidecar = {
         **kept,
         "precision": "float16",
         "packed_from": loaded.sha256,
-        "epochs": len(times),
-        "hours": round(sum(record["seconds"] for record in times) / 3600, 2),
-        "machines": sorted({record["machine"] for record in times if "machine" in record}),
+        **_cost(run),
     }
     return {"path": str(out), "sha256": checkpoint.save_tensors(out, tensors, sidecar), **sidecar}

@@ -26,8 +26,11 @@ def other_package(tmp_path, monkeypatch, pretrained):
     whole = (folder / "damaged.safetensors").read_bytes()
     (folder / "damaged.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    lines = [f"{name} = others.weights" for name in ("theirs", "damaged", "missing")]
-    (info / "entry_points.txt").write_text("\n".join(["[fewshot_cli.weights]", *lines, "lost = nowhere.weights"]))
+    lines = [f"{name} = others.weights" for name in ("theirs", "damaged", "missing", "glyphs_conv64")]
+    lines += ["lost = nowhere.weights", "rude = rude.weights"]
+    (info / "entry_points.txt").write_text("\n".join(["[fewshot_cli.weights]", *lines]))
+    (tmp_path / "site" / "rude").mkdir()
+    (tmp_path / "site" / "rude" / "__init__.py").write_text("import sys; sys.exit(0)")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     registry.entries.cache_clear()
     yield folder
@@ -88,7 +91,11 @@ def test_verify_tells_the_whole_from_the_damaged(fsl, other_package, pretrained)
     code, _, err = fsl("weights", "verify")
     assert code == 3 and "theirs: in order" in err and "truncated or changed" in err
     assert "missing.safetensors is not there; reinstall others" in err and "nowhere.weights" in err
-    assert "not in order: damaged, lost, missing; reinstall" in err
+    assert "rude.weights of package others cannot be found" in err
+    assert "glyphs_conv64: the packages" in err and "both have one of this name; uninstall one" in err
+    assert "not in order: damaged, glyphs_conv64, lost, missing, rude; reinstall" in err
+    code, out, err = fsl("eval", "--recipe", "glyphs_5w1s")
+    assert code == 3 and out == "" and "both have one of this name" in err
     code, out, _ = fsl("weights", "list", "--format", "json")
     rows = {row["name"]: row["validation %"] for row in json.loads(out)}
     assert code == 0 and "truncated or changed" in rows["damaged"] and "reinstall others" in rows["missing"]
@@ -143,3 +150,26 @@ def test_weights_beyond_half_precision_are_not_packed(fsl, pretrained, tmp_path)
     checkpoint.save_tensors(tmp_path / "large" / "weights.safetensors", tensors, sidecar)
     code, _, err = fsl("weights", "pack", "large", "-o", "mine.safetensors")
     assert code == 3 and f"{key} holds values beyond float16" in err and not (tmp_path / "mine.safetensors").exists()
+
+
+@pytest.mark.parametrize("key", ["backbone", "validation", "dataset", "recipe"])
+def test_a_sidecar_of_other_types_is_a_sentence(fsl, pretrained, tmp_path, key):
+    made = checkpoint.load(pretrained / "weights.safetensors")
+    sidecar = {k: v for k, v in made.sidecar.items() if k != "sha256"} | {key: "conv64"}
+    checkpoint.save_tensors(tmp_path / "odd.safetensors", made.tensors, sidecar)
+    for verb in ("show", "verify"):
+        code, _, err = fsl("weights", verb, tmp_path / "odd.safetensors")
+        assert code == 3 and f"odd.safetensors.json: {key} is not a mapping" in err
+
+
+def test_a_pack_replaces_no_sidecar_and_says_no_cost_it_does_not_know(fsl, pretrained, tmp_path):
+    shutil.copytree(pretrained, tmp_path / "run")
+    (tmp_path / "mine.safetensors.json").write_text("{}")
+    code, _, err = fsl("weights", "pack", "run", "-o", "mine.safetensors")
+    assert code == 2 and "mine.safetensors.json: already exists" in err
+    (tmp_path / "run" / "times.jsonl").write_text("{}\n")
+    code, _, err = fsl("weights", "pack", "run", "-o", "other.safetensors")
+    assert code == 3 and "times.jsonl does not hold the seconds" in err
+    (tmp_path / "run" / "times.jsonl").unlink()
+    assert fsl("weights", "pack", "run", "-o", "other.safetensors")[0] == 0
+    assert "hours" not in checkpoint.load(tmp_path / "other.safetensors").sidecar

@@ -116,6 +116,24 @@ def test_crops_and_patches_have_pillows_pixels(width, height, size):
         assert (cut_out(image, [box], [bool(n % 2)], size)[0].numpy() == want).all()
 
 
+@pytest.mark.parametrize("size", [8, 12, 24, 31, 32, 40])
+def test_a_padded_crop_is_as_bright_as_its_image_whatever_its_size(size):
+    white = torch.ones(3, 3, 32, 32)
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.125, 0.25, 0.5, 0.5], [0.5, 0.0, 1.0, 1.0]])
+    out = cut(white, boxes, torch.tensor([False, True, False]), size, "zeros")
+    inner = out[:2, :, 2:-2, 2:-2]  # the outermost pixels of the first see the black beyond the image
+    assert torch.allclose(inner, torch.ones_like(inner), atol=1e-5) and torch.allclose(
+        out[1], torch.ones(3, size, size)
+    )
+    assert (out[2, :, 2:-2, : size // 2 - 2] > 0.999).all() and (out[2, :, :, size // 2 + 2 :] == 0).all()
+
+
+def test_a_box_beyond_the_image_sees_its_nearest_pixels():
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8)
+    out = cut(ramp, torch.tensor([[-0.25, 0.0, 0.75, 1.0]]), torch.tensor([False]), 6)
+    assert torch.allclose(out[0, 0, 0], torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0]), atol=1e-5)
+
+
 def test_a_box_is_a_pixel_at_least_and_stays_within_the_image():
     boxes = torch.tensor([[0.999, 0.0, 0.0001, 0.5], [-0.2, 0.4, 1.5, 0.3], [0.5, 1.0, 0.5, 0.2]])
     assert pixel_boxes(boxes, 10, 20) == [(9, 0, 10, 10), (0, 8, 10, 14), (5, 19, 10, 20)]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import GrowSpec
 from fewshot_cli.training import pretrain as module
 from fewshot_cli.weights import checkpoint
@@ -56,3 +57,35 @@ def test_weights_of_another_network_are_no_start(fsl, tiny, pretrained):
     assert code == 3 and "the backbone needs [9, 3, 3, 3]" in err
     code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.start=nobody")
     assert code == 3 and "nobody: no such weights" in err
+
+
+def test_a_classifier_of_other_classes_stays_random(fsl, tiny, pretrained, tmp_path):
+    made = checkpoint.load(pretrained / "weights.safetensors")
+    sidecar = {k: v for k, v in made.sidecar.items() if k != "sha256"}
+    other = {**sidecar, "classes": [f"other {name}" for name in sidecar["classes"]]}
+    checkpoint.save_tensors(tmp_path / "other.safetensors", made.tensors, other)
+    still = ("--set", "pretrain.optimizer={lr: 1e-30, weight_decay: 0}", "--set", "pretrain.epochs=1")
+    kept = {}
+    for name, path in (("same", pretrained / "weights.safetensors"), ("other", tmp_path / "other.safetensors")):
+        code, out, err = fsl("pretrain", *tiny.words, *still, "--set", f"pretrain.start={path}")
+        assert code == 0, err
+        kept[name] = checkpoint.load(Path(json.loads(out)["weights"])).tensors
+    layers = [key for key in made.tensors if key.startswith("classifier.") and made.tensors[key].ndim == 2]
+    assert layers and all(torch.equal(kept["same"][key], made.tensors[key]) for key in layers)
+    assert not any(torch.equal(kept["other"][key], made.tensors[key]) for key in layers)
+
+
+def test_a_first_side_that_the_backbone_makes_nothing_of_is_refused(fsl, tiny):
+    code, _, err = fsl(
+        "pretrain", *tiny.words, "--dry-run", "--set", "backbone.last_pool=true", "--set", "pretrain.grow.start=8"
+    )
+    assert code == 2 and "pretrain.grow.start: backbone conv64 gives no map of images of 8×8; raise it" in err
+
+
+def test_runs_of_before_and_moved_weights_go_on(tmp_path):
+    plain = load_recipe("glyphs_5w1s").identity()["pretrain"]
+    assert "grow" not in plain and "start" not in plain
+    other = load_recipe("glyphs_5w1s", ["pretrain.start=a.safetensors", "pretrain.grow.start=16"]).identity()[
+        "pretrain"
+    ]
+    assert "start" not in other and other["grow"]["start"] == 16
