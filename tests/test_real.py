@@ -45,6 +45,7 @@ def test_shipped_weights_reproduce_the_recipes_accuracy(prepared, fsl, recipe):
     assert got["accuracy"] > published[got["shot"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fc100_5w1s_conv64", "fc100_5w5s_conv64", "cub_5w1s_conv64", "cub_5w5s_conv64"])
 def test_shipped_weights_of_other_datasets_reproduce_their_accuracy(archive, root, shared, fsl, recipe):
     dataset = recipe.partition("_")[0]
@@ -91,6 +92,7 @@ def test_every_solver_gives_the_same_accuracy_on_real_features(prepared, fsl, tm
             assert abs(sum(found) - sum(reference)) <= 0.01 * 75 * len(found), solver
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["cifar_fs", "fc100"])
 def test_node_weights_come_in_the_papers_order_on_real_features(archive, prepared, fsl, dataset):
     """DeepEMD's Table 2 on paired episodes, beyond the interval: EMD with cross-reference above everything without EMD.
@@ -125,6 +127,7 @@ def test_node_weights_come_in_the_papers_order_on_real_features(archive, prepare
         assert rows[name]["difference"] + rows[name]["difference_ci95"] < 0, name
 
 
+@pytest.mark.slow
 def test_the_layer_beats_prototypes_and_its_margin_grows_with_the_shots(prepared, fsl, tmp_path):
     """DeepEMD's Figure 4 on real features, paired: 5 and 20 shots."""
     margin = {}
