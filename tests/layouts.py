@@ -1,10 +1,13 @@
 """What tests of datasets and weights share: small copies of public layouts, and a pickle that would run code."""
 
 import io
+import pickle
 import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
+
+import torch
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -51,3 +54,11 @@ class Malicious:
 
     def __reduce__(self):
         return (open, (str(self.flag), "w"))
+
+
+def write_malicious(path: Path, flag: Path, content: object, how: str) -> None:
+    """Write `content`, which holds a `Malicious`, as PyTorch's `zip` or `legacy`, or only that as a bare `pickle`."""
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Malicious(flag), protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")

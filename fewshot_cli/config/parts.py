@@ -49,11 +49,6 @@ def build_extractor(recipe: Recipe) -> Extractor:
     return registry.extractor(recipe.extractor.name)(recipe.extractor.options)
 
 
-def training_side(recipe: Recipe, longest: int) -> int:
-    """Side of the decoded images that meta-training cuts patches from, of images with a longest side."""
-    return build_extractor(recipe).side(recipe.image.size, longest)
-
-
 def build_head(spec: PartSpec, channels: int, solver_spec: PartSpec) -> Head:
     """A head, with its solver when it needs one."""
     cls = registry.head(spec.name)

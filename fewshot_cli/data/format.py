@@ -37,14 +37,16 @@ def hashed_columns(columns: dict[str, Any]) -> bytes:
     return json.dumps({k: columns[k] for k in ("classes", "label", "size", "shape", "box")}, sort_keys=True).encode()
 
 
+def is_count(value: Any) -> bool:
+    """Whether a value of JSON is a whole number of zero or more; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def check_columns(columns: dict[str, Any]) -> None:
     """Raise `ValueError` where the columns of a split hold what no index holds: other types, other lengths."""
 
-    def whole(value: Any, least: int = 0) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
     def several(value: Any, count: int) -> bool:
-        return isinstance(value, list) and len(value) == count and all(map(whole, value))
+        return isinstance(value, list) and len(value) == count and all(map(is_count, value))
 
     classes, lists = columns["classes"], {key: columns[key] for key in ("label", "size", "shape", "box", "name")}
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
@@ -52,8 +54,8 @@ def check_columns(columns: dict[str, Any]) -> None:
     if not all(isinstance(x, list) for x in lists.values()) or len(set(map(len, lists.values()))) != 1:
         raise ValueError("columns of different lengths")
     right = {
-        "label": lambda x: whole(x) and x < len(classes),
-        "size": whole,
+        "label": lambda x: is_count(x) and x < len(classes),
+        "size": is_count,
         "shape": lambda x: several(x, 2),
         "box": lambda x: x is None or several(x, 4),
         "name": lambda x: isinstance(x, str),
@@ -61,7 +63,7 @@ def check_columns(columns: dict[str, Any]) -> None:
     for key, fits in right.items():
         if not all(map(fits, lists[key])):
             raise ValueError(key)
-    if not whole(columns["offset"]):
+    if not is_count(columns["offset"]):
         raise ValueError("offset")
 
 

@@ -4,13 +4,13 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -21,6 +21,7 @@ from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, check_columns, h
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded
 
+T = TypeVar("T")
 BoxesOf = Callable[[int, int, int], tuple[list[tuple[int, int, int, int]], list[bool]]]
 
 
@@ -111,10 +112,9 @@ class Split:
         def decode_one(place: int) -> None:
             out[place], sizes[place] = squash(self._image(picks[place], crop), side)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for i, _ in enumerate(pool.map(decode_one, range(len(picks)))):
-                if tick and i % 256 == 255:
-                    tick(i + 1)
+        for i, _ in enumerate(_in_threads(decode_one, range(len(picks)))):
+            if tick and i % 256 == 255:
+                tick(i + 1)
         return out, sizes
 
     def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
@@ -125,8 +125,7 @@ class Split:
             image = self._image(i, crop)
             return cut_out(image, *boxes(i, image.width, image.height), side)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return torch.stack(list(pool.map(cut_one, picks)))
+        return torch.stack(list(_in_threads(cut_one, picks)))
 
     def longest_side(self, crop: str = "box") -> int:
         """The longest side of its images, in pixels, cropped as `decode` does."""
@@ -179,6 +178,12 @@ class Split:
         raise DataError(
             f"{self._file}: {reason}, so the store is damaged; run `fsl prepare {self.store} --force` again"
         )
+
+
+def _in_threads(work: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
+    """What `work` makes of each item, in order, by several threads: decoders release the interpreter's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(work, items)
 
 
 @dataclass(frozen=True)

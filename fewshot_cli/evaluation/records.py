@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_cli.data.format import is_count
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import EpisodeRecord
 from fewshot_cli.runtime.runs import Run
@@ -45,7 +46,7 @@ def _wrong(record: Any, number: int, queries: int | None) -> str | None:
     if record.get("episode") != number or isinstance(record["episode"], bool):
         return f"is of episode {str(record.get('episode'))[:20]}, where {number} belongs"
     counts = [record.get(key) for key in ("correct", "queries", "not_converged")]
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+    if not all(map(is_count, counts)):
         return "has counts that are not whole numbers of zero or more"
     if not 0 < record["queries"] >= record["correct"] or queries not in (None, record["queries"]):
         return f"has {record['correct']} correct of {record['queries']} queries"

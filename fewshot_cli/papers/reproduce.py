@@ -19,8 +19,8 @@ from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.files import write_json, write_text
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.render import markdown
-from fewshot_cli.runtime.runs import SUMMARY, Run, read, stage, versions
-from fewshot_cli.training.log import LOG, TIMES
+from fewshot_cli.runtime.runs import SUMMARY, TIMES, Run, read, stage, versions
+from fewshot_cli.training.log import LOG
 from fewshot_cli.training.metatrain import metatrain
 from fewshot_cli.training.optimise import CURVES
 from fewshot_cli.training.pretrain import pretrain

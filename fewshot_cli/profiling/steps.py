@@ -14,7 +14,6 @@ from fewshot_cli.config.parts import (
     build_classifier,
     build_extractor,
     build_head,
-    training_side,
 )
 from fewshot_cli.config.schema import MetatrainSpec, PretrainSpec, Recipe
 from fewshot_cli.contracts import Extractor, Plan, Solver
@@ -132,10 +131,9 @@ class _Stage:
     ) -> None:
         self.image, self.spec, self.objective, self.extractor = recipe.image, spec, objective, extractor
         self.device = next(objective.backbone.parameters()).device
-        patches = extractor is not None and extractor.patches
         side = spec.augment.side or recipe.image.decoded
-        if patches:
-            side = training_side(recipe, 2 * recipe.image.size)
+        if extractor is not None and extractor.patches:
+            side = extractor.side(recipe.image.size, 2 * recipe.image.size)
         raw = torch.randint(0, 256, (self.count, 3, side, side), dtype=torch.uint8)
         self.raw, self.sizes = raw.to(self.device), torch.full((self.count, 2), float(side))
         self.labels = torch.arange(self.count, device=self.device) % CLASSES

@@ -99,11 +99,10 @@ def hold(path: Path) -> Callable[[], None]:
         with suppress(OSError):
             owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     except Timeout as error:
+        holder = "another process"
         with suppress(OSError):
-            raise DataError(
-                f"{path}: is in use by {owner.read_text('utf-8')}; wait for it, or choose another --run-dir"
-            ) from error
-        raise DataError(f"{path}: is in use by another process; wait for it, or choose another --run-dir") from error
+            holder = owner.read_text("utf-8")
+        raise DataError(f"{path}: is in use by {holder}; wait for it, or choose another --run-dir") from error
     except (OSError, NotImplementedError):
         return lambda: None
     return lock.release

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONFIG, SUMMARY = "config.json", "summary.json"
+CONFIG, SUMMARY, TIMES = "config.json", "summary.json", "times.jsonl"
 
 
 def versions() -> dict[str, str]:

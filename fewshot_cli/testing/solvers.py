@@ -292,9 +292,9 @@ def restartable(case: Case) -> str | None:
                 torch.full_like(plan.basis, -1),
                 plan.basis.flip(1),
             ):
-                value_found = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
+                reached = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
                 require(
-                    (value_found - best).abs() <= 2 * case.near(moved),
+                    (reached - best).abs() <= 2 * case.near(moved),
                     f"{name}, {n}×{m}: a warm start changes the value",
                 )
     return None

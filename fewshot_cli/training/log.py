@@ -14,7 +14,7 @@ from fewshot_cli.runtime.runs import Run
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-LOG, TIMES = "log.jsonl", "times.jsonl"
+LOG = "log.jsonl"
 
 
 class SolverStatistics:

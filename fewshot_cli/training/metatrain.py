@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from fewshot_cli.config.load import head_in
-from fewshot_cli.config.parts import build_backbone, build_extractor, build_head, training_side
+from fewshot_cli.config.parts import build_backbone, build_extractor, build_head
 from fewshot_cli.config.schema import MetatrainSpec, PhaseSpec, Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head
@@ -220,7 +220,7 @@ def _phase(
     )
     side = spec.augment.side or recipe.image.decoded
     if extractor.patches:
-        side = training_side(recipe, split.longest_side(recipe.dataset.crop))
+        side = extractor.side(recipe.image.size, split.longest_side(recipe.dataset.crop))
     if (done := processes.first(lambda: run.summary)) is not None:
         return done
     pixels = processes.each(lambda: Pixels(split, recipe, side, root, processes))

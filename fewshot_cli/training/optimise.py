@@ -26,12 +26,11 @@ from fewshot_cli.runtime.console import Bar, progress, say
 from fewshot_cli.runtime.device import machine
 from fewshot_cli.runtime.files import atomic, guarded
 from fewshot_cli.runtime.processes import Processes
-from fewshot_cli.runtime.runs import Run
+from fewshot_cli.runtime.runs import TIMES, Run
 from fewshot_cli.training.average import Average
 from fewshot_cli.training.batch_norm import share_batch_norm
 from fewshot_cli.training.log import (
     LOG,
-    TIMES,
     SolverStatistics,
     epoch_record,
     note,

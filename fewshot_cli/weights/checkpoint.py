@@ -17,7 +17,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.registry import did_you_mean, entries
 from fewshot_cli.runtime.files import atomic, guarded, sha256, write_json
 from fewshot_cli.weights import foreign
@@ -95,6 +95,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], sidecar: dict[str, Any]
     digest = sha256(path)
     write_json(sidecar_of(path), {"format": 1, "sha256": digest, **sidecar})
     return digest
+
+
+def refuse_output(out: Path, force: bool) -> None:
+    """Raise `FslError` where weights must not be written: another suffix, or a file in the way without `force`."""
+    if out.suffix != ".safetensors":
+        raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
+    if there := next((p for p in (out, sidecar_of(out)) if p.exists() and not force), None):
+        raise FslError(f"{there}: already exists; give another name, or --force to replace it")
 
 
 def sidecar_of(path: Path) -> Path:

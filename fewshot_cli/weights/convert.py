@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from fewshot_cli import registry
 from fewshot_cli.config.load import default_part, load_recipe
 from fewshot_cli.config.parts import build_head, default_solver
-from fewshot_cli.errors import DataError, FslError
+from fewshot_cli.errors import DataError
 from fewshot_cli.weights import foreign
-from fewshot_cli.weights.checkpoint import Checkpoint, _read, save, sidecar_of
+from fewshot_cli.weights.checkpoint import Checkpoint, _read, refuse_output, save
 
 RECIPE = "mini_imagenet_5w1s"  # proposed for trying imported weights: the dataset most of the authors' are of
 
@@ -20,10 +20,7 @@ def convert(path: Path, out: Path, expected: str | None, force: bool) -> dict[st
 
     Raises `FslError` for an `out` that must not be written, `DataError` for a file that is not of a known backbone.
     """
-    if out.suffix != ".safetensors":
-        raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
-    if there := next((p for p in (out, sidecar_of(out)) if p.exists() and not force), None):
-        raise FslError(f"{there}: already exists; give another name, or --force to replace it")
+    refuse_output(out, force)
     if expected is not None:
         registry.backbone(expected)
     raw = _read(path)

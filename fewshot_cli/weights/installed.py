@@ -16,11 +16,6 @@ def names() -> list[str]:
     return list(registry.entries("weights"))
 
 
-def files() -> dict[str, Path]:
-    """The files of all installed weights by name. Raises `DataError` as `file`."""
-    return {name: file(name) for name in names()}
-
-
 def file(name: str) -> Path:
     """The file of installed weights. Raises `DataError` when its package does not hold what it declares."""
     entry = registry.entries("weights")[name]

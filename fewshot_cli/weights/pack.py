@@ -5,11 +5,9 @@ from typing import Any
 
 import torch
 
-from fewshot_cli.errors import DataError, FslError
-from fewshot_cli.runtime.runs import SUMMARY, Run
+from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.runs import SUMMARY, TIMES, Run
 from fewshot_cli.weights import checkpoint
-
-TIMES = "times.jsonl"  # of each stage of training in a run's directory
 
 
 def _cost(run: Path) -> dict[str, Any]:
@@ -31,10 +29,7 @@ def pack(run: Path, out: Path, force: bool) -> dict[str, Any]:
     Raises `DataError` for a run that is not finished and for values that float16 cannot hold, `FslError` for an `out`
     that must not be written.
     """
-    if out.suffix != ".safetensors":
-        raise FslError(f"{out}: must end in .safetensors; write -o {out.with_suffix('.safetensors')}")
-    if there := next((p for p in (out, checkpoint.sidecar_of(out)) if p.exists() and not force), None):
-        raise FslError(f"{there}: already exists; give another name, or --force to replace it")
+    checkpoint.refuse_output(out, force)
     if not (run / SUMMARY).is_file():
         raise DataError(f"{run}: is not the directory of a finished training run; finish it with --resume")
     loaded = checkpoint.load(run / "weights.safetensors")

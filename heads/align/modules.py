@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_cli import transport
-from fewshot_cli.contracts import Solver
+from fewshot_cli.contracts import Solver, SolverUser
 from fewshot_cli.heads.align.deformable import DeformableConv2d
 from fewshot_cli.heads.align.options import AlignOptions, Deform
 
@@ -41,7 +41,7 @@ class Foreground(nn.Module):
         return (F.cosine_similarity(maps, pooled, dim=1, eps=TINY) + 1) / 2
 
 
-class Correspondence(nn.Module):
+class Correspondence(nn.Module, SolverUser):
     """LSC: weights of the support's positions for each position of a query (eq. 4, 5).
 
     `keys` embeds maps by g: 1×1 convolution, batch norm, ReLU, 1×1 convolution, shared by both sides.
@@ -80,12 +80,10 @@ class Correspondence(nn.Module):
         cost = 1 - correlation
         n, m = cost.shape[1:]
         supply, demand = cost.new_full((len(cost), n), 1 / n), cost.new_full((len(cost), m), 1 / m)
-        if self.solver is None:
-            raise RuntimeError("correspondence=plan was constructed without a solver")
-        if self.solver.gradient != "autograd":
+        if self.needed_solver.gradient != "autograd":
             cost = cost.detach()
         transport.check(cost, supply, demand)
-        return n * transport.solve(self.solver, cost, supply, demand).flow
+        return n * transport.solve(self.needed_solver, cost, supply, demand).flow
 
 
 def cosines(query: Tensor, support: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import Malicious
+from layouts import Malicious, write_malicious
 from spoiled import SIDECAR, arguments, digest, other
 
 from fewshot_cli.config.load import load_recipe
@@ -97,10 +97,7 @@ def test_a_folder_as_weights_is_a_usage_error(refused, world, tmp_path):
 def test_a_malicious_pth_is_refused_and_not_run(refused, world, tmp_path, how):
     path, flag = tmp_path / "evil.pth", tmp_path / "ran"
     content = {"params": {"blocks.0.0.weight": torch.zeros(4, 3, 3, 3)}, "more": Malicious(flag)}
-    if how == "pickle":
-        path.write_bytes(pickle.dumps(Malicious(flag), protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "torch zip")
+    write_malicious(path, flag, content, how.removeprefix("torch "))
     refused(
         Exit.DATA,
         r"evil\.pth: holds more than tensors, so loading it could run code",

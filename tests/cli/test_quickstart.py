@@ -15,8 +15,8 @@ def test_the_embedded_default_reproduces_its_accuracy_with_the_shipped_weights(f
 def test_shipped_weights_are_small_whole_and_say_what_they_are():
     from fewshot_cli.weights import checkpoint, installed
 
-    assert {"glyphs_conv64", "cifar_fs_conv64"} <= set(installed.files())
-    for path in installed.files().values():
+    assert {"glyphs_conv64", "cifar_fs_conv64"} <= set(installed.names())
+    for path in map(installed.file, installed.names()):
         loaded = checkpoint.load(path)
         assert path.stat().st_size < 1_000_000
         assert (

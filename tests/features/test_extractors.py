@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.config.parts import training_side
+from fewshot_cli.config.parts import build_extractor
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.decode import cut_out
@@ -257,7 +257,8 @@ def test_features_of_random_patches_are_kept_for_each_seed(glyph_root):
 
 def test_training_cuts_patches_from_images_twice_the_input_but_never_enlarged():
     def side(longest: int, *sets: str) -> int:
-        return training_side(load_recipe("mini_imagenet_5w1s", list(sets)), longest)
+        recipe = load_recipe("mini_imagenet_5w1s", list(sets))
+        return build_extractor(recipe).side(recipe.image.size, longest)
 
     for name in ("grid", "sampling"):
         assert [side(n, f"extractor={name}") for n in (500, 168, 100, 32)] == [168, 168, 100, 32]

@@ -1,13 +1,12 @@
 """`fsl import`: the authors' networks, written again here, give the same features through our backbones."""
 
 import json
-import pickle
 import re
 import shlex
 
 import pytest
 import torch
-from layouts import Malicious
+from layouts import Malicious, write_malicious
 from torch import nn
 
 from fewshot_cli import registry
@@ -404,10 +403,7 @@ def test_a_folder_is_a_usage_error_and_a_tar_archive_is_to_be_unpacked(refused, 
 def test_a_pickle_with_code_is_refused_and_not_run(refused, tmp_path, how):
     flag, path = tmp_path / "ran", tmp_path / "evil.pth"
     content = {"params": state(lively(Residual())), "more": Malicious(flag)}
-    if how == "pickle":
-        path.write_bytes(pickle.dumps(Malicious(flag), protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    write_malicious(path, flag, content, how)
     refused(
         Exit.DATA,
         r"evil\.pth: holds more than tensors, so loading it could run code",
