@@ -20,6 +20,7 @@ from turns import in_turn, ott
 from fewshot_cli import registry, transport
 from fewshot_cli.config.load import default_part
 from fewshot_cli.config.parts import build_head
+from fewshot_cli.kernels.certificate import certify
 from fewshot_cli.profiling.problems import generated
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.device import keep_freed_memory
@@ -49,6 +50,20 @@ def speed(n: int, m: int, rounds: int) -> dict:
         "two_threads_over_cv2": rate["network_simplex, 2 threads"] / rate["cv2.EMD"],
         "one_thread_over_ot": rate["network_simplex"] / rate["ot.emd"],
     }
+
+
+def certificate(rounds: int, n: int = 25) -> float:
+    """Time of the proof that an episode's plans are optimal, over that of the solver, one thread."""
+    given, ours = generated(n, n, 375), solver("network_simplex", 1)
+    plan = ours.solve(*given)
+    times = in_turn(
+        {
+            "solve": lambda: ours.solve(*given),
+            "certify": lambda: certify(*given, plan, ours.tolerance, 1),
+        },
+        9 * rounds,
+    )
+    return times["certify"] / times["solve"]
 
 
 def gradient(rounds: int) -> float:
@@ -147,6 +162,7 @@ def main() -> None:
         )
     result = {
         "speed": rows,
+        "certificate_over_solver": certificate(given.rounds),
         "gradient_over_forward": gradient(given.rounds),
         "sinkhorn": sinkhorn(given.rounds),
         "episode_milliseconds": episode(given.rounds),

@@ -62,6 +62,9 @@ class Plan:
     `flow` [B,n,m]; `supply_price` [B,n] and `demand_price` [B,m] are optimal dual prices, or None when the solver has
     none; `iterations` [B] int64; `converged` [B] bool; `basis` [B,n+m] int16, of a solver that can start from it, or
     None. All on the device of the cost.
+
+    `certified_gap` [B] is filled in by `transport.solve` for a `certified` solver: how far the plan's value is above a
+    lower bound on the optimum, relative to mass · largest |cost|.
     """
 
     flow: Tensor
@@ -70,6 +73,7 @@ class Plan:
     iterations: Tensor
     converged: Tensor
     basis: Tensor | None = None
+    certified_gap: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,13 @@ class Solver(Part[OptionsT], ABC):
         one of them.
         """
         return None
+
+    @property
+    def certified(self) -> bool:
+        """Whether a plan counts as converged only with a proof, from its flow and prices, that it is optimal within the
+        tolerance.
+        """
+        return self.exact
 
     @abstractmethod
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:

@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fewshot_cli.contracts import Plan, Solver, WarmStarts
+from fewshot_cli.contracts import EXACT, Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
+from fewshot_cli.kernels.certificate import certify
 from fewshot_cli.runtime.console import say
 
 SMALLEST_TOTAL = 1e-250  # below it float64 has no room left for the units that masses are counted in
@@ -112,7 +113,7 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
 
 
 def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Plan:
-    """The solver's plan for checked problems, noted in every open ledger."""
+    """The solver's plan for checked problems, noted in every open ledger; a certified solver's with its proof."""
     start = perf_counter()
     if basis is None or basis.trees is None or not solver.warm_start:
         plan = solver.solve(cost, supply, demand)
@@ -120,6 +121,8 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
         plan = cast(WarmStarts, solver).solve(cost, supply, demand, basis=basis.trees)
     if basis is not None:
         basis.trees = plan.basis
+    if solver.certified:
+        plan = certify(cost, supply, demand, plan, solver.tolerance or EXACT, getattr(solver.options, "workers", 0))
     spent = perf_counter() - start
     for record in _LEDGERS.get():
         record.converged.append(plan.converged)

@@ -59,6 +59,11 @@ class QPTH(Solver[QPTHOptions]):
             return f"qpth does not import ({error}); pip install --no-deps qpth"
         return None
 
+    @property
+    def certified(self) -> bool:
+        """Whether the plan is meant to be the optimum: a `strength` of one's own asks for another."""
+        return self.options.strength is None
+
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; float64 inside. Flows may be negative by the interior point's accuracy."""
         batch, n, m = cost.shape

@@ -11,7 +11,7 @@ from fewshot_cli.cli import output
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown
+from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown, plus_minus
 
 if TYPE_CHECKING:
     from fewshot_cli.config.schema import Recipe
@@ -243,7 +243,7 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
         }
     end = {
         "accuracy %": f"{summary['accuracy']:.2f}",
-        "± 95 %": f"{summary['ci95']:.2f}",
+        "± 95 %": "" if summary["ci95"] is None else f"{summary['ci95']:.2f}",
         "seconds": f"{summary['seconds']['total']:.1f}",
     }
     if summary["not_converged"]:
@@ -269,7 +269,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
 
 def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
     over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
-    text = f"accuracy {summary['accuracy']:.2f} ± {summary['ci95']:.2f} % over {over}"
+    text = f"accuracy {plus_minus(summary['accuracy'], summary['ci95'])} % over {over}"
     if summary["not_converged"]:
         text += f"; {output.not_converged(summary['not_converged'])}"
     failure, source = None, ""

@@ -199,6 +199,7 @@ _SOLVER_HEADER = [
     "overhead µs",
     "peak MB",
     "relative gap",
+    "certified gap",
     "gradient error (cost, weights)",
     "iterations",
 ]
@@ -208,7 +209,7 @@ def _solver_rows(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     rows: list[list[Any]] = []
     for r in result["records"]:
         if "skipped" in r:
-            rows.append([r["solver"], f"{r['n']}×{r['m']}", "left out", *["-"] * 9])
+            rows.append([r["solver"], f"{r['n']}×{r['m']}", "left out", *["-"] * 10])
             continue
         ratio = f"{r['gradient_over_forward']:.2f}×" if "gradient_over_forward" in r else "-"
         errors = "/".join(_short(r[key], "{:.0e}") for key in ("cost_gradient_error", "weight_gradient_error"))
@@ -225,6 +226,7 @@ def _solver_rows(result: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
                 _short(r["call_overhead_seconds"], "{:.0f}", 1e6),
                 _short(r["peak_bytes"], "{:.1f}", 1e-6),
                 gap,
+                _short(r["certified_gap"], "{:.0e}"),
                 errors,
                 _short(r["iterations"], "{:.1f}"),
             ]

@@ -9,7 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format, not_converged
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit
-from fewshot_cli.runtime.render import Format
+from fewshot_cli.runtime.render import Format, plus_minus
 
 
 def retrieve(
@@ -63,10 +63,10 @@ def _ranks(text: str) -> tuple[int, ...]:
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     recall = result["recall"].values()
     rows = [
-        [name, *(f"{r[kind]:.2f} ± {r[f'{kind}_ci95']:.2f}" for r in recall)]
+        [name, *(plus_minus(r[kind], r[f"{kind}_ci95"]) for r in recall)]
         for name, kind in (("global", "global"), (f"{result['head']} on {result['shortlist']}", "reranked"))
     ]
-    rows.append(["difference", *(f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" for r in recall)])
+    rows.append(["difference", *(plus_minus(r["difference"], r["difference_ci95"], "+") for r in recall)])
     return ["", *(f"Recall@{k} %" for k in result["recall"])], rows
 
 

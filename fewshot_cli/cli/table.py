@@ -9,7 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import Format, JUnitCase, junit
+from fewshot_cli.runtime.render import Format, JUnitCase, junit, plus_minus
 
 if TYPE_CHECKING:  # importing these would import pydantic for --help
     from fewshot_cli.papers.request import Request
@@ -273,8 +273,8 @@ def _cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["method", "task", "ours %", f"difference to {result['reference']}", "published %", "on"]
     rows = []
     for r in result["records"]:
-        ours = f"{r['accuracy']:.2f} ± {r['ci95']:.2f}" if "accuracy" in r else "-"
-        difference = f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" if "difference" in r else ""
+        ours = plus_minus(r["accuracy"], r["ci95"]) if "accuracy" in r else "-"
+        difference = plus_minus(r["difference"], r["difference_ci95"], "+") if "difference" in r else ""
         printed = f"{r['published']:.2f}" if "published" in r else ""
         printed += f" ± {r['published_ci95']:.2f}" if "published_ci95" in r else ""
         rows.append(

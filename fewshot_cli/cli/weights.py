@@ -9,7 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import as_yaml, in_format
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import complain, emit, say
-from fewshot_cli.runtime.render import Format
+from fewshot_cli.runtime.render import Format, plus_minus
 
 if TYPE_CHECKING:  # importing it would import PyTorch for --help
     from fewshot_cli.weights.checkpoint import Checkpoint
@@ -68,11 +68,11 @@ def pack(
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The .safetensors file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Write a run's weights in half precision, with the hours and machines of their training, to give to others."""
+    """Write a run's weights in half precision, with the time and machines of their training, to give to others."""
     from fewshot_cli.weights.pack import pack as packed
 
     sidecar = packed(run, out, force)
-    cost = f", {sidecar['epochs']} epochs, {sidecar['hours']} hours of training" if "epochs" in sidecar else ""
+    cost = f", {sidecar['epochs']} epochs in {sidecar['seconds']} s of training" if "epochs" in sidecar else ""
     say(f"{out}: {out.stat().st_size / 1e6:.1f} MB{cost}")
 
 
@@ -146,4 +146,4 @@ def _facts(name: str) -> dict[str, Any]:
 def _interval(validation: dict[str, float] | None) -> str:
     if not validation or not {"accuracy", "ci95"} <= validation.keys():
         return "-"
-    return f"{validation['accuracy']:.2f} ± {validation['ci95']:.2f}"
+    return plus_minus(validation["accuracy"], validation["ci95"])

@@ -24,8 +24,8 @@ def default_solver() -> PartSpec:
     return default_part("solvers", Recipe.model_fields["solver"].default.name)
 
 
-def reference_solver(n: int, m: int) -> Solver[Any]:
-    """The solver that others are compared with on n×m problems: the first in rank of those that work here.
+def reference_solvers(n: int, m: int) -> list[Solver[Any]]:
+    """The solvers of those that work here which others are compared with on n×m problems, the first in rank first.
 
     Raises `RecipeError` when there is none.
     """
@@ -35,7 +35,7 @@ def reference_solver(n: int, m: int) -> Solver[Any]:
             ranked.append((rank, name))
     if not ranked:
         raise RecipeError(f"no solver works here that could serve as the reference at {n}×{m}; install POT")
-    return registry.solver(min(ranked)[1])()
+    return [registry.solver(name)() for _, name in sorted(ranked)]
 
 
 def build_backbone(recipe: Recipe) -> Backbone:

@@ -139,16 +139,18 @@ class ValidateSpec(Section):
 
 
 class GrowSpec(Section):
-    """Small images first, which cost less: the network's input grows to `image.size` in steps of eight pixels."""
+    """Small images first, which cost less: the network's input grows to its side in training in steps of eight
+    pixels.
+    """
 
     start: int | None = Field(
         None,
         ge=8,
         le=1024,
         multiple_of=8,
-        description="side of the input in the first epoch, a multiple of 8 (default: image.size throughout)",
+        description="side of the input in the first epoch, a multiple of 8 (default: the last side throughout)",
     )
-    share: Share = Field(0.7, description="share of the epochs after which image.size is reached")
+    share: Share = Field(0.7, description="share of the epochs after which size is reached")
 
     def side(self, size: int, epoch: int, epochs: int) -> int:
         """Side of the input in an epoch, counted from 0, that ends at `size`."""
@@ -171,6 +173,13 @@ class PretrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
+    size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="side of the network's input in training; networks often see more on larger images than they were "
+        "trained on (default: image.size)",
+    )
     grow: GrowSpec = GrowSpec()
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
@@ -220,6 +229,13 @@ class MetatrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec(lr=5e-4)
     schedule: ScheduleSpec = ScheduleSpec(every=10, gamma=0.5)
     augment: AugmentSpec = AugmentSpec()
+    size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="side of the network's input in training; networks often see more on larger images than they were "
+        "trained on (default: image.size)",
+    )
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
     )
@@ -318,6 +334,9 @@ class Recipe(Section):
         del data["pretrain"]["start"]  # runs record the hash of the weights themselves
         if self.pretrain.grow == GrowSpec():  # runs from before it was there go on
             del data["pretrain"]["grow"]
+        for stage in ("pretrain", "metatrain"):  # the same
+            if data[stage]["size"] is None:
+                del data[stage]["size"]
         parts = (
             ("solver", self.solver, data),
             ("head", self.head, data),

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.store import Split
 from fewshot_cli.runtime.console import progress, say
-from fewshot_cli.runtime.device import free_memory
+from fewshot_cli.runtime.device import free_memory, onto
 from fewshot_cli.runtime.files import guarded
 from fewshot_cli.runtime.processes import Processes
 
@@ -46,8 +46,8 @@ class Pixels:
     def __call__(self, pick: Tensor) -> Tensor:
         """The images with these indices [K] (a CPU tensor), on the device: [K,3,S,S]."""
         if self.mapped:
-            return self.images[pick].to(self.device)
-        return self.images[pick.to(self.device)]
+            return onto(self.device, self.images[pick])
+        return self.images[onto(self.device, pick)]
 
     def ahead(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches; those from a file are made by another thread, two ahead."""

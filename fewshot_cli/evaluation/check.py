@@ -6,6 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fewshot_cli.errors import FslError
+
 if TYPE_CHECKING:  # the command line imports this for --help
     from fewshot_cli.config.schema import Recipe
     from fewshot_cli.evaluation.results import Judged
@@ -61,12 +63,16 @@ def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any
     """Write a recipe that is `base` with these options, and expects a result on its data, for a user's own CI.
 
     The tolerance is half of the interval, but at least 0.1: the episodes are the same, and only rounding differs from
-    machine to machine. Raises `DataError` when the disk refuses.
+    machine to machine. Raises `FslError` for a result of one episode, `DataError`
+    when the disk refuses.
     """
     import yaml
 
     from fewshot_cli.config.load import installed_recipes
     from fewshot_cli.runtime.files import write_text
+
+    if result["ci95"] is None:
+        raise FslError(f"{path}: one episode says too little to expect its accuracy of others; evaluate more")
 
     expect = {
         "accuracy": round(result["accuracy"], 2),

@@ -20,8 +20,10 @@ from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.processes import Processes
+from fewshot_cli.runtime.render import plus_minus
 from fewshot_cli.runtime.runs import Run, versions
 
+ALIKE = 1e-6  # difference of scores, relative to them, that rounding alone makes
 BUDGET = 64 << 20  # elements of the largest tensors in one call, so that a batch of episodes fits the memory
 
 
@@ -47,13 +49,19 @@ def run_batch(
     """Records of the episodes `numbers` and the seconds spent inside the solver; features live where the head works.
 
     A record holds the episode's number, its classes, the correct answers, the accuracy in per cent and the problems a
-    solver gave up on; nothing that depends on how episodes were batched. Raises `DataError` for NaN logits.
+    solver gave up on; nothing that depends on how episodes were batched. Raises `DataError` for NaN logits, and for
+    logits that are equal for all classes.
     """
     episodes = [sampler(n) for n in numbers]
     with transport.ledger() as ledger:
         logits = _logits(head, *gather(features, episodes))
     if not torch.isfinite(logits).all():
         raise DataError(f"episodes {numbers.start}-{numbers.stop - 1}: NaN or infinite logits; check the weights")
+    if not bool((logits.amax(-1) - logits.amin(-1) > ALIKE * logits.abs().amax(-1)).any()):
+        raise DataError(
+            f"episodes {numbers.start}-{numbers.stop - 1}: every query scores all classes alike, so its guess says "
+            "nothing; check the weights, the features they give, and the options of the head"
+        )
     guess = logits.argmax(-1).cpu()
     records: list[EpisodeRecord] = []
     for episode, row, failed in zip(episodes, guess, ledger.failures(len(episodes)), strict=True):
@@ -87,8 +95,11 @@ def run_episodes(
     processes: Processes | None = None,
 ) -> dict[str, float]:
     """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on
-    every process. Returns seconds, those in the solver summed over the processes.
+    every process. Returns seconds, those in the solver summed over the processes. Raises `DataError` as `run_batch`,
+    and when the features of all images are the same.
     """
+    if len(features) > 1 and all(torch.equal(features[0], other) for other in features[1:]):
+        raise DataError("the backbone gives the same features for every image; check the weights and the images")
     begin, inside = perf_counter(), 0.0
     processes = processes or Processes(features.device)
     batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
@@ -136,7 +147,7 @@ def evaluate_episodes(
         def keep(new: list[EpisodeRecord]) -> None:
             run.append(RECORDS, new)
             records.extend(new)
-            bar.update(len(records), "{:.2f} ± {:.2f} %".format(*mean_ci95([r["accuracy"] for r in records])))
+            bar.update(len(records), plus_minus(*mean_ci95([r["accuracy"] for r in records])) + " %")
 
         left = range(len(records), recipe.eval.episodes)
         spent = run_episodes(model.head, features, sampler, left, batch, keep, split.classes.__getitem__, processes)

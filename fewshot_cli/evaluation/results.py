@@ -34,7 +34,9 @@ class Judged(TypedDict):
     """Fields of every result that `--check` can judge."""
 
     accuracy: float  # mean
-    ci95: float  # half-width of its 95 % interval, of the kind that `interval` names
+    ci95: (
+        float | None
+    )  # half-width of its 95 % interval, of the kind that `interval` names; of one episode there is none
     hashes: Hashes
     expect: NotRequired[dict[str, Any] | None]  # with --check: the recipe's entry for this data, None without one
     passed: NotRequired[bool]  # with --check and an entry: whether the accuracy lies within or above the tolerance
@@ -113,7 +115,7 @@ class Validation(TypedDict):
     """The result of a validation during training."""
 
     accuracy: float
-    ci95: float
+    ci95: float | None
     epoch: NotRequired[int]  # of the best validation: the epoch after which it was made
 
 

@@ -9,18 +9,20 @@ INTERVAL_PAIRED_QUERIES = "normal approximation over queries, paired"
 INTERVAL_IMAGES = "Wilson's score interval over images, the distance to its farther end"
 
 
-def mean_ci95(values: Sequence[float]) -> tuple[float, float]:
+def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half-width of its 95 % interval, 1.96·s/√n with the population standard deviation, as DeepEMD
-    reports.
+    reports; None for a single value, which says nothing of how far others lie.
     """
     n = len(values)
     mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None
     variance = math.fsum((v - mean) ** 2 for v in values) / n
     return mean, 1.96 * math.sqrt(variance / n)
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of the 95 % interval of first − second on the same episodes."""
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half-width of the 95 % interval of first − second on the same episodes, None for a single one."""
     return mean_ci95([a - b for a, b in zip(first, second, strict=True)])
 
 

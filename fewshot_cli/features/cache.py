@@ -48,7 +48,7 @@ def cached_features(
             with atomic(path) as part:
                 kept = maps.cpu()
                 save_file({"maps": kept}, part, metadata={"digest": _digest(kept)})
-    except DataError as error:
+    except (DataError, SafetensorError) as error:  # the latter is how safetensors puts that the disk is full
         say(f"note: features are not cached: {error}")
     return maps, perf_counter() - start
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.config.schema import ImageSpec
+from fewshot_cli.runtime.device import onto
 
 
 def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
@@ -15,5 +16,5 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
 
 def standardise(x: Tensor, spec: ImageSpec) -> Tensor:
     """Images [N,3,H,W] in [0,1], in place, minus the mean and divided by the standard deviation of each colour."""
-    mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    mean, std = (onto(x.device, torch.tensor(v)).view(3, 1, 1) for v in (spec.mean, spec.std))
     return x.sub_(mean).div_(std)

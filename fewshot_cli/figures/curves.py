@@ -40,7 +40,9 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.6), layout="constrained")
     for mark, row in zip(MARKS * 9, dict.fromkeys(r["row"] for r in records), strict=False):
-        measured = sorted((r["shot"], r["accuracy"], r["ci95"]) for r in records if r["row"] == row and "accuracy" in r)
+        measured = sorted(
+            (r["shot"], r["accuracy"], r["ci95"] or 0) for r in records if r["row"] == row and "accuracy" in r
+        )
         if measured:
             shots, accuracy, ci95 = zip(*measured, strict=True)
             axes.errorbar(shots, accuracy, ci95, marker=mark, capsize=2, label=row)
@@ -73,7 +75,9 @@ def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     left.plot([r["epoch"] for r in records], [r["loss"] for r in records], label="training loss")
     right.plot([r["epoch"] for r in records], [r["train_accuracy"] for r in records], label="training batches")
-    seen = [(r["epoch"], r["validation"]["accuracy"], r["validation"]["ci95"]) for r in records if "validation" in r]
+    seen = [
+        (r["epoch"], r["validation"]["accuracy"], r["validation"]["ci95"] or 0) for r in records if "validation" in r
+    ]
     if seen:
         right.errorbar(*zip(*seen, strict=True), marker="o", markersize=3, capsize=2, label="validation")
     for axes, name in ((left, "cross-entropy"), (right, "accuracy, %")):

@@ -217,6 +217,10 @@ distance = _pairwise(
 )
 either = _pairwise("a | b, of integers.", lambda to, a, x, y: to.or_(x, y))
 both = _pairwise("a & b, of integers.", lambda to, a, x, y: to.and_(x, y))
+lesser = _pairwise("a where a < b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered("<", x, y), x, y))
+greater = _pairwise(
+    "a where a > b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered(">", x, y), x, y)
+)
 smin = _pairwise("The smaller of two integers.", lambda to, a, x, y: to.select(to.icmp_signed("<", x, y), x, y))
 smax = _pairwise("The larger of two integers.", lambda to, a, x, y: to.select(to.icmp_signed(">", x, y), x, y))
 

@@ -26,6 +26,7 @@ from fewshot_cli.papers.schema import (
     MetatrainedRow,
 )
 from fewshot_cli.runtime.console import progress, say
+from fewshot_cli.runtime.render import plus_minus
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights.find import find_weights
 
@@ -166,7 +167,7 @@ class _Evaluator:
 
             def keep(records: list[EpisodeRecord]) -> None:
                 accuracies.extend(r["accuracy"] for r in records)
-                bar.update(len(accuracies), "{:.2f} ± {:.2f} %".format(*mean_ci95(accuracies)))
+                bar.update(len(accuracies), plus_minus(*mean_ci95(accuracies)) + " %")
 
             batch = episodes_per_call(model.head, model.sampler, features)
             run_episodes(model.head, features, model.sampler, range(self.request.episodes), batch, keep)

@@ -44,8 +44,9 @@ def _deepemd(shot: int) -> list[Recipe]:
 def pairs() -> dict[str, Pair]:
     """DeepEMD's pairs, sorted by name: `<dataset>`, or `<dataset>_<backbone>` with another backbone than the main one.
 
-    The main backbone of a dataset is the paper's, or the only one that there is. Both recipes of a pair have heads with
-    default options, whose local features are the positions of the map.
+    The main backbone of a dataset is the paper's, or the only one that there is. What the weights' name has after
+    dataset and backbone, such as `_paper`, is at the end of the pair's too: it tells apart what differs in training.
+    Both recipes of a pair have heads with default options, whose local features are the positions of the map.
     """
     plain = {shot: [recipe for recipe in _deepemd(shot) if _is_plain(recipe)] for shot in HEADS}
     matched = [Pair(one, five) for one in plain[1] for five in plain[5] if _trained_alike(one, five)]
@@ -54,7 +55,9 @@ def pairs() -> dict[str, Pair]:
     for pair, dataset in zip(matched, datasets, strict=True):
         backbone = pair.one_shot.backbone.name
         main = backbone == BACKBONE or datasets.count(dataset) == 1
-        out[dataset if main else f"{dataset}_{backbone}"] = pair
+        begin, weights = f"{dataset}_{backbone}_", pair.one_shot.weights or ""
+        variant = weights[len(begin) - 1 :] if weights.startswith(begin) else ""
+        out[(dataset if main else f"{dataset}_{backbone}") + variant] = pair
     return dict(sorted(out.items()))
 
 

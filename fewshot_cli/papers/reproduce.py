@@ -18,7 +18,7 @@ from fewshot_cli.papers.schema import EvaluatedTable
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.files import write_json, write_text
 from fewshot_cli.runtime.processes import Processes
-from fewshot_cli.runtime.render import markdown
+from fewshot_cli.runtime.render import markdown, plus_minus
 from fewshot_cli.runtime.runs import SUMMARY, TIMES, Run, read, stage, versions
 from fewshot_cli.training.log import LOG
 from fewshot_cli.training.metatrain import metatrain
@@ -170,14 +170,14 @@ def as_markdown(report: dict[str, Any]) -> str:
     """The report as a page."""
     rows = []
     for r in report["rows"]:
-        apart = f"{r['difference']:+.2f} ± {r['difference_ci95']:.2f}" if "difference" in r else ""
+        apart = plus_minus(r["difference"], r["difference_ci95"], "+") if "difference" in r else ""
         printed = " ± ".join(f"{x:.2f}" for x in r.get("published", []))
         rows.append(
             [
                 r["method"],
                 f"5-way {r['shot']}-shot",
                 r["episodes"],
-                f"{r['accuracy']:.2f} ± {r['ci95']:.2f}",
+                plus_minus(r["accuracy"], r["ci95"]),
                 apart,
                 printed,
             ]
@@ -186,7 +186,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     times = [
         f"- {stage}: {s['epochs']} epochs in {s['seconds']:.0f} s, of these "
         f"{s['training_seconds']:.0f} s training; best "
-        f"validation {s['best']['accuracy']:.2f} ± {s['best']['ci95']:.2f} after epoch {s['best']['epoch']}; "
+        f"validation {plus_minus(s['best']['accuracy'], s['best']['ci95'])} after epoch {s['best']['epoch']}; "
         f"[log]({stage}/{LOG}), ![curves]({stage}/{CURVES})"
         for stage, s in report["stages"].items()
     ]

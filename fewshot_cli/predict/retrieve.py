@@ -169,9 +169,9 @@ def _ranks(
     return order.cpu(), order.gather(1, at).cpu(), scores.cpu()
 
 
-def _recall(hits: dict[str, Tensor], k: int) -> dict[str, float]:
+def _recall(hits: dict[str, Tensor], k: int) -> dict[str, float | None]:
     first, second = ((100.0 * hits[kind][:, :k].any(1)).tolist() for kind in ("global", "reranked"))
-    out: dict[str, float] = {}
+    out: dict[str, float | None] = {}
     for kind, values in (("global", first), ("reranked", second)):
         out[kind], out[f"{kind}_ci95"] = share_ci95(sum(v > 0 for v in values), len(values))
     out["difference"], out["difference_ci95"] = paired(second, first)

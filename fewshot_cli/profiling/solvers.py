@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.config.parts import reference_solver
+from fewshot_cli.config.parts import reference_solvers
 from fewshot_cli.contracts import Solver
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.runtime.device import matching_device
@@ -170,12 +170,17 @@ def _moved(given: Problems, batch: int, place: torch.device) -> Problems:
     return given.map(lambda x: x[:batch].to(place))
 
 
-def _oracle(given: Problems) -> _Answer:
+def _oracle(given: Problems) -> _Answer | None:
     """Value [B], and gradient of cost, supply and demand, of the first problems; weight gradients without their
-    mean.
+    mean. None when no reference proves its values optimal.
     """
     n, m = given[0].shape[1:]
-    return _answer(reference_solver(n, m), given.map(lambda x: x[:COMPARED].double()))
+    for solver in reference_solvers(n, m):
+        with transport.ledger() as ledger:
+            answer = _answer(solver, given.map(lambda x: x[:COMPARED].double()))
+        if all(bool(converged.all()) for converged in ledger.converged):
+            return answer
+    return None
 
 
 def _answer(solver: Solver, given: Problems) -> _Answer:
@@ -186,7 +191,7 @@ def _answer(solver: Solver, given: Problems) -> _Answer:
     return value.detach(), centred
 
 
-def _figures(e: _Entrant, best: _Answer, now: Callable[[], float]) -> dict[str, Any]:
+def _figures(e: _Entrant, best: _Answer | None, now: Callable[[], float]) -> dict[str, Any]:
     batch = len(e.inputs[0][0])
     seconds = statistics.median(e.forward) / batch
     few = e.inputs[0].map(lambda x: x[:COMPARED])
@@ -196,9 +201,12 @@ def _figures(e: _Entrant, best: _Answer, now: Callable[[], float]) -> dict[str, 
     except Exception:  # the gradient failed, which the record says where it was timed
         with torch.no_grad():
             value, gradients = transport.value(e.solver, *few), [None] * 3
-    optimum, exact = best[0][:compared], best[1]
-    gap = ((value.cpu().double() - optimum) / optimum.abs().clamp(min=1e-12)).abs().max()
-    errors = [_error(g, x) for g, x in zip(gradients, exact, strict=True)]
+    gap: float | None = None
+    errors: list[float | None] = [None] * 3
+    if best is not None:
+        optimum = best[0][:compared]
+        gap = float(((value.cpu().double() - optimum) / optimum.abs().clamp(min=1e-12)).abs().max())
+        errors = [_error(g, x) for g, x in zip(gradients, best[1], strict=True)]
     peak = _peak(e.device, lambda: _forward(e.solver, e.inputs[0]))
     with torch.no_grad():
         plan = transport.solve(e.solver, *e.inputs[0])
@@ -214,7 +222,8 @@ def _figures(e: _Entrant, best: _Answer, now: Callable[[], float]) -> dict[str, 
         "problems_per_second": 1 / seconds,
         "call_overhead_seconds": overhead,
         "peak_bytes": peak,
-        "relative_gap": float(gap),
+        "relative_gap": gap,
+        "certified_gap": None if plan.certified_gap is None else float(plan.certified_gap.abs().max()),
         "cost_gradient_error": errors[0],
         "weight_gradient_error": None if None in errors[1:] else max(x for x in errors[1:] if x is not None),
         "iterations": float(plan.iterations.double().mean()) or None,

@@ -55,7 +55,7 @@ class _Timed(Solver):
 
     def __init__(self, inner: Solver, clock: _Clock) -> None:
         self.inner, self.clock = inner, clock
-        for name in ("devices", "exact", "gradient", "warm_start", "options"):
+        for name in ("devices", "exact", "gradient", "warm_start", "tolerance", "options"):
             setattr(self, name, getattr(inner, name))
 
     def solve(self, *problem: Tensor, **more: Any) -> Plan:
@@ -99,7 +99,7 @@ def beside(recipes: list[Recipe], classes: int, processes: Processes, rounds: in
 
 
 def _works(recipe: Recipe, classes: int, device: torch.device) -> dict[str, Callable[[], Any]]:
-    spec, size = recipe.pretrain, recipe.image.size
+    spec, size = recipe.pretrain, recipe.pretrain.size or recipe.image.size
     images = torch.randn(spec.batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(spec.batch, device=device) % classes
     backbone = place(build_backbone(recipe), device)
@@ -130,7 +130,7 @@ class _Stage:
         self, recipe: Recipe, spec: PretrainSpec | MetatrainSpec, objective: _Objective, extractor: Extractor | None
     ) -> None:
         self.image, self.spec, self.objective, self.extractor = recipe.image, spec, objective, extractor
-        self.device = next(objective.backbone.parameters()).device
+        self.device, self.size = next(objective.backbone.parameters()).device, spec.size or recipe.image.size
         side = spec.augment.side or recipe.image.decoded
         if extractor is not None and extractor.patches:
             side = extractor.side(recipe.image.size, 2 * recipe.image.size)
@@ -150,13 +150,13 @@ class _Stage:
     def images(self) -> Tensor:
         """The images of a step, cut and augmented."""
         draws = draw(self.sizes, self.spec.augment, self.image, self.rng, self.extractor)
-        return apply(self.raw, draws, self.spec.augment, self.image)
+        return apply(self.raw, draws, self.spec.augment, self.image, self.size)
 
     def batch(self) -> Any:
         """What the objective takes."""
         images = self.images()
         if isinstance(self.spec, PretrainSpec):
-            return images, self.labels, draw_mixing(self.count, self.spec.mix, self.image.size, self.rng)
+            return images, self.labels, draw_mixing(self.count, self.spec.mix, self.size, self.rng)
         return images
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewshot_cli.contracts import Solver
 from fewshot_cli.errors import FslError
@@ -41,6 +41,22 @@ def matching_device(solver: Solver[Any] | None, device: torch.device) -> torch.d
 def place(module: M, device: torch.device) -> M:
     """The module on the device, its weights laid out channels last, as convolutions are fastest."""
     return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
+
+
+def onto(device: torch.device, x: Tensor) -> Tensor:
+    """The tensor on the device. From the CPU to a GPU it goes through pinned memory, so that the host does not wait for
+    what it has queued there before.
+    """
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether it computes in bf16 itself; a processor without it emulates it, ten times slower than float32."""
+    with suppress(AttributeError, RuntimeError):  # a PyTorch without oneDNN
+        return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return True
 
 
 def machine(device: torch.device) -> str:

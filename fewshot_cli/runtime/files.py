@@ -127,6 +127,30 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+_SEAL = b"fsl, sealed\n"  # then the SHA-256 of what follows it
+
+
+def write_sealed(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically with the digest of its content, which `read_sealed` checks."""
+    with atomic(path) as part, part.open("wb") as file:
+        file.write(_SEAL + hashlib.sha256(content).digest())
+        file.write(content)
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote; a file without a seal, of an earlier version, as it is. Raises `ValueError` when the
+    content is not what was written.
+    """
+    with guarded(path):
+        whole = path.read_bytes()
+    if not whole.startswith(_SEAL):
+        return whole
+    digest, content = whole[len(_SEAL) : len(_SEAL) + 32], whole[len(_SEAL) + 32 :]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its SHA-256 is another one")
+    return content
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -106,3 +106,8 @@ def junit(suite: str, cases: Sequence[JUnitCase]) -> str:
             ET.SubElement(element, "system-out").text = case.text
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode")
+
+
+def plus_minus(mean: float, ci95: float | None, sign: str = "") -> str:
+    """A mean with the half-width of its interval, or without where one value gives none."""
+    return f"{mean:{sign}.2f}" + ("" if ci95 is None else f" ± {ci95:.2f}")

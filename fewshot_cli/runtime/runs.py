@@ -60,7 +60,7 @@ class Run:
         config = path / CONFIG
         self.resumed = config.exists()
         if self.resumed:
-            old = read(config)
+            old = self._config = read(config)
             if not resume:
                 raise DataError(f"{path}: already holds a run; add --resume to continue it or choose another --run-dir")
             if old.get("key") != self.key:
@@ -72,16 +72,15 @@ class Run:
         else:
             with guarded(path):
                 path.mkdir(parents=True, exist_ok=True)
-            write_json(
-                config,
-                {
-                    "verb": verb,
-                    "key": self.key,
-                    "identity": identity,
-                    "recipe": recipe,
-                    "versions": versions(),
-                },
-            )
+            self._config = {
+                "verb": verb,
+                "key": self.key,
+                "identity": identity,
+                "recipe": recipe,
+                "versions": versions(),
+                "summary": None,
+            }
+            write_json(config, self._config)
 
     @staticmethod
     def records(path: Path) -> list[Any]:
@@ -125,8 +124,9 @@ class Run:
             write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary; a run is complete when it is there."""
+        """Write the summary, its digest into the configuration first; a run is complete when it is there."""
         if self.writes:
+            write_json(self.path / CONFIG, {**self._config, "summary": fingerprint(summary)})
             write_json(self.path / SUMMARY, summary)
 
     def discard(self, *files: str) -> None:
@@ -140,8 +140,15 @@ class Run:
 
     @property
     def summary(self) -> Any:
-        """The summary of a complete run."""
-        return read(self.path / SUMMARY) if (self.path / SUMMARY).exists() else None
+        """The summary of a complete run. Raises `DataError` for one that this run did not write."""
+        path = self.path / SUMMARY
+        if not path.exists():
+            return None
+        summary = read(path)
+        # those of earlier versions have no digest
+        if "summary" in self._config and self._config["summary"] != fingerprint(summary):
+            raise DataError(f"{path}: is not what this run wrote; remove it, and --resume makes it again")
+        return summary
 
 
 _kept: dict[Path, int] = {}  # how many runs of this process use a folder

@@ -13,6 +13,7 @@ from fewshot_cli.config.schema import AugmentSpec, ImageSpec, MixSpec
 from fewshot_cli.contracts import Extractor
 from fewshot_cli.features.crops import cut, cut_patches, random_resized
 from fewshot_cli.features.preprocess import standardise
+from fewshot_cli.runtime.device import onto
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -55,13 +56,13 @@ def apply(images: Tensor, draws: Draws, spec: AugmentSpec, image: ImageSpec, siz
     `size` is the network's input, `image.size` unless it is given.
     """
     x, size = images.float().div_(255), size or image.size
-    boxes, flip = draws.boxes.to(x.device), draws.flip.to(x.device)
+    boxes, flip = onto(x.device, draws.boxes), onto(x.device, draws.flip)
     if boxes.ndim == 3:
         x = cut_patches(x, boxes, flip, size)
     else:
         x = cut(x, boxes, flip, size, "zeros" if spec.crop == "pad" else "border")
     if draws.factors is not None:
-        x = jitter(x, draws.factors.to(x.device))
+        x = jitter(x, onto(x.device, draws.factors))
     return standardise(x, image).contiguous(memory_format=torch.channels_last)
 
 
@@ -80,7 +81,7 @@ def crop_boxes(sizes: Tensor, spec: AugmentSpec, image: ImageSpec, rng: Generato
 
 def jitter(x: Tensor, factors: Tensor) -> Tensor:
     """Brightness, contrast and saturation of images in [0,1] by factors [3,N,1,1,1], in that order."""
-    luma = torch.tensor(_LUMA, device=x.device).view(3, 1, 1)
+    luma = onto(x.device, torch.tensor(_LUMA)).view(3, 1, 1)
     x = (x * factors[0]).clamp_(0, 1)
     grey = (x * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     x = (x * factors[1] + grey * (1 - factors[1])).clamp_(0, 1)
@@ -120,17 +121,17 @@ def draw_mixing(count: int, spec: MixSpec, size: int, rng: Generator) -> Mixing 
     return Mixing(torch.where(cut_out, 1 - area / size**2, keep), box)
 
 
-def neighbours(count: int) -> Tensor:
+def neighbours(count: int, device: torch.device | None = None) -> Tensor:
     """Each image's partner [count]: 0 with 1, 2 with 3, …; a last odd one with itself. The batch's order is
     random.
     """
-    return (torch.arange(count) ^ 1).clamp(max=count - 1)
+    return (torch.arange(count, device=device) ^ 1).clamp(max=count - 1)
 
 
 def mix(x: Tensor, mixing: Mixing) -> Tensor:
     """Standardised images [N,3,H,W] mixed with their neighbours."""
-    other = x[neighbours(len(x)).to(x.device)]
-    box, keep = mixing.box.to(x.device), mixing.keep.to(x.device)
+    other = x[neighbours(len(x), x.device)]
+    box, keep = onto(x.device, mixing.box), onto(x.device, mixing.keep)
     at = torch.arange(x.shape[-1], device=x.device)
     across = (at >= box[:, :1]) & (at < box[:, 2:3])
     down = (at >= box[:, 1:2]) & (at < box[:, 3:])

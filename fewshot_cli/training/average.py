@@ -18,6 +18,7 @@ class Average:
         self.decay = decay
         self.live = [x for module in modules.values() for x in module.state_dict().values()]
         self.averages = [x.clone() for x in self.live]
+        self._floats = [[x for x in those if x.is_floating_point()] for those in (self.averages, self.live)]
         self.steps = 0
 
     @torch.no_grad()
@@ -26,7 +27,9 @@ class Average:
         self.steps += 1
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for average, live in zip(self.averages, self.live, strict=True):
-            average.lerp_(live, weight) if live.is_floating_point() else average.copy_(live)
+            if not live.is_floating_point():
+                average.copy_(live)
+        torch._foreach_lerp_(self._floats[0], self._floats[1], weight)
 
     @contextmanager
     @torch.no_grad()

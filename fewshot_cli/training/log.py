@@ -27,7 +27,7 @@ class SolverStatistics:
         """Count what a step has solved."""
         for iterations, converged in zip(ledger.iterations, ledger.converged, strict=True):
             counts = iterations.double()
-            new = [counts.new_tensor(len(counts)), counts.sum(), counts.square().sum(), (~converged).sum()]
+            new = [counts.new_full((), len(counts)), counts.sum(), counts.square().sum(), (~converged).sum()]
             self.sums += torch.stack(new).to(self.sums.device)
 
     def record(self, processes: Processes) -> dict[str, Any]:

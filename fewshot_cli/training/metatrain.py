@@ -232,7 +232,7 @@ def _phase(
             pick = torch.stack([torch.cat([e.support, e.query], 1).flatten() for e in episodes])
             draws = draw(pixels.sizes[pick.flatten()], spec.augment, recipe.image, rng, extractor)
             part = slice(share.start * pick.shape[1], share.stop * pick.shape[1])
-            yield apply(pixels(pick[share].flatten()), draws.part(part), spec.augment, recipe.image)
+            yield apply(pixels(pick[share].flatten()), draws.part(part), spec.augment, recipe.image, spec.size)
 
     parts = {"backbone": recipe.backbone, "head": recipe.head}
     job = Job(
@@ -241,6 +241,6 @@ def _phase(
         spec.steps,
         validator(validated, whole_images=False),
         {"backbone": backbone, "head": head},
-        {**sidecar("metatrain", recipe, store, parts), "start": start and start.sha256},
+        {**sidecar("metatrain", recipe, store, parts), "classes": split.classes, "start": start and start.sha256},
     )
     return fit(run, spec, job, processes, recipe.seed + before, tensorboard)

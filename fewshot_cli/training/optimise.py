@@ -5,6 +5,7 @@ anew and ends, on the CPU, with the same bytes as an uninterrupted one.
 """
 
 import hashlib
+import io
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -23,8 +24,8 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import TrainingRecord, TrainingResult, Validation
 from fewshot_cli.figures import curves
 from fewshot_cli.runtime.console import Bar, progress, say
-from fewshot_cli.runtime.device import machine
-from fewshot_cli.runtime.files import atomic, guarded
+from fewshot_cli.runtime.device import has_bf16, machine
+from fewshot_cli.runtime.files import read_sealed, write_sealed
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import TIMES, Run
 from fewshot_cli.training.average import Average
@@ -124,8 +125,9 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state() if self.average else None,
         }
-        with atomic(self.run.path / STATE) as part:
-            torch.save(state, part)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_sealed(self.run.path / STATE, content.getbuffer())
 
     def restore(self) -> None:
         """Continue where an interrupted run was stopped. Raises `DataError` for a damaged state."""
@@ -133,8 +135,7 @@ class _Training:
         if not (self.run.resumed and path.exists()):
             return
         try:
-            with guarded(path):
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(read_sealed(path)), map_location="cpu", weights_only=True)
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
@@ -153,6 +154,11 @@ def fit(
     Raises `DataError` when the loss becomes NaN or infinite.
     """
     fabric = processes.fabric  # it must be there before anything is compiled
+    if spec.precision == "bf16" and not has_bf16(processes.device):
+        say(
+            "note: this processor has no bf16 arithmetic, and emulating it is slow; --precision 32 is many times faster"
+        )
+    torch.backends.cudnn.benchmark = True  # a GPU's fastest convolutions for these sizes, of which there are few
     optimizer = make_optimizer(job.objective, spec.optimizer)
     average = Average(job.modules, spec.ema) if spec.ema else None
     objective = share_batch_norm(job.objective, processes)

@@ -17,7 +17,7 @@ from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation import classification
 from fewshot_cli.evaluation.results import TrainingResult, Validation
-from fewshot_cli.runtime.device import place
+from fewshot_cli.runtime.device import onto, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
@@ -59,8 +59,8 @@ class ClassObjective(nn.Module):
         times = len(images) // len(labels)
         losses = self._loss(logits, labels.repeat(times))
         if mixing is not None:
-            keep = mixing.keep.to(losses).repeat(times)
-            other = self._loss(logits, labels[neighbours(len(labels)).to(labels.device)].repeat(times))
+            keep = onto(losses.device, mixing.keep).to(losses).repeat(times)
+            other = self._loss(logits, labels[neighbours(len(labels), labels.device)].repeat(times))
             losses = keep * losses + (1 - keep) * other
         loss = losses.mean()
         if self.rotation_head is not None:
@@ -98,8 +98,9 @@ def pretrain(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
     start = _started(spec.start, backbone, classifier, split.classes, processes)
-    if spec.grow.start is not None and spec.grow.start > recipe.image.size:
-        raise RecipeError(f"pretrain.grow.start: {spec.grow.start} lies above image.size {recipe.image.size}; lower it")
+    final = spec.size or recipe.image.size
+    if spec.grow.start is not None and spec.grow.start > final:
+        raise RecipeError(f"pretrain.grow.start: {spec.grow.start} lies above the side {final} of training; lower it")
     if spec.grow.start is not None:
         _try_side(backbone, spec.grow.start, recipe.backbone.name)
     episodes = recipe.eval.protocol == "episodes"
@@ -120,13 +121,13 @@ def pretrain(
 
     def batches(epoch: int, rng: Generator) -> Iterator[Batch]:
         order = torch.randperm(len(split), generator=rng)
-        size = spec.grow.side(recipe.image.size, epoch, spec.epochs)
+        size = spec.grow.side(final, epoch, spec.epochs)
         for step in range(steps):
             pick = order[step * spec.batch : (step + 1) * spec.batch]
             draws = draw(pixels.sizes[pick], spec.augment, recipe.image, rng).part(share)
             mixing = draw_mixing(spec.batch, spec.mix, size, rng)
             images = apply(pixels(pick[share]), draws, spec.augment, recipe.image, size)
-            yield images, labels[pick[share].to(device)], mixing and mixing.part(share)
+            yield images, labels[onto(device, pick[share])], mixing and mixing.part(share)
 
     if episodes:
         validate: Callable[[], Validation] | None = validator(validated, whole_images=True)

@@ -40,6 +40,12 @@ def find_weights(
             return FoundWeights(str(path), checkpoint.load(path))
     if f"{name}_pretrain" in installed.names():
         return _installed(f"{name}_pretrain")
+    if name in installed.BESIDE:
+        raise DataError(
+            f"recipe {recipe.name}: its weights {name} are in the package fewshot-cli-weights, which is not installed; "
+            "pip install 'fewshot-cli[weights]' (in a checkout: pip install ./weights), or train your own "
+            f"(fsl pretrain --recipe {recipe.name}), or give --weights"
+        )
     todo = "pretrain" if stages == ("pretrain",) else "pretrain and metatrain"
     raise DataError(
         f"no weights for recipe {recipe.name}: no installed package provides {name} and runs/ holds no finished run; "

@@ -11,21 +11,21 @@ from fewshot_cli.weights import checkpoint
 
 
 def _cost(run: Path) -> dict[str, Any]:
-    """Epochs, hours and machines of all stages of training, as far as the run recorded them."""
+    """Epochs, seconds and machines of all stages of training, as far as the run recorded them."""
     files = sorted(run.rglob(TIMES))
     try:
         times = [record for path in files for record in Run.records(path)]
-        hours = sum(record["seconds"] for record in times) / 3600
+        seconds = sum(record["seconds"] for record in times)
         machines = sorted({record["machine"] for record in times if "machine" in record})
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run}: {TIMES} does not hold the seconds of its epochs ({error}); remove it") from error
-    return {"epochs": len(times), "hours": round(hours, 2), "machines": machines} if times else {}
+    return {"epochs": len(times), "seconds": round(seconds), "machines": machines} if times else {}
 
 
 def pack(run: Path, out: Path, force: bool) -> dict[str, Any]:
     """Write the weights of a run's directory as float16, and return their sidecar.
 
-    Beside what the run's own sidecar holds it has the hours of training and the machines that they were spent on.
+    Beside what the run's own sidecar holds it has the seconds of training and the machines that they were spent on.
     Raises `DataError` for a run that is not finished and for values that float16 cannot hold, `FslError` for an `out`
     that must not be written.
     """

@@ -287,7 +287,10 @@ def solve_range(
         while True:
             exact_prices(source, base, m, n, root, parent, exact, stack, done)
             row, column = _violated(source, base, n, m, exact, tolerance)
-            if row < 0 or iterations[b] >= limit:
+            if row < 0:
+                break
+            if iterations[b] >= limit:
+                converged[b] = False
                 break
             pivot(marker, n, row, column, np.int64(0), parent, flow, price, sub, moved, up, down)
             iterations[b] += 1

@@ -215,6 +215,27 @@ def test_a_write_refused_in_the_middle_of_a_run_can_be_resumed_to_the_same_bytes
     assert digest(tmp_path / "short" / "episodes.jsonl") == digest(tmp_path / "whole" / "episodes.jsonl")
 
 
+@pytest.mark.slow
+def test_a_disk_full_while_features_are_cached_costs_the_cache_alone(world, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "images").symlink_to(world / "data" / "images")
+    words = arguments(world, "--data-root", "data", "--run-dir", "run", "--set", "image.size=128")
+    done = limited(15_000, *words, cwd=tmp_path)
+    assert done.returncode == 0 and "note: features are not cached: " in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and list((tmp_path / "data").rglob("*.part")) == []
+
+
+@pytest.mark.slow
+def test_a_disk_full_while_the_state_is_written_ends_with_a_sentence_and_can_be_gone_on_with(world, tmp_path):
+    words = ["pretrain", "--recipe", str(world / "good.yaml"), "--data-root", str(world / "data"), "--run-dir", "run"]
+    for pair in ("epochs=2", "batch=8", "validation.episodes=2", "augment={crop: none}"):
+        words += ["--set", f"pretrain.{pair}"]
+    done = limited(6000, *words, cwd=tmp_path)
+    assert done.returncode == Exit.DATA and "run/state.pt: File too large" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and left(tmp_path / "run") == []
+    assert limited(resource.RLIM_INFINITY, *words, "--resume", cwd=tmp_path).returncode == 0
+
+
 def test_a_disk_full_while_the_summary_is_written_leaves_no_summary(refused, fsl, world, tmp_path, monkeypatch):
     finish = Run.finish
 
@@ -228,6 +249,6 @@ def test_a_disk_full_while_the_summary_is_written_leaves_no_summary(refused, fsl
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", finish_on_a_full_disk)
-        refused(Exit.DATA, r"summary\.json: the disk is full", *arguments(world, "--run-dir", "r"))
+        refused(Exit.DATA, r"config\.json: the disk is full", *arguments(world, "--run-dir", "r"))
     assert not (tmp_path / "r" / "summary.json").exists() and left(tmp_path / "r") == []
     assert fsl(*arguments(world, "--run-dir", "r", "--resume"))[0] == 0

@@ -22,9 +22,8 @@ def test_the_interval_of_two_values_worked_out_by_hand():
     assert mean_ci95([60.0, 80.0]) == (70.0, pytest.approx(1.96 * 10 / math.sqrt(2), rel=1e-12))
 
 
-@pytest.mark.parametrize("values", [[73.0], [73.0] * 5])
-def test_values_that_do_not_vary_have_no_interval(values):
-    assert mean_ci95(values) == (73.0, 0.0)
+def test_values_that_do_not_vary_have_an_interval_of_nothing_and_a_single_one_has_none():
+    assert mean_ci95([73.0] * 5) == (73.0, 0.0) and mean_ci95([73.0]) == (73.0, None)
 
 
 @pytest.mark.parametrize("n", [2, 7, 600])

@@ -10,10 +10,13 @@ from fewshot_cli.weights import checkpoint, installed
 REPRODUCED = {
     "cifar_fs": ("cifar_fs_5w1s", "cifar_fs_5w5s"),
     "cifar_fs_conv64": ("cifar_fs_5w1s_conv64", "cifar_fs_5w5s_conv64"),
+    "cifar_fs_paper": ("cifar_fs_5w1s_paper", "cifar_fs_5w5s_paper"),
     "cub": ("cub_5w1s", "cub_5w5s"),
     "cub_conv64": ("cub_5w1s_conv64", "cub_5w5s_conv64"),
+    "cub_paper": ("cub_5w1s_paper", "cub_5w5s_paper"),
     "fc100": ("fc100_5w1s", "fc100_5w5s"),
     "fc100_conv64": ("fc100_5w1s_conv64", "fc100_5w5s_conv64"),
+    "fc100_paper": ("fc100_5w1s_paper", "fc100_5w5s_paper"),
     "glyphs": ("glyphs_5w1s", "glyphs_5w5s"),
     "images": ("images_5w1s", "images_5w5s"),
     "mini_imagenet": ("mini_imagenet_5w1s", "mini_imagenet_5w5s"),
@@ -52,7 +55,8 @@ def test_names_of_recipes_decide_nothing(tmp_path, monkeypatch):
 
 
 def test_the_recipe_is_the_one_that_the_weights_are_for(tmp_path):
-    assert recipe_for("cifar_fs", None) == "cifar_fs_5w1s_conv64"
+    large = "cifar_fs_resnet12" in installed.names()  # whether the package of larger weights is there
+    assert recipe_for("cifar_fs", None) == ("cifar_fs_5w1s" if large else "cifar_fs_5w1s_conv64")
     assert recipe_for("fc100", installed.file("cifar_fs_conv64")) == "fc100_5w1s_conv64"
     large = load_recipe("fc100_5w1s")
     checkpoint.save(tmp_path / "large.safetensors", {"backbone": build_backbone(large)}, {})

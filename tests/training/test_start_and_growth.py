@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewshot_cli.backbones.conv64 import Conv64
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import GrowSpec
 from fewshot_cli.training import pretrain as module
@@ -32,7 +33,21 @@ def test_each_epoch_sees_images_of_its_side(fsl, tiny, monkeypatch):
     steps = 12 * 16 // 64
     assert code == 0 and seen == [(8, 8)] * steps + [(16, 16)] * 3 * steps, err
     code, _, err = fsl("pretrain", *tiny.words, "--set", "pretrain.grow.start=24")
-    assert code == 2 and "pretrain.grow.start: 24 lies above image.size 16" in err
+    assert code == 2 and "pretrain.grow.start: 24 lies above the side 16 of training" in err
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "metatrain"])
+def test_training_may_see_smaller_images_than_testing(fsl, tiny, pretrained, monkeypatch, verb):
+    seen, forward = [], Conv64.forward
+
+    def watched(self, images):
+        seen.append((self.training, images.shape[-1]))
+        return forward(self, images)
+
+    monkeypatch.setattr(Conv64, "forward", watched)
+    weights = ("--weights", pretrained / "weights.safetensors") if verb == "metatrain" else ()
+    code, _, err = fsl(verb, *tiny.words, *weights, "--set", f"{verb}.size=8")
+    assert code == 0 and set(seen) == {(True, 8), (False, 16)}, err
 
 
 @pytest.mark.parametrize("by_name", [False, True])

@@ -10,7 +10,9 @@ import torch
 from tiny import PRETRAINED
 
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec, ScheduleSpec
+from fewshot_cli.runtime.files import _SEAL
 from fewshot_cli.runtime.runs import fingerprint
+from fewshot_cli.training import optimise
 from fewshot_cli.training.augment import apply, crop_boxes, draw, jitter
 from fewshot_cli.training.optimise import generator, rate
 from fewshot_cli.weights import checkpoint
@@ -41,6 +43,49 @@ def test_pretraining_killed_and_resumed_ends_with_the_same_bytes(tiny, children,
         assert digest(run / name) == digest(pretrained / name), name
 
 
+def interrupted(children, tiny, tmp_path):
+    """A pre-training that was killed after its second epoch, and the command that goes on with it."""
+    words = ("pretrain", *tiny.words, *PRETRAINED, "--run-dir", "run")
+    assert children.run(*words, cwd=tmp_path, environment={"FSL_STOP_AT": "state.pt:2"}).returncode == -signal.SIGKILL
+    return tmp_path / "run", (*words, "--resume")
+
+
+def test_a_state_of_which_a_bit_has_changed_is_not_gone_on_with(tiny, children, fsl, tmp_path, monkeypatch):
+    run, words = interrupted(children, tiny, tmp_path)
+    whole = (run / "state.pt").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for place in (3, len(whole) // 2, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (run / "state.pt").write_bytes(changed)
+        code, out, err = fsl(*words)
+        assert code == 3 and out == "" and "state.pt: is damaged" in err and "Traceback" not in err, place
+    (run / "state.pt").write_bytes(whole[: len(whole) // 2])
+    assert fsl(*words)[0] == 3
+    (run / "state.pt").write_bytes(whole[len(_SEAL) + 32 :])  # as earlier versions wrote it
+    code, _, err = fsl(*words)
+    assert code == 0 and "resuming after epoch 2" in err
+
+
+@pytest.mark.parametrize("where", ["an unfinished run", "a finished run"])
+def test_the_summary_of_another_run_is_not_printed_as_this_ones(
+    tiny, children, pretrained, fsl, tmp_path, monkeypatch, where
+):
+    run, words = interrupted(children, tiny, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if where == "a finished run":
+        assert fsl(*words)[0] == 0
+        own = (run / "summary.json").read_bytes()
+        assert fsl(*words)[0] == 0 and (run / "summary.json").read_bytes() == own
+    foreign = json.loads((pretrained / "summary.json").read_text()) | {"epochs": 17}
+    (run / "summary.json").write_text(json.dumps(foreign))
+    code, out, err = fsl(*words)
+    assert code == 3 and out == "" and "summary.json: is not what this run wrote; remove it" in err
+    (run / "summary.json").unlink()
+    code, out, _ = fsl(*words)
+    assert code == 0 and json.loads(out)["epochs"] != 17
+
+
 def test_pretraining_learns(pretrained):
     log = [json.loads(line) for line in (pretrained / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"] < 3
@@ -69,6 +114,13 @@ def test_half_precision_trains_nearly_alike(fsl, tiny, pretrained, verb):
         assert code == 0, err
         losses.append(json.loads(Path(precision, "log.jsonl").read_text())["loss"])
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_processor_that_emulates_bf16_says_so(fsl, tiny, monkeypatch, has_it):
+    monkeypatch.setattr(optimise, "has_bf16", lambda device: has_it)
+    code, _, err = fsl("pretrain", *tiny.words, "--precision", "bf16")
+    assert code == 0 and ("emulating it is slow; --precision 32" in err) is not has_it
 
 
 def test_a_changed_recipe_is_refused_on_resume(tiny, pretrained, fsl):

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# The shipped ResNet-12 weights from prepared data on a GPU: pre-training, meta-training, both packed in half precision.
+#   bash benchmarks/weights_gpu.sh RECIPE=EPOCHS …       e.g. cub_5w1s=60 cifar_fs_5w1s=40 fc100_5w1s=40 (epochs of pre-training)
+# RUNS: where runs go (default: runs/weights); what is finished is skipped, what was stopped goes on. SETS: further --set options,
+# as "key=value key=value". DEVICE=cpu with small SETS rehearses it. RECIPE.tar.00 … are the packed weights and their logs in parts
+# of PART bytes (default: 15,000,000), with RECIPE.sha256 of all of them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+runs=${RUNS:-runs/weights}
+mkdir -p "$runs"
+runs=$(cd "$runs" && pwd)
+sets=()
+for pair in ${SETS:-}; do sets+=(--set "$pair"); done
+
+train() { # VERB FOLDER OPTIONS…
+  local verb=$1 folder=$2 again=()
+  shift 2
+  [ ! -d "$folder" ] || again=(--resume)
+  python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" "${again[@]}" "$@" ${sets[@]+"${sets[@]}"}
+  [ -f "$folder.safetensors" ] || python3 -m fewshot_cli weights pack "$folder" -o "$folder.safetensors"
+}
+
+for one in "$@"; do
+  recipe=${one%=*}
+  train pretrain "$runs/$recipe.pretrain" --recipe "$recipe" --set "pretrain.epochs=${one#*=}"
+  train metatrain "$runs/$recipe.metatrain" --recipe "$recipe" --set "pretrain.epochs=${one#*=}" --weights "$runs/$recipe.pretrain/weights.safetensors"
+  (
+    cd "$runs"
+    tar -c --exclude=state.pt --exclude=weights.safetensors "$recipe".* | split -d -b "${PART:-15000000}" - "$recipe.tar."
+    sha256sum "$recipe".tar.* > "$recipe.sha256"
+  )
+done

@@ -1,0 +1,118 @@
+"""What `certificate` computes of each problem, compiled for the CPU by Numba."""
+
+import numpy as np
+
+from fewshot_cli.kernels import vectors
+from fewshot_cli.kernels.compile import FLOATS, njit
+
+
+@njit(forceinline=True)
+def within(gap, off, imbalance, price, value, marginal, bit):
+    """Whether a plan is optimal within the tolerances `value` and `marginal`, beyond what rounding and totals that
+    differ explain; false for NaN. Of numbers here, of tensors as `within.py_func`.
+    """
+    slack = bit * (1 + price) + imbalance * (2 + price)
+    return (abs(gap) <= value + slack) & (off <= marginal + bit + 2 * imbalance)
+
+
+@njit(title="the certificate of optimality", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit, gaps, fine, begin, end):
+    """Of problems begin … end−1: gaps [B], relative to mass · largest |cost|, and fine [B] by `within`.
+
+    given [B,n] are supply prices, if `known`; else flows of at most `value` of the mass, shared out over the nodes,
+    are taken for none.
+    """
+    n, m = cost.shape[1:]
+    costs, flows, supplies, demands, prices = (
+        cost.reshape(-1),
+        flow.reshape(-1),
+        supply.reshape(-1),
+        demand.reshape(-1),
+        given.reshape(-1),
+    )
+    lanes = vectors.lanes_of(costs)
+    wide, path, found = np.empty(n), np.empty(m), np.empty(n, cost.dtype)
+    rows, ends = np.empty(lanes * n, cost.dtype), np.empty(4 * lanes, cost.dtype)
+    none = vectors.splat_like(costs, 0.0)
+    for b in range(begin, end):
+        base, u, at = b * n * m, prices, b * n
+        if not known:
+            mass = 0.0
+            for i in range(n):
+                mass += supply[b, i]
+            shortest(cost[b], flow[b], value * mass / (n + m), wide, path)
+            found[:], u, at = wide, found, 0
+        least, most, off, price, shipped, wanted, dual, primal = none, none, none, none, none, none, none, 0.0
+        for t in range(0, m, lanes):
+            left, low, column, worth = m - t, vectors.splat_like(costs, np.inf), none, none
+            for i in range(n):
+                place = base + i * m + t
+                if left >= lanes:
+                    c, x = vectors.load(costs, place), vectors.load(flows, place)
+                else:
+                    c, x = vectors.load_first(costs, place, left), vectors.load_first(flows, place, left)
+                low = vectors.lesser(vectors.sub(c, vectors.splat_like(costs, np.float64(u[at + i]))), low)
+                most = vectors.greater(vectors.distance(c, none), most)
+                least = vectors.lesser(x, least)
+                worth = vectors.fma(c, x, worth)
+                column = vectors.add(column, x)
+                vectors.store(rows, lanes * i, vectors.add(vectors.load(rows, lanes * i), x) if t else x)
+            primal += vectors.summed(worth)
+            d = vectors.load_first(demands, b * m + t, min(left, lanes))
+            wanted, dual = vectors.add(wanted, d), vectors.fma(low, d, dual)
+            off = vectors.greater(vectors.distance(column, d), off)
+            price = vectors.greater(vectors.distance(vectors.keep_first(low, min(left, lanes)), none), price)
+        worst = 0.0
+        for i in range(n):
+            apart = abs(vectors.summed(vectors.load(rows, lanes * i)) - np.float64(supply[b, i]))
+            worst = apart if apart > worst else worst
+        for t in range(0, n, lanes):
+            left = min(n - t, lanes)
+            s, mine = vectors.load_first(supplies, b * n + t, left), vectors.load_first(u, at + t, left)
+            shipped, dual = vectors.add(shipped, s), vectors.fma(mine, s, dual)
+            price = vectors.greater(vectors.distance(mine, none), price)
+        mass, other = np.float64(vectors.summed(shipped)), np.float64(vectors.summed(wanted))
+        if mass <= 0.0:
+            gaps[b], fine[b] = 0.0, True
+            continue
+        for k, x in enumerate((least, most, off, price)):
+            vectors.store(ends, k * lanes, x)
+        top, dear = 0.0, 0.0
+        for k in range(lanes):
+            worst = max(worst, -ends[k], ends[2 * lanes + k])
+            top, dear = max(top, ends[lanes + k]), max(dear, ends[3 * lanes + k])
+        top = top if top > 0.0 else 1.0
+        gaps[b] = (primal - vectors.summed(dual)) / mass / top
+        fine[b] = within(gaps[b], worst / mass, abs(mass - other) / mass, dear / top, value, marginal, bit)
+
+
+@njit(**FLOATS)
+def shortest(cost, flow, least, u, v):
+    """Supply prices u [n] under which no arc of a plan costs more than its ends' prices, if there are any.
+
+    Rounds of Bellman and Ford over all arcs forwards and those that ship more than `least` backwards, at most n + m of
+    them, until none changes a price. v [m] is scratch.
+    """
+    n, m = cost.shape
+    v[:], top = 0.0, 0.0
+    for i in range(n):
+        for j in range(m):
+            top = max(top, abs(np.float64(cost[i, j])))
+    enough = 1e-13 * top  # what rounding makes of a cycle that costs nothing
+    for _ in range(n + m):
+        for i in range(n):
+            low = np.inf
+            for j in range(m):
+                reach = np.float64(cost[i, j]) - v[j]
+                low = reach if reach < low else low
+            u[i] = low
+        changed = False
+        for i in range(n):
+            for j in range(m):
+                if flow[i, j] > least:
+                    need = np.float64(cost[i, j]) - u[i]
+                    if need > v[j] + enough:
+                        v[j] = need
+                        changed = True
+        if not changed:
+            return

@@ -1,0 +1,94 @@
+"""How far plans of transport problems can be from their optimum, from costs, flows and prices alone, whoever made them.
+
+Weak duality: whatever u is, v_j = min_i (c_ij − u_i) makes both dual feasible, so that <u,s> + <v,d> is at most the
+optimum, and <c,X> of a plan with the right marginals is at least it. Prices that a solver does not return are found
+from its flow by Bellman and Ford's shortest paths: an optimal plan leaves no cycle along which it could be improved.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_cli.contracts import Plan, Tolerance
+from fewshot_cli.kernels.bounds import certify_range, within
+from fewshot_cli.kernels.threads import over_batch
+
+LEAST = 128  # problems worth a thread
+ROUNDING = 8  # times the last bit of the type: what a solver's own arithmetic may leave
+
+
+def certify(cost: Tensor, supply: Tensor, demand: Tensor, plan: Plan, near: Tolerance, workers: int = 0) -> Plan:
+    """The plan with its `certified_gap`, and `converged` only where that and the marginals are within the tolerance.
+
+    cost [B,n,m], supply [B,n], demand [B,m]; the plan is theirs. `workers`: threads on the CPU, 0 for every core.
+    """
+    if not cost.numel():
+        return plan
+    given = Given(*(_plain(x, cost.dtype) for x in (cost, supply, demand, plan.flow)))
+    prices = None if plan.supply_price is None else _plain(plan.supply_price, cost.dtype)
+    gap, fine = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)
+    return Plan(
+        plan.flow, plan.supply_price, plan.demand_price, plan.iterations, plan.converged & fine, plan.basis, gap
+    )
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.detach().to(dtype).contiguous()
+
+
+class Given(NamedTuple):
+    """Problems and their plans: cost [B,n,m], supply [B,n], demand [B,m] and flow [B,n,m], of one type."""
+
+    cost: Tensor
+    supply: Tensor
+    demand: Tensor
+    flow: Tensor
+
+
+def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 0) -> tuple[Tensor, Tensor]:
+    """Gaps [B], and whether each is within the tolerance [B], compiled and by threads."""
+    arrays = [x.numpy() for x in given]
+    u = prices.numpy() if prices is not None else arrays[1]
+    limits = (prices is not None, near.value, near.marginal, _bit(given.cost))
+    gaps, fine = np.empty(len(u)), np.empty(len(u), bool)
+
+    def run(start: int, stop: int) -> None:
+        certify_range(*arrays, u, *limits, gaps, fine, start, stop)
+
+    over_batch(run, len(u), workers, LEAST)
+    return torch.from_numpy(gaps), torch.from_numpy(fine)
+
+
+def _bit(cost: Tensor) -> float:
+    """What rounding makes of the sums over the nodes, relative to them."""
+    return (ROUNDING + math.sqrt(max(cost.shape[1:]))) * torch.finfo(cost.dtype).eps
+
+
+def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0) -> tuple[Tensor, Tensor]:
+    """The same in whole tensors, for any device; the host does not wait for it."""
+    cost, supply, demand, flow = given
+    n, m = cost.shape[1:]
+    mass, other = supply.double().sum(1), demand.double().sum(1)
+    top = cost.abs().amax((1, 2)).double()
+    top = torch.where(top > 0, top, 1.0)
+    if prices is None:
+        shipped = flow > (near.value * mass / (n + m))[:, None, None]
+        v = torch.zeros_like(demand)
+        for _ in range(n + m):
+            prices = (cost - v[:, None]).amin(2)
+            need = torch.where(shipped, cost - prices[:, :, None], -torch.inf).amax(1)
+            v = torch.maximum(v, need)
+        prices = (cost - v[:, None]).amin(2)
+    v = (cost - prices[:, :, None]).amin(1)
+    primal = (cost * flow).sum((1, 2), dtype=torch.float64)
+    dual = (prices.double() * supply).sum(1) + (v.double() * demand).sum(1)
+    rows, columns = (flow.sum(2, dtype=torch.float64) - supply).abs(), (flow.sum(1, dtype=torch.float64) - demand).abs()
+    off = torch.stack([rows.amax(1), columns.amax(1), -flow.amin((1, 2)).double()]).amax(0)
+    price = torch.maximum(prices.abs().amax(1), v.abs().amax(1)).double()
+    gap = torch.where(mass > 0, (primal - dual) / mass / top, 0.0)
+    limits = (near.value, near.marginal, _bit(cost))
+    fine = within.py_func(gap, off / mass, (mass - other).abs() / mass, price / top, *limits)
+    return gap, fine | (mass <= 0)
