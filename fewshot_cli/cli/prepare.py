@@ -34,7 +34,7 @@ def prepare(
     from fewshot_cli.config import overrides
     from fewshot_cli.config.load import validate_options
     from fewshot_cli.config.schema import DatasetSpec
-    from fewshot_cli.data.prepare import build_store, sources_of
+    from fewshot_cli.data.prepare import build_store, check_made_so, sources_of
     from fewshot_cli.data.store import open_store
 
     cls = registry.dataset(name)
@@ -42,7 +42,9 @@ def prepare(
     target = validate_options(DatasetSpec, {"name": name, "store": store or name}, "--name").store
     root = o.data_root(data_root)
     if (root / target).exists() and not force:
-        report = open_store(root, target).index["report"]
+        store_there = open_store(root, target)
+        check_made_so(store_there, builder, source)
+        report = store_there.index["report"]
         say(f"{root / target} is already prepared; --force prepares it again")
     else:
         report = build_store(target, builder, sources_of(name, source, root), root)

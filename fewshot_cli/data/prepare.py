@@ -1,5 +1,7 @@
 """From a public archive or a folder to a packed store, and from a recipe to its store."""
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,52 @@ def build_store(name: str, builder: DatasetBuilder, sources: list[Path], root: P
     """Build the store `name` and return its report; nothing is left behind on failure."""
     info = {
         "dataset": type(builder).__name__,
-        "options": builder.options.model_dump(),
+        "options": builder.options.model_dump(mode="json"),
         "licence": builder.licence,
-        "sources": [{"name": p.name, "sha256": _digest(p)} for p in sources],
+        "sources": [_source(path) for path in sources],
     }
     with StoreWriter(root, name, info) as writer:
         builder.build(sources, writer)
         return writer.finish(builder.sha256)
 
 
-def _digest(path: Path) -> str | None:
+def check_made_so(store: Store, builder: DatasetBuilder, given: Path | None) -> None:
+    """Raise `DataError` when a store was made from another dataset, with other options, or from another source than the
+    one given (None: whatever it was).
+    """
+    made = store.index
+    options = builder.options.model_dump(mode="json")
+    different = ["from another dataset"] if made.get("dataset") != type(builder).__name__ else []
+    if made.get("options") != options:
+        different.append("with other options")
+    if given is not None and not given.exists():
+        raise DataError(f"--from {given}: no such file or folder; give what {store.name} is made from")
+    if given is not None and not _same(made.get("sources"), _source(given)):
+        different.append("from another source")
+    if different:
+        raise DataError(
+            f"{store.path}: is already prepared, {' and '.join(different)} than now asked for; --force prepares it "
+            "again, and --name keeps both"
+        )
+
+
+def _same(recorded: Any, source: dict[str, str]) -> bool:
+    """Whether a source is the one recorded; stores of earlier versions have no digest of a folder, only its name."""
+    if not isinstance(recorded, list) or len(recorded) != 1 or not isinstance(recorded[0], dict):
+        return False
+    digest = recorded[0].get("sha256")
+    return digest == source["sha256"] if digest is not None else recorded[0].get("name") == source["name"]
+
+
+def _source(path: Path) -> dict[str, str]:
+    """Name and SHA-256 of a file, or of a folder's list: all its files by name and size."""
     with guarded(path):
-        return sha256(path) if path.is_file() else None
+        if path.is_file():
+            return {"name": path.name, "sha256": sha256(path)}
+        listed = hashlib.sha256()
+        for folder, folders, files in os.walk(path):
+            folders.sort()
+            for name in sorted(files):
+                file = Path(folder, name)
+                listed.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        return {"name": path.resolve().name, "sha256": listed.hexdigest()}

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +24,7 @@ from fewshot_cli.data.format import (
     write_index,
 )
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.files import guarded
+from fewshot_cli.runtime.files import guarded, scratch
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -47,19 +47,25 @@ class StoreWriter:
             raise DataError(
                 f"{self.target}: is not a store and will not be replaced; choose another --name or --data-root"
             )
-        with guarded(root):
-            root.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=root))
-            self._folder.chmod(0o755)
-            self._file = (self._folder / IMAGES).open("wb")
+        self._kept = ExitStack()
 
     def __enter__(self) -> Self:
+        self._folder = self._kept.enter_context(scratch(self.target))
+        self._kept.callback(self._close)
+        try:
+            with guarded(self.target):
+                self._file = (self._folder / IMAGES).open("wb")
+        except DataError:
+            self._kept.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # closing writes what is still buffered, which a full disk refuses once more
+        self._kept.close()
+
+    def _close(self) -> None:
+        with suppress(OSError, AttributeError):  # what is still buffered, a full disk refuses once more
             self._file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(
         self, split: str, cls: str, image: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None

@@ -1,9 +1,12 @@
 """Writing so that a half-written file is never taken for a whole one."""
 
+import glob
 import hashlib
 import json
 import os
 import platform
+import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -106,6 +109,44 @@ def hold(path: Path) -> Callable[[], None]:
     except (OSError, NotImplementedError):
         return lambda: None
     return lock.release
+
+
+@contextmanager
+def scratch(beside: Path) -> Iterator[Path]:
+    """A new hidden folder beside a path, removed at the end; those that killed processes have left there go first.
+
+    Whose owner is gone is told by a lock, which is known to this user on this machine alone; others' are left. Raises
+    `DataError` when the disk refuses.
+    """
+    with guarded(beside.parent):
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        mine = f".{beside.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}."
+        for old in beside.parent.glob(f"{glob.escape(mine)}*.part"):
+            if old.stat().st_uid == os.getuid() and _abandoned(old):
+                shutil.rmtree(old, ignore_errors=True)
+        folder = beside.parent / f"{mine}{secrets.token_hex(4)}.part"
+        release = hold(folder)  # before it is there, so that nobody takes it for abandoned
+    try:
+        with guarded(folder):
+            folder.mkdir(mode=0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        release()
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether nobody holds a path; False where that cannot be told."""
+    from filelock import Timeout
+
+    lock = _lock(path)
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, OSError, NotImplementedError):
+        return False
+    lock.release()
+    return True
 
 
 def _lock(path: Path) -> "FileLock":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import fewshot_cli
+from fewshot_cli import registry
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import stop_points
 from fewshot_cli.runtime.console import say
@@ -34,6 +35,20 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return releases
+
+
+def _providers(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The package and version that each part of a recipe comes from."""
+    out = {}
+    for section in ("dataset", "backbone", "extractor", "head", "solver"):
+        part = recipe.get(section)
+        if not isinstance(part, dict):
+            continue
+        entry = registry.entries(f"{section}s").get(part["name"])
+        if entry is not None:
+            with suppress(PackageNotFoundError):
+                out[section] = f"{part['name']} of {entry.package} {version(entry.package)}"
+    return out
 
 
 class Run:
@@ -78,6 +93,7 @@ class Run:
                 "identity": identity,
                 "recipe": recipe,
                 "versions": versions(),
+                "parts": _providers(recipe),
                 "summary": None,
             }
             write_json(config, self._config)

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,16 +170,32 @@ def test_half_a_store_is_refused(tiny, gone):
         open_store(tiny.parent, "tiny")
 
 
-def test_leftovers_of_a_killed_build_are_no_store_and_do_not_disturb_the_next(tmp_path, rows):
-    writer = StoreWriter(tmp_path, "tiny", dict(INFO))  # as after kill -9: neither finished nor closed
-    for row in rows:
-        writer.add(*row)
-    (left,) = tmp_path.iterdir()
-    with pytest.raises(DataError, match="is not prepared; run `fsl prepare tiny`"):
-        open_store(tmp_path, "tiny")
+BUILDS = """\
+import sys, time, numpy
+from pathlib import Path
+from fewshot_cli.data.writer import StoreWriter
+with StoreWriter(Path(sys.argv[1]), "tiny", {"dataset": "Images", "licence": "none", "sources": []}) as writer:
+    writer.add("train", "a", numpy.zeros((4, 4, 3), numpy.uint8), "0")
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_build_left_is_no_store_and_goes_with_the_next_one_once_its_owner_is_gone(tmp_path, rows):
+    with subprocess.Popen([sys.executable, "-c", BUILDS, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "begun\n"
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".tiny.") and left.name.endswith(".part")
+        with pytest.raises(DataError, match="is not prepared; run `fsl prepare tiny`"):
+            open_store(tmp_path, "tiny")
+        write(tmp_path, rows)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [left.name, "tiny"]  # it is still at work
+        other.kill()
+        other.wait()
+        assert left.exists()
     write(tmp_path, rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
     assert len(open_store(tmp_path, "tiny").split("train")) == 4
-    assert left.name.startswith(".") and left.name != "tiny"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": 1'])

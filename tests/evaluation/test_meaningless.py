@@ -46,9 +46,7 @@ def features(kind):
 @pytest.mark.parametrize("name", registry.entries("heads"))
 def test_no_head_makes_an_accuracy_of_them(name, kind):
     head = build_head(default_part("heads", name), D, default_part("solvers", "network_simplex")).eval()
-    with pytest.raises(
-        DataError, match="NaN or infinite|the same features for every image|scores all classes alike"
-    ):
+    with pytest.raises(DataError, match="NaN or infinite|the same features for every image|scores all classes alike"):
         evaluated(head, features(kind), 5 if name == "sfc" else 1)
 
 

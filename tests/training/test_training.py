@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_the_summary_of_another_run_is_not_printed_as_this_ones(
     (run / "summary.json").unlink()
     code, out, _ = fsl(*words)
     assert code == 0 and json.loads(out)["epochs"] != 17
+
+
+def test_a_run_says_which_package_each_part_is_from(pretrained):
+    parts = json.loads((pretrained / "config.json").read_text())["parts"]
+    assert set(parts) == {"dataset", "backbone", "extractor", "head", "solver"}
+    assert parts["backbone"] == f"conv64 of fewshot-cli {version('fewshot-cli')}"
 
 
 def test_pretraining_learns(pretrained):
