@@ -46,7 +46,7 @@ def test_shipped_weights_reproduce_the_recipes_accuracy(prepared, fsl, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["fc100_5w1s_conv64", "fc100_5w5s_conv64", "cub_5w1s_conv64", "cub_5w5s_conv64"])
+@pytest.mark.parametrize("recipe", ["fc100_5w1s_conv64", "cub_5w1s_conv64"])
 def test_shipped_weights_of_other_datasets_reproduce_their_accuracy(archive, root, shared, fsl, recipe):
     dataset = recipe.partition("_")[0]
     if not (root / dataset).exists():
@@ -70,7 +70,7 @@ def test_every_solver_gives_the_same_accuracy_on_real_features(prepared, fsl, tm
             "--solver",
             solver,
             "--episodes",
-            {"highs": "4", "qpth": "1"}.get(solver, "40"),
+            {"highs": "3", "qpth": "1"}.get(solver, "16"),
             "--data-root",
             prepared,
             "--run-dir",
@@ -93,19 +93,13 @@ def test_every_solver_gives_the_same_accuracy_on_real_features(prepared, fsl, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["cifar_fs", "fc100"])
-def test_node_weights_come_in_the_papers_order_on_real_features(archive, prepared, fsl, dataset):
-    """DeepEMD's Table 2 on paired episodes, beyond the interval: EMD with cross-reference above everything without EMD.
-
-    It is above equal weights on CIFAR-FS; on FC100 the two do not differ with these weights (README).
-    """
-    if not (prepared / dataset).exists():
-        assert fsl("prepare", dataset, "--from", archive, "--data-root", prepared)[0] == 0
+def test_node_weights_come_in_the_papers_order_on_real_features(prepared, fsl):
+    """DeepEMD's Table 2 on paired episodes, beyond the interval: EMD with cross-reference above everything else."""
     code, out, err = fsl(
         "table",
         "deepemd.T2",
         "--recipe",
-        f"{dataset}_5w1s_conv64",
+        "cifar_fs_5w1s_conv64",
         "--episodes",
         "1000",
         "--rows",
@@ -119,11 +113,7 @@ def test_node_weights_come_in_the_papers_order_on_real_features(archive, prepare
     )
     assert code == 0, err
     rows = {r["row"]: r for r in json.loads(out)["records"] if r["way"] == 5}
-    for name in (
-        "Full connections, average",
-        "Full connections, CR",
-        *(["EMD, equal"] if dataset == "cifar_fs" else []),
-    ):
+    for name in ("Full connections, average", "Full connections, CR", "EMD, equal"):
         assert rows[name]["difference"] + rows[name]["difference_ci95"] < 0, name
 
 
