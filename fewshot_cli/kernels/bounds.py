@@ -2,17 +2,10 @@
 
 import numpy as np
 
-from fewshot_cli.kernels import vectors
+from fewshot_cli.kernels import certificate, vectors
 from fewshot_cli.kernels.compile import FLOATS, njit
 
-
-@njit(forceinline=True)
-def within(gap, off, imbalance, price, value, marginal, bit):
-    """Whether a plan is optimal within the tolerances `value` and `marginal`, beyond what rounding and totals that
-    differ explain; false for NaN. Of numbers here, of tensors as `within.py_func`.
-    """
-    slack = bit * (1 + price) + imbalance * (2 + price)
-    return (abs(gap) <= value + slack) & (off <= marginal + bit + 2 * imbalance)
+within = njit(forceinline=True)(certificate.within)
 
 
 @njit(title="the certificate of optimality", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})

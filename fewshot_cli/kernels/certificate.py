@@ -6,14 +6,13 @@ from its flow by Bellman and Ford's shortest paths: an optimal plan leaves no cy
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Tolerance
-from fewshot_cli.kernels.bounds import certify_range, within
 from fewshot_cli.kernels.threads import over_batch
 
 LEAST = 128  # problems worth a thread
@@ -50,6 +49,10 @@ class Given(NamedTuple):
 
 def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 0) -> tuple[Tensor, Tensor]:
     """Gaps [B], and whether each is within the tolerance [B], compiled and by threads."""
+    try:
+        from fewshot_cli.kernels.bounds import certify_range
+    except ImportError:  # without Numba
+        return by_tensors(given, prices, near)
     arrays = [x.numpy() for x in given]
     u = prices.numpy() if prices is not None else arrays[1]
     limits = (prices is not None, near.value, near.marginal, _bit(given.cost))
@@ -60,6 +63,14 @@ def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 
 
     over_batch(run, len(u), workers, LEAST)
     return torch.from_numpy(gaps), torch.from_numpy(fine)
+
+
+def within(gap: Any, off: Any, imbalance: Any, price: Any, value: float, marginal: float, bit: float) -> Any:
+    """Whether a plan is optimal within the tolerances `value` and `marginal`, beyond what rounding and totals that
+    differ explain; false for NaN. Of numbers, where it is compiled, or of tensors [B].
+    """
+    slack = bit * (1 + price) + imbalance * (2 + price)
+    return (abs(gap) <= value + slack) & (off <= marginal + bit + 2 * imbalance)
 
 
 def _bit(cost: Tensor) -> float:
@@ -90,5 +101,5 @@ def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0)
     price = torch.maximum(prices.abs().amax(1), v.abs().amax(1)).double()
     gap = torch.where(mass > 0, (primal - dual) / mass / top, 0.0)
     limits = (near.value, near.marginal, _bit(cost))
-    fine = within.py_func(gap, off / mass, (mass - other).abs() / mass, price / top, *limits)
+    fine = within(gap, off / mass, (mass - other).abs() / mass, price / top, *limits)
     return gap, fine | (mass <= 0)

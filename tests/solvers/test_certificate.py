@@ -1,5 +1,6 @@
 """`converged` of a certified solver is a proof: a bound on the optimum from its costs, flow and prices."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -94,6 +95,14 @@ def test_transport_counts_what_is_not_proved_as_not_converged():
         plan = transport.solve(Careless(), *given)
     assert plan.converged.tolist() == [True, False, True] and ledger.failures(3) == [0, 1, 0]
     assert plan.certified_gap[1] > 0.01 > 1e-9 > plan.certified_gap[0]
+
+
+def test_without_numba_plans_are_judged_all_the_same(monkeypatch):
+    given = family("random", 6, 6, 2)
+    plan = SOLVE.solve(*given)
+    monkeypatch.setitem(sys.modules, "fewshot_cli.kernels.bounds", None)
+    assert certify(*given, plan, EXACT).converged.all()
+    assert not certify(*given, replace(plan, flow=spread(given)), EXACT).converged.any()
 
 
 def test_a_failure_that_a_solver_reports_stays_one_whatever_the_bound():
