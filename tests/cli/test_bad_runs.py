@@ -82,7 +82,9 @@ def test_comparing_what_is_no_run_is_refused(refused, tmp_path, spoiled):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_says_how_to_go_on_and_resuming_does(fsl, world, tmp_path, number):
     words = arguments(world, "--episodes", "3000", "--batch", "1", "--run-dir", "r")
-    process = started(words, tmp_path, stdout=subprocess.PIPE)
+    # as from a terminal: under nohup the signal would be ignored, as it should be
+    usual = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}
+    process = started(words, tmp_path, stdout=subprocess.PIPE, **usual)
     log, deadline = tmp_path / "r" / "episodes.jsonl", time.monotonic() + 60
     while not (log.exists() and log.stat().st_size):
         assert process.poll() is None and time.monotonic() < deadline
