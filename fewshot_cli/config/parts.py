@@ -1,14 +1,17 @@
 """Construct what a recipe names: solver, backbone with weights, head."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
-from fewshot_cli import registry
+from fewshot_cli import registry, transport
 from fewshot_cli.config.load import default_part
 from fewshot_cli.config.schema import PartSpec, Recipe
 from fewshot_cli.contracts import Backbone, Classifier, Extractor, Head, Solver
 from fewshot_cli.errors import RecipeError
+
+T = TypeVar("T")
 
 
 def build_solver(spec: PartSpec) -> Solver:
@@ -36,6 +39,19 @@ def reference_solvers(n: int, m: int) -> list[Solver[Any]]:
     if not ranked:
         raise RecipeError(f"no solver works here that could serve as the reference at {n}×{m}; install POT")
     return [registry.solver(name)() for _, name in sorted(ranked)]
+
+
+def by_reference(n: int, m: int, work: Callable[[Solver[Any]], T]) -> T | None:
+    """What `work` makes with the first reference solver for n×m problems that proves all it solves; None without one.
+
+    Raises `RecipeError` as `reference_solvers`.
+    """
+    for solver in reference_solvers(n, m):
+        with transport.ledger() as ledger:
+            made = work(solver)
+        if all(bool(converged.all()) for converged in ledger.converged):
+            return made
+    return None
 
 
 def build_backbone(recipe: Recipe) -> Backbone:

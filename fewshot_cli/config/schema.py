@@ -138,6 +138,17 @@ class ValidateSpec(Section):
     head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
 
 
+TrainingSide = Annotated[
+    int | None,
+    Field(
+        ge=8,
+        le=1024,
+        description="side of the network's input in training; networks often see more on larger images than they were "
+        "trained on (default: image.size)",
+    ),
+]
+
+
 class GrowSpec(Section):
     """Small images first, which cost less: the network's input grows to its side in training in steps of eight
     pixels.
@@ -173,13 +184,7 @@ class PretrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
-    size: int | None = Field(
-        None,
-        ge=8,
-        le=1024,
-        description="side of the network's input in training; networks often see more on larger images than they were "
-        "trained on (default: image.size)",
-    )
+    size: TrainingSide = None
     grow: GrowSpec = GrowSpec()
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
@@ -229,13 +234,7 @@ class MetatrainSpec(Section):
     optimizer: OptimizerSpec = OptimizerSpec(lr=5e-4)
     schedule: ScheduleSpec = ScheduleSpec(every=10, gamma=0.5)
     augment: AugmentSpec = AugmentSpec()
-    size: int | None = Field(
-        None,
-        ge=8,
-        le=1024,
-        description="side of the network's input in training; networks often see more on larger images than they were "
-        "trained on (default: image.size)",
-    )
+    size: TrainingSide = None
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
     )

@@ -51,20 +51,20 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         self._folder = self._kept.enter_context(scratch(self.target))
-        self._kept.callback(self._close)
         try:
             with guarded(self.target):
                 self._file = (self._folder / IMAGES).open("wb")
         except DataError:
             self._kept.close()
             raise
+        self._kept.callback(self._close)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._kept.close()
 
     def _close(self) -> None:
-        with suppress(OSError, AttributeError):  # what is still buffered, a full disk refuses once more
+        with suppress(OSError):  # what is still buffered, a full disk refuses once more
             self._file.close()
 
     def add(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import transport
-from fewshot_cli.config.parts import reference_solvers
+from fewshot_cli.config.parts import by_reference
 from fewshot_cli.contracts import Solver
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.runtime.device import matching_device
@@ -175,12 +175,7 @@ def _oracle(given: Problems) -> _Answer | None:
     mean. None when no reference proves its values optimal.
     """
     n, m = given[0].shape[1:]
-    for solver in reference_solvers(n, m):
-        with transport.ledger() as ledger:
-            answer = _answer(solver, given.map(lambda x: x[:COMPARED].double()))
-        if all(bool(converged.all()) for converged in ledger.converged):
-            return answer
-    return None
+    return by_reference(n, m, lambda solver: _answer(solver, given.map(lambda x: x[:COMPARED].double())))
 
 
 def _answer(solver: Solver, given: Problems) -> _Answer:

@@ -76,8 +76,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     lock = _lock(path)
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _acquire(lock)
     except (OSError, NotImplementedError):
         yield
         return
@@ -97,8 +96,7 @@ def hold(path: Path) -> Callable[[], None]:
     lock = _lock(path)
     owner = Path(lock.lock_file).with_suffix(".owner")
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        _acquire(lock, 0)
         with suppress(OSError):
             owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     except Timeout as error:
@@ -141,12 +139,17 @@ def _abandoned(path: Path) -> bool:
 
     lock = _lock(path)
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        _acquire(lock, 0)
     except (Timeout, OSError, NotImplementedError):
         return False
     lock.release()
     return True
+
+
+def _acquire(lock: "FileLock", timeout: float = -1) -> None:
+    """Take a lock, waiting so many seconds for it, or as long as it takes."""
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    lock.acquire(timeout=timeout)
 
 
 def _lock(path: Path) -> "FileLock":

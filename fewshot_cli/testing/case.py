@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.config.load import default_part
-from fewshot_cli.config.parts import build_solver, reference_solvers
+from fewshot_cli.config.parts import build_solver, by_reference
 from fewshot_cli.contracts import APPROXIMATE, EXACT, Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
 from fewshot_cli.profiling.problems import Problems
@@ -53,12 +53,10 @@ def require(fine: bool | Tensor, sentence: str) -> None:
 @cache
 def oracle(name: str, n: int, m: int, batch: int, seed: int = 0) -> Tensor:
     """Optimal values [B] of a family, by the first reference solver that proves them. Raises `Failed` without one."""
-    for solver in reference_solvers(n, m):
-        with transport.ledger() as ledger:
-            values = transport.value(solver, *family(name, n, m, batch, seed))
-        if all(bool(converged.all()) for converged in ledger.converged):
-            return values
-    raise Failed(f"family {name!r}, {n}×{m}: no reference solver proves its values optimal")
+    values = by_reference(n, m, lambda solver: transport.value(solver, *family(name, n, m, batch, seed)))
+    if values is None:
+        raise Failed(f"family {name!r}, {n}×{m}: no reference solver proves its values optimal")
+    return values
 
 
 def solved(case: Case, given: Problems) -> Plan | None:
