@@ -171,6 +171,16 @@ class GrowSpec(Section):
         return min(size, 8 * round((self.start + done * (size - self.start)) / 8))
 
 
+class DistilSpec(Section):
+    """A finished run of the same network as a teacher, whose answers are learned beside the labels."""
+
+    teacher: str | None = Field(
+        None, description="its weights: a file of fsl pretrain, or the name of installed ones (default: no teacher)"
+    )
+    weight: Rate = Field(0.5, description="share of the teacher in the loss; the labels have the rest")
+    temperature: float = Field(4.0, gt=0, le=1000, description="softens both distributions that are compared")
+
+
 class PretrainSpec(Section):
     """Cross-entropy over all base classes (DeepEMD's first stage)."""
 
@@ -188,6 +198,7 @@ class PretrainSpec(Section):
     grow: GrowSpec = GrowSpec()
     mix: MixSpec = MixSpec()
     label_smoothing: Rate = 0.0
+    distil: DistilSpec = DistilSpec()
     rotation: float = Field(
         0.0, ge=0, le=100, description="loss weight of predicting an image's rotation, one of four; trains on all four"
     )
@@ -333,6 +344,10 @@ class Recipe(Section):
         del data["pretrain"]["start"]  # runs record the hash of the weights themselves
         if self.pretrain.grow == GrowSpec():  # runs from before it was there go on
             del data["pretrain"]["grow"]
+        if self.pretrain.distil == DistilSpec():  # the same
+            del data["pretrain"]["distil"]
+        else:
+            del data["pretrain"]["distil"]["teacher"]  # as for start
         for stage in ("pretrain", "metatrain"):  # the same
             if data[stage]["size"] is None:
                 del data[stage]["size"]

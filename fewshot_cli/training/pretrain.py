@@ -21,6 +21,7 @@ from fewshot_cli.runtime.device import onto, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
+from fewshot_cli.training.distil import Teacher, divergence, make_teacher
 from fewshot_cli.training.log import check_tensorboard
 from fewshot_cli.training.optimise import Job, fit
 from fewshot_cli.training.sidecar import sidecar
@@ -36,11 +37,15 @@ class ClassObjective(nn.Module):
     correct.
 
     With `rotation` every image is seen in its four rotations, which a second classifier tells apart (Gidaris et al.
-    2018; added to few-shot pre-training by Mangla et al. 2020).
+    2018; added to few-shot pre-training by Mangla et al. 2020). With a `teacher` its answers to the same images are
+    learned beside the labels.
     """
 
-    def __init__(self, backbone: Backbone[Any], classifier: nn.Module, spec: PretrainSpec) -> None:
+    def __init__(
+        self, backbone: Backbone[Any], classifier: nn.Module, spec: PretrainSpec, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
+        self.teacher = teacher  # a function, so that its weights are neither trained nor part of the state
         self.backbone: nn.Module = backbone
         self.classifier, self.spec = classifier, spec
         self.rotation_head = nn.Linear(backbone.channels, 4) if spec.rotation else None
@@ -63,6 +68,10 @@ class ClassObjective(nn.Module):
             other = self._loss(logits, labels[neighbours(len(labels), labels.device)].repeat(times))
             losses = keep * losses + (1 - keep) * other
         loss = losses.mean()
+        if self.teacher is not None:
+            distil = self.spec.distil
+            taught = divergence(logits, self.teacher(images), distil.temperature)
+            loss = (1 - distil.weight) * loss + distil.weight * taught
         if self.rotation_head is not None:
             turns = torch.arange(4, device=labels.device).repeat_interleave(len(labels))
             loss = loss + self.spec.rotation * F.cross_entropy(
@@ -98,6 +107,7 @@ def pretrain(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
     start = _started(spec.start, backbone, classifier, split.classes, processes)
+    teacher, taught_by = make_teacher(recipe, split.classes, processes) if spec.distil.teacher else (None, None)
     final = spec.size or recipe.image.size
     if spec.grow.start is not None and spec.grow.start > final:
         raise RecipeError(f"pretrain.grow.start: {spec.grow.start} lies above the side {final} of training; lower it")
@@ -110,8 +120,8 @@ def pretrain(
     if run_dir is None:
         return None
     decided_by = {"device": device.type, "data": store.index["sha256"], "recipe": deciding(recipe, "pretrain")}
-    if start is not None:
-        decided_by["start"] = start
+    given = {key: digest for key, digest in (("start", start), ("teacher", taught_by)) if digest is not None}
+    decided_by |= given
     run = Run.shared(processes, run_dir, "pretrain", recipe.resolved(), decided_by, resume)
     side = spec.augment.side or recipe.image.decoded
     if (done := processes.first(lambda: run.summary)) is not None:
@@ -135,12 +145,12 @@ def pretrain(
         validate = classification.validator(recipe, store, backbone, classifier, root, processes)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
     job = Job(
-        ClassObjective(backbone, classifier, spec).to(device),
+        ClassObjective(backbone, classifier, spec, teacher).to(device),
         lambda *of: pixels.ahead(batches(*of)),
         steps,
         validate,
         {"backbone": backbone, "classifier": classifier},
-        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes} | ({"start": start} if start else {}),
+        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes, **given},
     )
     return fit(run, spec, job, processes, recipe.seed, tensorboard)
 
