@@ -6,10 +6,11 @@ through the KKT conditions, CVPR 2020, eq. 5-8). Prices are unique only up to a 
 other; they are shifted so that both sides have the same mean, which no admissible change of the masses can see.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from fewshot_cli.kernels.certificate import certify
 from fewshot_cli.runtime.console import say
 
 SMALLEST_TOTAL = 1e-250  # below it float64 has no room left for the units that masses are counted in
+USUAL_TOTALS = (1e-3, 1e4)  # masses that every solver takes as they are
 TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave
 
 
@@ -96,17 +98,18 @@ def episodes(begin: int, end: int) -> Iterator[None]:
 def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Tensor:
     """Optimal value [B] of each problem, differentiable in cost [B,n,m], supply [B,n] and demand [B,m].
 
-    Half precision is solved, and valued, in float32. `basis` holds the trees of the last solve of the same B problems,
-    slightly changed, and receives the new ones.
+    All three are brought to the widest of their dtypes: half precision is solved, and valued, in float32, whole numbers
+    in float64. Without a node on one side, or without mass, the value is zero. `basis` holds the trees of the last
+    solve of the same B problems, slightly changed, and receives the new ones.
 
-    Raises `DataError` for NaN, infinities, negative mass or unequal totals. A solver without prices gives no gradient
-    to supply and demand (OpenCV's, for one); a note on stderr says so once.
+    Raises `DataError` for NaN, infinities, negative mass, unequal totals, complex numbers, and numbers so large that
+    the value or a price would not be finite. A solver without prices gives no gradient to supply and demand (OpenCV's,
+    for one); a note on stderr says so once.
     """
-    if any(
-        x.dtype in (torch.float16, torch.bfloat16) for x in (cost, supply, demand)
-    ):  # no solver takes them, and prices need more than their digits
-        cost, supply, demand = cost.float(), supply.float(), demand.float()
+    cost, supply, demand = _alike(cost, supply, demand)
     check(cost, supply, demand)
+    if cost.numel() == 0:
+        return cost.sum((1, 2)) + supply.sum(1) - demand.sum(1)  # zeros, with their zero gradients
     if solver.gradient == "autograd":
         return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))
     return _Envelope.apply(cost, supply, demand, solver, basis)
@@ -115,6 +118,10 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
 def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Plan:
     """The solver's plan for checked problems, noted in every open ledger; a certified solver's with its proof."""
     start = perf_counter()
+    totals = supply.detach().sum(1)
+    usual = bool(((totals > USUAL_TOTALS[0]) & (totals < USUAL_TOTALS[1])).all())
+    if not usual:  # solvers have absolute tolerances: they see masses of about one
+        supply, demand, unit = _in_units(supply, demand, totals)
     if basis is None or basis.trees is None or not solver.warm_start:
         plan = solver.solve(cost, supply, demand)
     else:
@@ -123,6 +130,8 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
         basis.trees = plan.basis
     if solver.certified:
         plan = certify(cost, supply, demand, plan, solver.tolerance or EXACT, getattr(solver.options, "workers", 0))
+    if not usual:
+        plan = replace(plan, flow=plan.flow * unit[:, None, None])
     spent = perf_counter() - start
     for record in _LEDGERS.get():
         record.converged.append(plan.converged)
@@ -139,20 +148,9 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
         raise ValueError(
             f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}"
         )
-    if cost.numel() == 0:
-        return
     total_s, total_d = supply.detach().sum(1), demand.detach().sum(1)
-    # a sum is finite only if every term is: one cheap pass finds the common case
-    if not bool(torch.isfinite(cost.detach().sum() + total_s.sum() + total_d.sum())):
-        for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
-            bad = (~torch.isfinite(x.detach())).flatten(1).any(1)
-            if bad.any():
-                raise DataError(
-                    f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
-                    "check the weights and the features they give"
-                )
-    if bool((supply.detach().amin() < 0) | (demand.detach().amin() < 0)):
-        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    if cost.numel() > 0:
+        _check_numbers(cost.detach(), supply.detach(), demand.detach(), total_s, total_d)
     if cost.dtype == torch.float64 and bool(((total_s > 0) & (total_s < SMALLEST_TOTAL)).any()):
         raise DataError(f"a transport problem has a total mass below {SMALLEST_TOTAL:g}; scale its node weights up")
     unequal = (total_s - total_d).abs() > TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
@@ -162,6 +160,55 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
             f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
             "normalise both sides to the same mass"
         )
+
+
+def _check_numbers(cost: Tensor, supply: Tensor, demand: Tensor, total_s: Tensor, total_d: Tensor) -> None:
+    """Refuse what is not finite, or negative, or would not be finite in the value or a price. Raises `DataError`."""
+    low, high = torch.aminmax(cost)
+    facts = torch.stack([low, high, total_s.amax(), total_d.amax(), supply.amin(), demand.amin()]).tolist()
+    if not all(math.isfinite(fact) for fact in facts):
+        for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
+            bad = (~torch.isfinite(x)).flatten(1).any(1)
+            if bad.any():
+                raise DataError(
+                    f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
+                    "check the weights and the features they give"
+                )
+    if min(facts[4:]) < 0:
+        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    _, n, m = cost.shape
+    largest, heaviest = max(-facts[0], facts[1]), max(1.0, *facts[2:4])
+    if not 4 * (n + m) * largest * heaviest <= torch.finfo(cost.dtype).max:
+        raise DataError(
+            f"transport problems have costs up to {largest:.3g} and total masses up to {heaviest:.3g}, whose products "
+            f"do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
+        )
+
+
+def _alike(*given: Tensor) -> list[Tensor]:
+    """The tensors in one floating dtype that every solver takes. Raises `DataError` for complex numbers."""
+    if all(x.dtype == torch.float32 for x in given) or all(x.dtype == torch.float64 for x in given):
+        return list(given)
+    if any(x.is_complex() for x in given):
+        raise DataError("a transport problem has complex numbers; give the cost as real distances")
+    # no solver takes half precision, and prices need more than its digits
+    narrow = all(x.dtype in (torch.float32, torch.float16, torch.bfloat16) for x in given)
+    return [x.to(torch.float32 if narrow else torch.float64) for x in given]
+
+
+def _in_units(supply: Tensor, demand: Tensor, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masses in units [B] that make their totals one to two; the unit is a power of two, so that nothing is rounded.
+
+    Without mass the unit is zero and the masses are equal: the prices of any optimum are right then.
+    """
+    massless = (totals == 0)[:, None]
+    unit = torch.where(totals == 0, 0, torch.exp2(torch.floor(torch.log2(totals))))
+    divisor = torch.where(massless, 1, unit[:, None])
+    return (
+        torch.where(massless, 1 / supply.shape[1], supply / divisor),
+        torch.where(massless, 1 / demand.shape[1], demand / divisor),
+        unit,
+    )
 
 
 class _Envelope(torch.autograd.Function):

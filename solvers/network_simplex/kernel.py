@@ -21,6 +21,8 @@ COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the t
 ROW_BITS = np.int64(5)
 BLOCK = 32  # rows priced together, told apart by ROW_BITS
 NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+ROUNDS = 64  # of integers for one problem
+ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
 PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
 ALL = ~np.uint64(0)
 
@@ -188,8 +190,8 @@ def _entering_exactly(c, stride, n, price, first):
 
 
 @njit
-def _violated(source, base, n, m, price, tolerance):
-    """The cell whose reduced cost is furthest below −tolerance, as (row, column); (−1, −1) when there is none."""
+def _least(source, base, n, m, price, tolerance):
+    """The least reduced cost, or −tolerance when none is below that."""
     pad = ALL << np.uint64(((m - 1) & 7) + 1)
     signs = vectors.splat(np.int64(0))
     for i in range(n):
@@ -200,14 +202,79 @@ def _violated(source, base, n, m, price, tolerance):
             if t + 8 >= m:
                 bits = vectors.where(pad, np.int64(0), bits)
             signs = vectors.either(signs, bits)
-    row, column, low = -1, -1, -tolerance
+    low = -tolerance
     if vectors.union(signs) < 0:
         for i in range(n):
             for j in range(m):
-                reduced = source[base + i * m + j] - price[i] + price[n + j]
-                if reduced < low:
-                    low, row, column = reduced, i, j
-    return row, column
+                low = min(low, source[base + i * m + j] - price[i] + price[n + j])
+    return low
+
+
+@njit
+def _centred(source, base, n, m, price, copied):
+    """Write the costs less each row's and then each column's least to copied [n·m]; those go to price as the prices of
+    an empty tree. Costs that differ little are subtracted without rounding.
+    """
+    for i in range(n):
+        low = source[base + i * m]
+        for j in range(1, m):
+            low = min(low, source[base + i * m + j])
+        price[i] = low
+        for j in range(m):
+            copied[i * m + j] = source[base + i * m + j] - low
+    for j in range(m):
+        low = copied[j]
+        for i in range(1, n):
+            low = min(low, copied[i * m + j])
+        price[n + j] = -low
+        for i in range(n):
+            copied[i * m + j] -= low
+
+
+@njit
+def _reduced(source, base, n, m, stride, exact, root, parent, cap, c, near_c):
+    """Reduced costs to the exact prices as integers of 2^-COST_BITS of `cap`, those above it cut off, in c and near_c;
+    arcs of the tree cost nothing. Returns how many low bits near_c leaves out.
+    """
+    scale, drop = 2.0**COST_BITS / cap, np.int64(COST_BITS - NEAR_BITS)
+    for i in range(n):
+        for j in range(m):
+            reduced = source[base + i * m + j] - exact[i] + exact[n + j]
+            c[i * stride + j] = np.int64(np.rint(min(reduced, cap) * scale))
+    for x in range(n + m):
+        if x != root:
+            c[(x if x < n else parent[x]) * stride + (parent[x] if x < n else x) - n] = 0
+    for i in range(n):
+        for j in range(m):
+            near_c[i * stride + j] = (np.int32(c[i * stride + j] >> drop) << ROW_BITS) | np.int32(i & (BLOCK - 1))
+    return drop
+
+
+@njit
+def _optimise(
+    marker, n, stride, c, near_c, drop, price, near_price, parent, flow, sub, moved, up, down, patience, limit
+):
+    """Pivot until no integer reduced cost is negative, or `patience` pivots were found in all bits alone.
+
+    Returns the pivots, and whether the integers' optimum was reached; `limit` ends it too.
+    """
+    first, pivots, hard = 0, 0, 0
+    while pivots < limit:
+        row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
+        reduced = np.int64(0)
+        if column >= 0:
+            reduced = c[row * stride + column] - price[row] + price[n + column]
+        if reduced >= 0:
+            if hard == patience:
+                return pivots, False
+            row, column = _entering_exactly(c, stride, n, price, first)
+            if column < 0:
+                return pivots, True
+            reduced = c[row * stride + column] - price[row] + price[n + column]
+            hard += 1
+        pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
+        pivots += 1
+    return pivots, False
 
 
 @njit(title="the network simplex")
@@ -232,7 +299,7 @@ def solve_range(
     up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     wide = (max(64 * words, n + stride) + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
-    near_price = np.zeros(wide + 8, np.int32)
+    near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
     sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
     gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
     for b in range(begin, end):
@@ -260,40 +327,58 @@ def solve_range(
         top = _magnitude(source, base, n * m)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
         drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+        centred = drop == 0 and top > 0
+        if centred:  # the costs are large beside their differences, of which too few bits are left
+            _centred(source, base, n, m, offset, copied)
+            source, base = copied, 0
+            top = _magnitude(source, base, n * m)
+            scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
+            drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         root = -1
         if len(warm):
             root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
         if root < 0:
             root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
         first_prices(c, stride, n, parent, order, root, price)
-        first, limit = 0, 1000 * nodes
-        while True:
-            row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
-            reduced = np.int64(0)
-            if column >= 0:
-                reduced = c[row * stride + column] - price[row] + price[n + column]
-            if reduced >= 0:
-                row, column = _entering_exactly(c, stride, n, price, first)
-                if column < 0:
-                    break
-                reduced = c[row * stride + column] - price[row] + price[n + column]
-            if iterations[b] == limit:
-                converged[b] = False
-                break
-            pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
-            iterations[b] += 1
-        # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word
-        tolerance = nodes * 2.3e-16 * top
-        while True:
+        left_over = 1000 * nodes
+        # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word: what
+        # they find negative becomes the scale of new integers, until nothing is
+        for _ in range(ROUNDS):
+            pivots, _done = _optimise(
+                marker,
+                n,
+                stride,
+                c,
+                near_c,
+                drop,
+                price,
+                near_price,
+                parent,
+                flow,
+                sub,
+                moved,
+                up,
+                down,
+                nodes,
+                left_over,
+            )
+            iterations[b] += pivots
+            left_over -= pivots
             exact_prices(source, base, m, n, root, parent, exact, stack, done)
-            row, column = _violated(source, base, n, m, exact, tolerance)
-            if row < 0:
+            largest = 0.0
+            for x in range(nodes):
+                largest = max(largest, abs(exact[x]))
+            tolerance = nodes * 2.3e-16 * min(top, largest)
+            least = _least(source, base, n, m, exact, tolerance)
+            converged[b] = least >= -tolerance
+            if converged[b] or left_over <= 0:
                 break
-            if iterations[b] >= limit:
-                converged[b] = False
-                break
-            pivot(marker, n, row, column, np.int64(0), parent, flow, price, sub, moved, up, down)
-            iterations[b] += 1
+            drop = _reduced(source, base, n, m, stride, exact, root, parent, max(-least * ROOM, 2.0**-900), c, near_c)
+            for x in range(nodes):
+                price[x] = 0
+        if centred:
+            for x in range(nodes):
+                exact[x] += offset[x]
         ounce = 1.0 / unit
         for x in range(nodes):
             basis[b, x] = parent[x]
