@@ -417,9 +417,9 @@ class DatasetBuilder(Part[OptionsT], ABC):
     """Turns a public archive or folder into one packed store.
 
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
-    maps file names to (address, SHA-256 or None) for the download when no source is given; `embedded` builders need
-    neither and are built on first use; `sha256` is the hash of the store made from the complete public data, where it
-    is known: the report says whether the store matches it.
+    maps file names to (address, SHA-256, `md5:…` or None) for the download when no source is given; `embedded` builders
+    need neither and are built on first use; `sha256` is the hash of the store made from the complete public data, where
+    it is known: the report says whether the store matches it.
     """
 
     source: ClassVar[str] = ""

@@ -80,7 +80,8 @@ def dataset_described(name: str) -> str | None:
     for file, (address, digest) in cls.urls.items():
         secured = address.startswith("https://") or digest is not None
         require(secured, f"{file}: {address} is not an https address and has no SHA-256")
-        require(digest is None or bool(re.fullmatch("[0-9a-f]{64}", digest)), f"{file}: {digest} is no SHA-256")
+        known = digest is None or re.fullmatch("[0-9a-f]{64}|md5:[0-9a-f]{32}", digest)
+        require(bool(known), f"{file}: {digest} is no SHA-256")
     return None
 
 

@@ -1,14 +1,19 @@
 """Downloads against a server on this machine: whole, resumed, wrong, missing and cut off."""
 
 import hashlib
+import io
 import os
+import random
 import re
 import socket
+import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from fewshot_cli.data import download
 from fewshot_cli.data.download import fetch
 from fewshot_cli.errors import DataError
 
@@ -46,6 +51,12 @@ class Ranged(Plain):
         start = int(wanted[1])
         return self.answer(206, BODY[start:]) if start < len(BODY) else self.answer(416, b"")
 
+    def send_response(self, code: int, message: str | None = None) -> None:
+        super().send_response(code, message)
+        if code == 206 and type(self) is not Elsewhere:
+            start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+            self.send_header("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+
 
 class CutsOff(Ranged):
     """Ends every answer after 1000 bytes."""
@@ -72,6 +83,74 @@ class Babbles(Plain):
 
     def do_GET(self) -> None:
         self.wfile.write(b"good morning\r\n\r\n")
+        self.close_connection = True
+
+
+class Busy(Ranged):
+    """Is overloaded twice, and says once how long that takes."""
+
+    def do_GET(self) -> None:
+        if len(self.server.asked) >= 2:
+            return super().do_GET()
+        self.server.asked.append("busy")
+        self.send_response(503 if len(self.server.asked) == 1 else 429)
+        if len(self.server.asked) == 2:
+            self.send_header("Retry-After", "7")
+        self.send_header("Content-Length", "0")
+        return self.end_headers()
+
+
+class AlwaysBusy(Plain):
+    def do_GET(self) -> None:
+        self.server.asked.append("busy")
+        self.send_error(503)
+
+
+class Elsewhere(Ranged):
+    """Answers a range with another one."""
+
+    def do_GET(self) -> None:
+        super().do_GET()
+
+    def answer(self, status: int, body: bytes, send: int | None = None) -> None:
+        if status != 206:
+            return super().answer(status, body)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes 5-{len(BODY) - 1}/{len(BODY)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        return None
+
+
+class Page(Plain):
+    """A sign-in page in place of the file, as a hotel's network answers."""
+
+    body = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
+
+    def do_GET(self) -> None:
+        self.answer(200, self.body)
+
+
+class Nothing(Page):
+    body = b""
+
+
+class BadLength(Plain):
+    def answer(self, status: int, body: bytes, send: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "12 apples")
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+
+class Compressed(Plain):
+    def answer(self, status: int, body: bytes, send: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(body)
         self.close_connection = True
 
 
@@ -213,3 +292,113 @@ def test_a_full_disk_is_a_sentence(serve, tmp_path):
     with pytest.raises(DataError, match="the disk is full"):
         fetch(url, tmp_path / "f.bin", DIGEST)
     assert not (tmp_path / "f.bin").exists()
+
+
+def test_a_busy_server_is_asked_again_after_the_time_it_names(serve, tmp_path, monkeypatch, capsys):
+    waits: list[float] = []
+    monkeypatch.setattr(download, "_sleep", waits.append)
+    url, asked = serve(Busy)
+    assert fetch(url, tmp_path / "f.bin", DIGEST).read_bytes() == BODY
+    assert waits == [1.0, 7.0] and asked[:2] == ["busy", "busy"]
+    assert "the server answers 503; trying again in 1 s" in capsys.readouterr().err
+
+
+def test_a_server_that_stays_busy_is_named(serve, tmp_path, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(download, "_sleep", waits.append)
+    url, asked = serve(AlwaysBusy)
+    with pytest.raises(DataError, match="the server answers 503; download f.bin yourself"):
+        fetch(url, tmp_path / "f.bin", DIGEST)
+    assert waits == [1.0, 2.0, 4.0, 8.0] and len(asked) == 5
+
+
+def test_another_range_than_asked_for_is_never_appended(serve, tmp_path):
+    url, _ = serve(Elsewhere)
+    (tmp_path / "f.bin.part").write_bytes(BODY[:1000])
+    with pytest.raises(DataError, match="does not continue where the partial file ends, so f.bin.part was removed"):
+        fetch(url, tmp_path / "f.bin", DIGEST)
+    assert list(tmp_path.iterdir()) == []
+    assert fetch(url, tmp_path / "f.bin", DIGEST).read_bytes() == BODY
+
+
+def archive(kind: str) -> bytes:
+    """A small archive whose members hold noise, so that a changed byte changes them."""
+    content, noise = io.BytesIO(), random.Random(3).randbytes(3000)
+    if kind == "f.zip":
+        with zipfile.ZipFile(content, "w") as made:
+            made.writestr("a/b.png", noise)
+    else:
+        with tarfile.open(fileobj=content, mode="w:gz") as made:
+            member = tarfile.TarInfo("a/b.png")
+            member.size = len(noise)
+            made.addfile(member, io.BytesIO(noise))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["f.zip", "f.tar.gz"])
+@pytest.mark.parametrize("what", ["a page", "nothing", "half", "a changed byte", "another kind", "another file's part"])
+def test_without_a_published_hash_an_archive_is_read_before_it_gets_its_name(serve, tmp_path, monkeypatch, kind, what):
+    good = archive(kind)
+    spoiled = {
+        "a page": Page.body,
+        "nothing": b"",
+        "half": good[: len(good) // 2],
+        "a changed byte": good[:500] + bytes([good[500] ^ 1]) + good[501:],
+        "another kind": archive({"f.zip": "f.tar.gz", "f.tar.gz": "f.zip"}[kind]),
+        "another file's part": random.Random(4).randbytes(700) + good[700:],
+    }[what]
+    for body, fine in ((spoiled, False), (good, True)):
+        monkeypatch.setattr(Page, "body", body)
+        url, _ = serve(Page)
+        target = tmp_path / kind
+        if fine:
+            assert fetch(url, target, None).read_bytes() == good
+        else:
+            with pytest.raises(DataError, match="is no whole archive and was removed"):
+                fetch(url, target, None)
+            assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("digest", [None, DIGEST])
+def test_an_empty_answer_is_no_file(serve, tmp_path, digest):
+    url, _ = serve(Nothing)
+    with pytest.raises(DataError, match="was removed"):
+        fetch(url, tmp_path / "f.bin", digest)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"), [(BadLength, "header Content-Length is '12 apples'"), (Compressed, "compressed once more")]
+)
+def test_a_header_that_makes_no_sense_is_a_sentence(serve, tmp_path, handler, words):
+    url, _ = serve(handler)
+    with pytest.raises(DataError, match=words):
+        fetch(url, tmp_path / "f.bin", DIGEST)
+    assert not (tmp_path / "f.bin").exists()
+
+
+def test_a_transfer_that_all_but_stops_ends_with_a_sentence(serve, tmp_path, monkeypatch):
+    """The clock runs a minute for each piece; a transfer at a usual speed is not touched by it."""
+    url, _ = serve(Ranged)
+    ticks = iter(range(0, 10**6, 61))
+    monkeypatch.setattr(download, "_clock", lambda: next(ticks))
+    monkeypatch.setattr(download, "SLOWEST", 10**9)
+    with pytest.raises(DataError, match=r"bytes arrived in the last 61 s; run the same command again later"):
+        fetch(url, tmp_path / "f.bin", DIGEST)
+    assert (tmp_path / "f.bin.part").stat().st_size > 0
+    monkeypatch.setattr(download, "SLOWEST", 1)
+    assert fetch(url, tmp_path / "f.bin", DIGEST).read_bytes() == BODY
+
+
+def test_an_md5_is_compared_where_nothing_else_is_published(serve, tmp_path):
+    url, _ = serve(Plain)
+    assert fetch(url, tmp_path / "f.bin", f"md5:{hashlib.md5(BODY).hexdigest()}").read_bytes() == BODY
+    with pytest.raises(DataError, match="MD5 is [0-9a-f]{32}, expected 0{32}; it was removed"):
+        fetch(url, tmp_path / "f.bin", f"md5:{'0' * 32}")
+
+
+def test_an_address_that_is_none_is_a_sentence(tmp_path):
+    with pytest.raises(DataError, match="cannot be reached"):
+        fetch("http://127.0.0.1:99999999/f", tmp_path / "f.bin", DIGEST)
+    with pytest.raises(DataError, match="cannot be reached"):
+        fetch("no address", tmp_path / "f.bin", DIGEST)

@@ -7,6 +7,7 @@ from fewshot_cli.data.archive import Source
 from fewshot_cli.errors import DataError
 
 _ZIPS = ("images_background", "images_evaluation")
+_MD5 = ("68d2efa1b9178cc56df9314c21c6e718", "6b91aef0f799c5bb55b94e3f2daec811")  # as published with torchvision
 _BASE = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
 _VAL_ALPHABETS = 5
 
@@ -18,7 +19,7 @@ class Omniglot(DatasetBuilder[Options]):
     """
 
     source = "a folder that holds images_background.zip and images_evaluation.zip (or both unpacked)"
-    urls = {f"{z}.zip": (f"{_BASE}/{z}.zip", None) for z in _ZIPS}
+    urls = {f"{z}.zip": (f"{_BASE}/{z}.zip", f"md5:{md5}") for z, md5 in zip(_ZIPS, _MD5, strict=True)}
     licence = "Omniglot by Lake, Salakhutdinov and Tenenbaum; MIT"
     sha256 = "3f43b10af55735619041dc569621a3a32c7fd7de5c99ed8ac8e7ae5163469a3d"
 
