@@ -3,6 +3,7 @@
 Importing it must stay cheap: no torch, no pydantic.
 """
 
+import functools
 import inspect
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -35,6 +37,7 @@ from fewshot_cli.cli.table import table
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.evaluation.check import Check
 from fewshot_cli.runtime.console import complain, emit, say
+from fewshot_cli.runtime.files import explain
 from fewshot_cli.version import __version__
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -114,8 +117,26 @@ def _help(verb: Callable[..., None]) -> str:
     return "\n\n".join(part.replace("\n", " ") for part in (inspect.getdoc(verb) or "").split("\n\n"))
 
 
+def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, whose paths may begin with `~` where no shell has replaced it: after `=`, and in variables."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(expanded(one) for one in value)
+        return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+    @functools.wraps(verb)
+    def run(**given: Any) -> None:
+        verb(**{name: expanded(value) for name, value in given.items()})
+
+    return run
+
+
 for _name, _verb in VERBS.items():
-    app.command(_name, help=_help(_verb))(_verb)
+    app.command(_name, help=_help(_verb))(_at_home(_verb))
+for _command in (*recipe.app.registered_commands, *weights.app.registered_commands):
+    if _command.callback is not None:
+        _command.callback = _at_home(_command.callback)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(weights.app, name="weights")
 
@@ -179,6 +200,8 @@ def _report(error: Exception, debug: bool) -> int:
             f"out of memory{f' ({reason})' if reason else ''}; lower --batch or image.size, take a smaller split, or "
             "in training lower pretrain.batch or metatrain.episodes_per_step"
         )
+    elif isinstance(error, OSError) and error.errno:
+        complain(explain(error, error.filename or "the operating system"))
     elif _is_lost_process(error):
         complain("another process of this run failed or was killed; its own message says why")
     else:
@@ -188,8 +211,11 @@ def _report(error: Exception, debug: bool) -> int:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether Python's or PyTorch's allocator ran out of memory; this does not import PyTorch."""
+    said = ("allocate memory", "start new thread", "bad_alloc", "out of memory", "failed to map segment")
     return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in str(error).lower() for words in said)
     )
 
 

@@ -53,10 +53,11 @@ def _paired(first: Path, second: Path) -> tuple[list[float], list[float]]:
 
 def _data(path: Path) -> str | None:
     """Hash of the images a run was evaluated on, where its configuration says so."""
+    from fewshot_cli.runtime.files import regular
     from fewshot_cli.runtime.runs import CONFIG
 
     try:
-        return json.loads((path / CONFIG).read_text("utf-8"))["identity"]["data"]
+        return json.loads(regular(path / CONFIG).read_text("utf-8"))["identity"]["data"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

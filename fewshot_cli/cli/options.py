@@ -135,7 +135,7 @@ Support = Annotated[
 def data_root(given: Path | None) -> Path:
     """`--data-root`, `FSL_DATA_ROOT`, or the user's data folder."""
     if given is not None or os.environ.get("FSL_DATA_ROOT"):
-        return given or Path(os.environ["FSL_DATA_ROOT"])
+        return given or Path(os.path.expanduser(os.environ["FSL_DATA_ROOT"]))
     from platformdirs import user_data_path
 
     return user_data_path("fsl", appauthor=False)

@@ -1,6 +1,7 @@
 """A recipe: YAML and `--set` → one frozen, typed value; every fault is `file:line: key: reason`."""
 
 import json
+import os
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -84,7 +85,7 @@ def installed_recipes() -> dict[str, Path]:
 
 def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe: a path, or a bare name among the installed ones. Raises `RecipeError`."""
-    path = Path(name_or_path)
+    path = Path(os.path.expanduser(name_or_path))
     known = installed_recipes()
     try:
         if path.exists():

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fewshot_cli.errors import RecipeError
+from fewshot_cli.runtime.files import regular
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -32,7 +33,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[Path_, int]]:
     try:
         if path.is_dir():
             raise RecipeError(f"{path}: is a folder, not a recipe; name a .yaml file in it")
-        if path.stat().st_size > _MAX_BYTES:
+        if regular(path).stat().st_size > _MAX_BYTES:
             raise RecipeError(f"{path}: is larger than 1 MiB, which no recipe is")
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:

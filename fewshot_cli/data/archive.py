@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Self
 
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.files import guarded
+from fewshot_cli.runtime.files import guarded, regular
 
 MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together
@@ -66,7 +66,7 @@ class Source:
         self._file: IO[bytes]  # the tar, unpacked
         if not path.exists():
             raise DataError(f"{path}: does not exist; give {option} an archive or a folder")
-        if path.is_dir():
+        if regular(path).is_dir():
             names = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
             self.names = sorted(name for name in names if not hidden(name))
             return
@@ -96,7 +96,7 @@ class Source:
         """Content of one file. Raises `DataError` when the archive is damaged there."""
         if self.path.is_dir():
             with guarded(self.path / name):
-                return (self.path / name).read_bytes()
+                return regular(self.path / name).read_bytes()
         try:
             if self._zip is not None:
                 return self._zip.read(self._members[name])
@@ -113,7 +113,7 @@ class Source:
         """The same as a stream; a file of a folder is not read at once, however large. Raises `DataError`."""
         if self.path.is_dir():
             with guarded(self.path / name):
-                return (self.path / name).open("rb")
+                return regular(self.path / name).open("rb")
         return io.BytesIO(self.read(name))
 
     def _open_zip(self) -> None:

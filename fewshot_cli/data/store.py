@@ -19,7 +19,7 @@ from torch import Tensor
 from fewshot_cli.data.decode import cut_out, open_image, squash
 from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.files import guarded
+from fewshot_cli.runtime.files import guarded, regular
 
 T = TypeVar("T")
 BoxesOf = Callable[[int, int, int], tuple[list[tuple[int, int, int, int]], list[bool]]]
@@ -163,7 +163,7 @@ class Split:
     def _blob(self) -> memoryview:
         """The images' bytes, verified when they are first asked for; mapped, since they may exceed the memory."""
         start = self._index["offset"]
-        with guarded(self._file), self._file.open("rb") as file:
+        with guarded(self._file), regular(self._file).open("rb") as file:
             blob = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start : start + self._ends[-1]]
         self._verify(blob)
         return blob
@@ -232,7 +232,7 @@ def open_store(root: Path, name: str) -> Store:
     if not is_store(path):
         raise DataError(f"{path}: is not a store; choose another --data-root, or another --name for `fsl prepare`")
     try:
-        index = json.loads((path / INDEX).read_text("utf-8"))
+        index = json.loads(regular(path / INDEX).read_text("utf-8"))
         version = index.get("format") if isinstance(index, dict) else None
         if version != FORMAT or not isinstance(index, dict):
             raise DataError(f"{path}: store format {version}, this version reads {FORMAT}; {again}")

@@ -12,7 +12,7 @@ from fewshot_cli.data.decode import cut_out, decode_image, open_image
 from fewshot_cli.data.layouts import IMAGE_SUFFIXES, by_class_folder, is_image
 from fewshot_cli.data.store import BoxesOf
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.files import guarded
+from fewshot_cli.runtime.files import guarded, regular
 
 
 class _Files:
@@ -87,7 +87,7 @@ class LooseImages(_Files):
         data = []
         for name in names:
             with guarded(Path(name)):
-                data.append(Path(name).read_bytes())
+                data.append(regular(Path(name)).read_bytes())
         super().__init__("images", "files", names, names, data)
 
 
@@ -99,6 +99,6 @@ def _image_files(path: Path) -> list[str]:
         if not images:
             raise DataError(f"{path}: holds no images ({' '.join(IMAGE_SUFFIXES)})")
         return [str(image) for image in images]
-    if not path.is_file():
+    if not regular(path).is_file():
         raise DataError(f"{path}: no such file or folder; give images or folders of images")
     return [str(path)]

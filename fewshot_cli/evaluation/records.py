@@ -8,6 +8,7 @@ from typing import Any
 from fewshot_cli.data.format import is_count
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import EpisodeRecord
+from fewshot_cli.runtime.files import regular
 from fewshot_cli.runtime.runs import Run
 
 RECORDS = "episodes.jsonl"
@@ -16,7 +17,7 @@ RECORDS = "episodes.jsonl"
 def finished_records(run: Path) -> list[EpisodeRecord]:
     """The records of a run's directory. Raises `DataError` for one that cannot be, and for a missing file."""
     file = run / RECORDS
-    if not file.is_file():
+    if not regular(file).is_file():
         raise DataError(f"{file}: is not the record of an `fsl eval` run (there is no such file)")
     try:
         return checked(Run.records(file), file)

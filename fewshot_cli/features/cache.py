@@ -16,7 +16,7 @@ from fewshot_cli.data.store import ImageSet
 from fewshot_cli.errors import DataError
 from fewshot_cli.features.embed import CutPatches, Views, WholeImages, embed
 from fewshot_cli.runtime.console import progress, say
-from fewshot_cli.runtime.files import atomic
+from fewshot_cli.runtime.files import atomic, regular
 from fewshot_cli.runtime.processes import Processes
 
 
@@ -56,7 +56,7 @@ def cached_features(
 def _read(path: Path, count: int) -> Tensor | None:
     """The features in a file; None where it is not whole: other content, type or number than was written."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(regular(path), "pt") as file:
             maps, digest = file.get_tensor("maps"), (file.metadata() or {}).get("digest")
     except (SafetensorError, KeyError, OSError):
         return None

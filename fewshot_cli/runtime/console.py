@@ -24,9 +24,17 @@ def mute(rank: int) -> None:
 def complain(text: str, shared: bool = False) -> None:
     """An error message, from every process that has the error; one that all `share`, from the first process only."""
     if not _silent_rank:
-        _write(f"fsl: {text}")
+        _write(f"fsl: {_bounded(text)}")
     elif not shared:
-        _write(f"fsl: process {_silent_rank}: {text}")
+        _write(f"fsl: process {_silent_rank}: {_bounded(text)}")
+
+
+def _bounded(text: str) -> str:
+    """A message without what is longer than anyone reads: names and values may be of any length."""
+    words = " ".join(word if len(word) <= 300 else f"{word[:200]}…{word[-80:]}" for word in text.split(" "))
+    lines = words if len(words) <= 3000 else f"{words[:2500]} … {words[-400:]}"
+    kept = lines.splitlines()
+    return "\n".join([*kept[:18], f"… and {len(kept) - 18} more lines"] if len(kept) > 19 else kept)
 
 
 def say(text: str) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ def explain(error: OSError, path: Path | str) -> str:
         errno.EPERM: "permission denied; choose another folder (--data-root, --run-dir) or change its permissions",
         errno.EEXIST: "a file of this name is in the way of a folder; remove it or choose another folder",
         errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
+        errno.ENAMETOOLONG: "the name is longer than the system allows; choose a shorter one",
+        errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n)",
+        errno.ENFILE: "too many files are open on this machine; close some programs",
         errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     }
     return f"{path}: {reasons.get(error.errno or 0, error.strerror or str(error))}"
@@ -43,6 +47,17 @@ def guarded(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(explain(error, path)) from error
+
+
+def regular(path: Path) -> Path:
+    """The path, unless it leads to a FIFO, a socket or a device, which might be waited for without an end: that is a
+    `DataError`.
+    """
+    with guarded(path):
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path}: is a FIFO, socket or device, not a file; copy its content to a file and give that")
+    return path
 
 
 @contextmanager
@@ -186,7 +201,7 @@ def read_sealed(path: Path) -> bytes:
     content is not what was written.
     """
     with guarded(path):
-        whole = path.read_bytes()
+        whole = regular(path).read_bytes()
     if not whole.startswith(_SEAL):
         return whole
     digest, content = whole[len(_SEAL) : len(_SEAL) + 32], whole[len(_SEAL) + 32 :]

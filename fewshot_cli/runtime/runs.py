@@ -16,7 +16,7 @@ from fewshot_cli import registry
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import stop_points
 from fewshot_cli.runtime.console import say
-from fewshot_cli.runtime.files import explain, guarded, hold, write_json, write_text
+from fewshot_cli.runtime.files import explain, guarded, hold, regular, write_json, write_text
 
 if TYPE_CHECKING:
     from fewshot_cli.runtime.processes import Processes
@@ -102,7 +102,7 @@ class Run:
     def records(path: Path) -> list[Any]:
         """Records of a finished run's JSONL file."""
         with guarded(path):
-            return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            return [json.loads(line) for line in regular(path).read_text("utf-8").splitlines()]
 
     def lines(self, name: str) -> list[Any]:
         """Whole records of a JSONL file; a torn last line is cut off the file."""
@@ -110,7 +110,7 @@ class Run:
         if not path.exists():
             return []
         with guarded(path):
-            blob = path.read_bytes()
+            blob = regular(path).read_bytes()
         whole, records = 0, []
         for line in blob.splitlines(keepends=True):
             try:
@@ -245,7 +245,7 @@ def _ordinal(path: Path) -> int:
 def read(path: Path) -> dict[str, Any]:
     """A JSON file of a run. Raises `DataError` when it is damaged."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(regular(path).read_text("utf-8"))
         if not isinstance(data, dict):
             raise ValueError("not a mapping")
         return data

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.registry import did_you_mean, entries
-from fewshot_cli.runtime.files import atomic, guarded, sha256, write_json
+from fewshot_cli.runtime.files import atomic, guarded, regular, sha256, write_json
 from fewshot_cli.weights import foreign
 
 
@@ -112,7 +112,7 @@ def sidecar_of(path: Path) -> Path:
 
 def load(path: Path) -> Checkpoint:
     """Read weights. Raises `DataError` for truncation, a flipped byte, NaN, a missing sidecar or a pickle with code."""
-    if not path.is_file():
+    if not regular(path).is_file():
         hint = did_you_mean(str(path), entries("weights"))
         raise DataError(
             f"{path}: no such weights{hint}; give the .safetensors of a training run, or a name of `fsl weights list`"
@@ -125,7 +125,7 @@ def load(path: Path) -> Checkpoint:
 
     digest = hashlib.sha256(blob).hexdigest()
     try:
-        sidecar = json.loads(sidecar_of(path).read_text("utf-8"))
+        sidecar = json.loads(regular(sidecar_of(path)).read_text("utf-8"))
         expected = sidecar["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -157,7 +157,7 @@ def _foreign(path: Path) -> Checkpoint:
 
 def _read(path: Path) -> Checkpoint:
     """The tensors of a file that need not be ours, by the names in it; no code in it is run. Raises `DataError`."""
-    if not path.is_file():
+    if not regular(path).is_file():
         raise DataError(f"{path}: no such weights file; give a .pth (or .safetensors) that holds a state_dict")
     with guarded(path):
         digest = sha256(path)

@@ -1,5 +1,6 @@
 """Where a command's weights come from."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def find_weights(
 
 def named(given: Path) -> Path:
     """The file that `--weights` means: a path, or the name of installed weights."""
-    return installed.file(given.name) if not given.is_file() and str(given) in installed.names() else given
+    file = Path(os.path.expanduser(given))
+    return installed.file(given.name) if not file.is_file() and str(given) in installed.names() else file
 
 
 def _installed(name: str) -> FoundWeights:

@@ -18,7 +18,12 @@ def without_a_message():
     raise MemoryError
 
 
+def without_threads():
+    raise RuntimeError("can't start new thread")
+
+
 GIVES_UP = {
+    "a limit on threads": without_threads,
     "Python": lambda: bytearray(BEYOND),
     "NumPy": lambda: np.empty(BEYOND, np.uint8),
     "PyTorch on a CPU": lambda: torch.empty(BEYOND, dtype=torch.uint8),

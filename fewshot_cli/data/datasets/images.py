@@ -12,6 +12,7 @@ from fewshot_cli.data.archive import Source
 from fewshot_cli.data.format import SPLITS
 from fewshot_cli.data.layouts import by_class_folder, is_image
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.files import regular
 
 Table = dict[str, tuple[list[str], str | None]]
 """Class → names of its images, and the split that the source puts it into, if any."""
@@ -103,7 +104,7 @@ def _from_folders(files: Source) -> Table:
 def _from_csv(path: Path) -> Table:
     table: Table = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with regular(path).open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if not {"file", "label"} <= set(rows.fieldnames or []):
                 raise DataError(f"{path}:1: needs a header with the columns file,label (and optionally split)")
@@ -128,7 +129,7 @@ def _from_csv(path: Path) -> Table:
 
 def _from_file(path: Path, table: Table) -> dict[str, str]:
     try:
-        splits = json.loads(path.read_text("utf-8"))
+        splits = json.loads(regular(path).read_text("utf-8"))
         if unknown := sorted(set(splits.keys()) - set(SPLITS)):
             raise DataError(f"{path}: has a split {unknown[0]!r}; splits are train, val and test")
         pairs = [(cls, split) for split in SPLITS for cls in splits.get(split, [])]
