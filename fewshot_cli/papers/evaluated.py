@@ -27,7 +27,7 @@ from fewshot_cli.papers.schema import (
 )
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.render import plus_minus
-from fewshot_cli.runtime.runs import Run, versions
+from fewshot_cli.runtime.runs import TIMES, Run, versions
 from fewshot_cli.weights.find import find_weights
 
 ROWS = "rows.jsonl"
@@ -94,7 +94,9 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
         "sets": list(request.sets),
     }
     job, hashes = Run(run_dir, "table", plain.resolved(), decided_by, resume), _hashes(plain, request)
-    done = {(r["row"], r["way"], r["shot"]): r for r in job.lines(ROWS) if "missing" not in r}
+    done = {_place(r): r for r in job.lines(ROWS) if "missing" not in r}
+    seconds = {_place(r): r["seconds"] for r in job.lines(TIMES)}
+    done = {place: {**r, "seconds": r.get("seconds", seconds.get(place))} for place, r in done.items()}
     if other := next((r for r in done.values() if r["hashes"] != hashes), None):
         raise DataError(
             f"{run_dir}: row {other['row']} was run on other data or weights than the present ones; resume it with "
@@ -111,7 +113,9 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
             command = {} if "missing" in made else {"command": cells.command(row, column)}
             where = {"row": row.name, "way": column.way, "shot": column.shot}
             done[place] = {**where, **made, "hashes": hashes, **command}
-            job.append(ROWS, [done[place]])
+            if "seconds" in made:  # in a file of their own, so that equal runs have equal rows
+                job.append(TIMES, [{**where, "seconds": made["seconds"]}])
+            job.append(ROWS, [{key: value for key, value in done[place].items() if key != "seconds"}])
     places = range(len(table.columns))
     result = {
         "format": 1,
@@ -130,9 +134,13 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
     if all("missing" not in r for r in done.values()):
         job.finish(result)
     if all("missing" in r for r in done.values()):
-        job.discard(ROWS)
+        job.discard(ROWS, TIMES)
         result["run_dir"] = None
     return result
+
+
+def _place(record: dict[str, Any]) -> tuple[str, int, int]:
+    return record["row"], record["way"], record["shot"]
 
 
 def _hashes(plain: Recipe, request: Request) -> dict[str, str | None]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONFIG, SUMMARY, TIMES = "config.json", "summary.json", "times.jsonl"
+SECONDS = "seconds.json"  # a summary's wall-clock times, apart from it, so that equal runs have equal summaries
 
 
 def versions() -> dict[str, str]:
@@ -140,10 +141,16 @@ class Run:
             write_text(self.path / name, "".join(map(_line, self.lines(name)[:count])))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary, its digest into the configuration first; a run is complete when it is there."""
+        """Write the summary, its digest into the configuration first; a run is complete when it is there.
+
+        What has the key `seconds` is null in it and stands in a file of its own.
+        """
         if self.writes:
-            write_json(self.path / CONFIG, {**self._config, "summary": fingerprint(summary)})
-            write_json(self.path / SUMMARY, summary)
+            seconds: dict[str, Any] = {}
+            timeless = _without_seconds(summary, "", seconds)
+            write_json(self.path / CONFIG, {**self._config, "summary": fingerprint(timeless)})
+            write_json(self.path / SECONDS, seconds)
+            write_json(self.path / SUMMARY, timeless)
 
     def discard(self, *files: str) -> None:
         """Remove what a run that gave nothing has written: its configuration, `files`, and the folder if it is empty
@@ -164,7 +171,35 @@ class Run:
         # those of earlier versions have no digest
         if "summary" in self._config and self._config["summary"] != fingerprint(summary):
             raise DataError(f"{path}: is not what this run wrote; remove it, and --resume makes it again")
-        return summary
+        return _with_seconds(summary, "", read(self.path / SECONDS)) if (self.path / SECONDS).exists() else summary
+
+
+def _without_seconds(data: Any, place: str, seconds: dict[str, Any]) -> Any:
+    """Plain data whose `seconds` are null; their values by place go into `seconds`."""
+    if isinstance(data, list):
+        return [_without_seconds(value, f"{place}/{i}", seconds) for i, value in enumerate(data)]
+    if not isinstance(data, Mapping):
+        return data
+    if "seconds" in data:
+        seconds[f"{place}/seconds"] = data["seconds"]
+    return {
+        key: None if key == "seconds" else _without_seconds(value, f"{place}/{key}", seconds)
+        for key, value in data.items()
+    }
+
+
+def _with_seconds(data: Any, place: str, seconds: dict[str, Any]) -> Any:
+    """The data that `_without_seconds` had."""
+    if isinstance(data, list):
+        return [_with_seconds(value, f"{place}/{i}", seconds) for i, value in enumerate(data)]
+    if not isinstance(data, dict):
+        return data
+    return {
+        key: seconds.get(f"{place}/seconds", value)
+        if key == "seconds"
+        else _with_seconds(value, f"{place}/{key}", seconds)
+        for key, value in data.items()
+    }
 
 
 _kept: dict[Path, int] = {}  # how many runs of this process use a folder

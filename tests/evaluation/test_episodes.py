@@ -78,7 +78,8 @@ def test_json_holds_every_field_and_the_record_adds_up(evaluate, tmp_path):
     assert [line["episode"] for line in lines] == list(range(12))
     mean = sum(line["correct"] for line in lines) / sum(line["queries"] for line in lines)
     assert abs(got["accuracy"] - 100 * mean) < 1e-9 and 0 < got["ci95"] < 20
-    assert json.loads((tmp_path / "r" / "summary.json").read_text()) == got
+    assert json.loads((tmp_path / "r" / "summary.json").read_text()) == got | {"seconds": None}
+    assert json.loads((tmp_path / "r" / "seconds.json").read_text()) == {"/seconds": got["seconds"]}
 
 
 @pytest.mark.parametrize("head", ["emd", "sfc"])
