@@ -97,11 +97,13 @@ class Child:
 
     def __init__(self, connection: socket.socket, words: list[str], out: Path) -> None:
         self._connection, self._words, self._out = connection, words, out
+        self._answers = connection.makefile()
+        self.pid = int(self._answers.readline())
 
     def wait(self) -> subprocess.CompletedProcess:
         """What `subprocess.run` would give: the code (−9 for a killed one) and what it wrote to streams not named."""
-        with self._connection, self._connection.makefile() as file:
-            code = int(file.readline())
+        with self._connection, self._answers:
+            code = int(self._answers.readline())
         texts = [p.read_text("utf-8") if (p := self._out / n).exists() else "" for n in ("stdout", "stderr")]
         return subprocess.CompletedProcess(self._words, code, *texts)
 
@@ -155,6 +157,7 @@ def serve(address: str, said: int) -> None:
             if (pid := os.fork()) == 0:
                 connection.close()
                 command(**request)
+            connection.sendall(f"{pid}\n".encode())
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             connection.sendall(f"{code}\n".encode())
             os._exit(0)

@@ -150,13 +150,11 @@ def _checked(path: Path, digest: str | None, name: str) -> Path:
                 f"{name}: what was downloaded is no whole archive and was removed; run the same command again, and if "
                 "that does not help, download it yourself and give it by --from"
             ) from error
-        say(f"{path.name}: sha256 {actual} (none published to compare with)")
+        say(f"{name}: sha256 {actual} (none published to compare with)")
     elif actual != expected:
         path.unlink(missing_ok=True)
         title = {"sha256": "SHA-256", "md5": "MD5"}[kind]
-        raise DataError(
-            f"{path.name}: {title} is {actual}, expected {expected}; it was removed, run the same command again"
-        )
+        raise DataError(f"{name}: {title} is {actual}, expected {expected}; it was removed, run the same command again")
     return path
 
 

@@ -136,7 +136,7 @@ def evaluate_episodes(
     identity = model.identity("episodes", data=split.sha256, classes=sampler.classes)
     run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
     queries = recipe.episode.way * recipe.episode.query
-    records = processes.first(lambda: checked(run.lines(RECORDS), run_dir / RECORDS, queries))
+    records = processes.first(lambda: checked(run.lines(RECORDS), run_dir / RECORDS, queries, run.mark))
     if len(records) > recipe.eval.episodes:
         raise DataError(f"{run_dir / RECORDS}: holds {len(records)} episodes, the recipe has {recipe.eval.episodes}")
     say(f"run directory: {run_dir}" + (f", resuming after {len(records)} episodes" if records else ""))
@@ -145,7 +145,7 @@ def evaluate_episodes(
     with progress(recipe.name, recipe.eval.episodes) as bar:
 
         def keep(new: list[EpisodeRecord]) -> None:
-            run.append(RECORDS, new)
+            run.append(RECORDS, [{**record, "run": run.mark} for record in new])
             records.extend(new)
             bar.update(len(records), plus_minus(*mean_ci95([r["accuracy"] for r in records])) + " %")
 

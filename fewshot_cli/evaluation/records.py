@@ -25,14 +25,19 @@ def finished_records(run: Path) -> list[EpisodeRecord]:
         raise DataError(f"{file}: is not the record of an `fsl eval` run ({error})") from error
 
 
-def checked(records: Sequence[Any], where: Path, queries: int | None = None) -> list[EpisodeRecord]:
+def checked(
+    records: Sequence[Any], where: Path, queries: int | None = None, run: str | None = None
+) -> list[EpisodeRecord]:
     """The records themselves, one for each episode from 0 on, each with an accuracy that follows from its counts.
 
-    `queries` is how many an episode has, if that is known. Raises `DataError` for the first that is otherwise: it was
-    changed or written twice, and what is computed from it would be wrong.
+    `queries` is how many an episode has and `run` its run's mark, if they are known. Raises `DataError` for the first
+    that is otherwise: it was changed or written twice, and what is computed from it would be wrong.
     """
     for number, record in enumerate(records):
-        if (reason := _wrong(record, number, queries)) is not None:
+        reason = _wrong(record, number, queries)
+        if reason is None and run is not None and record.get("run", run) != run:
+            reason = "is of another run"
+        if reason is not None:
             raise DataError(
                 f"{where}:{number + 1}: {reason}; the file was changed or damaged, so evaluate the run again in "
                 "another --run-dir"

@@ -16,6 +16,7 @@ class EpisodeRecord(TypedDict):
     queries: int  # all queries
     accuracy: float  # 100 · correct / queries
     not_converged: int  # transport problems that the solver gave up on
+    run: NotRequired[str]  # the beginning of its run's key, so that no other run's record passes for it
 
 
 # a line of `predictions.jsonl`, under protocol `classification`: the image's place in the split, its class, and the

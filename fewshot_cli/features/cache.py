@@ -47,25 +47,25 @@ def cached_features(
         if processes.rank == 0:
             with atomic(path) as part:
                 kept = maps.cpu()
-                save_file({"maps": kept}, part, metadata={"digest": _digest(kept)})
+                save_file({"maps": kept}, part, metadata={"digest": _digest(kept, path)})
     except (DataError, SafetensorError) as error:  # the latter is how safetensors puts that the disk is full
         say(f"note: features are not cached: {error}")
     return maps, perf_counter() - start
 
 
 def _read(path: Path, count: int) -> Tensor | None:
-    """The features in a file; None where it is not whole: other content, type or number than was written."""
+    """The features in a file; None where it is not what was written there: other content, type, number or name."""
     try:
         with safe_open(regular(path), "pt") as file:
             maps, digest = file.get_tensor("maps"), (file.metadata() or {}).get("digest")
     except (SafetensorError, KeyError, OSError):
         return None
-    whole = maps.ndim == 4 and len(maps) == count and maps.dtype == torch.float32 and digest == _digest(maps)
+    whole = maps.ndim == 4 and len(maps) == count and maps.dtype == torch.float32 and digest == _digest(maps, path)
     return maps if whole else None
 
 
-def _digest(maps: Tensor) -> str:
-    """A hash of what features are: their shape and their bytes."""
-    digest = hashlib.sha256(str(tuple(maps.shape)).encode())
+def _digest(maps: Tensor, path: Path) -> str:
+    """A hash of what features are: their file's name, which says of what, their shape and their bytes."""
+    digest = hashlib.sha256(f"{path.name} {tuple(maps.shape)}".encode())
     digest.update(maps.contiguous().numpy().data)
     return digest.hexdigest()

@@ -73,6 +73,7 @@ class Run:
         place = path.resolve()
         weakref.finalize(self, _reserved.pop(place) if place in _reserved else _keep(path))
         self.key = fingerprint({"verb": verb, **identity})
+        self.mark = self.key[:12]  # for what is kept record by record
         config = path / CONFIG
         self.resumed = config.exists()
         if self.resumed:

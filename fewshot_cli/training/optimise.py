@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any, cast
 
@@ -118,6 +117,7 @@ class _Training:
         self.run.append(LOG, [record])
         self.run.append(TIMES, [times])
         state = {
+            "run": self.run.key,
             "epoch": record["epoch"],
             "best": self.done.best or {},
             "stale": self.done.validations_without_improvement,
@@ -136,12 +136,16 @@ class _Training:
             return
         try:
             state = torch.load(io.BytesIO(read_sealed(path)), map_location="cpu", weights_only=True)
+            if state.get("run", self.run.key) != self.run.key:  # those of earlier versions do not say
+                raise ValueError("it is another run's")
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:
                 self.average.restore(state["average"])
             self.done = _Progress(state["epoch"], state["best"] or None, state["stale"])
-        except (RuntimeError, KeyError, TypeError, ValueError, EOFError, UnpicklingError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # a damaged file raises whatever its reader trips over
             raise DataError(f"{path}: is damaged ({error}); start again in another --run-dir") from error
         say(f"resuming after epoch {self.done.epoch}")
 

@@ -45,6 +45,16 @@ def run(tiny, pretrained, children, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+def test_a_record_of_another_run_is_refused(fsl, tiny, pretrained, run, tmp_path):
+    shutil.copytree(run, tmp_path / "mine")
+    words = (*tiny.words, "--weights", pretrained / "weights.safetensors", "--seed", "2")
+    assert fsl("eval", *words, "--run-dir", "theirs")[0] == 0
+    shutil.copy(tmp_path / "theirs" / "episodes.jsonl", tmp_path / "mine" / "episodes.jsonl")
+    (tmp_path / "mine" / "summary.json").unlink()
+    code, out, err = fsl("eval", *words[:-2], "--run-dir", "mine", "--resume")
+    assert code == 3 and out == "" and "episodes.jsonl:1: is of another run" in err
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_record_is_refused_by_resume_and_compare(fsl, tiny, pretrained, run, tmp_path, change):
     shutil.copytree(run, tmp_path / "changed")

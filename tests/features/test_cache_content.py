@@ -39,6 +39,21 @@ def test_changed_features_are_made_again(fsl, tiny, pretrained, tmp_path, change
     assert "damaged" not in fsl("eval", *words)[2]
 
 
+def test_features_of_another_name_are_made_again(fsl, tiny, pretrained, tmp_path):
+    words = ("--recipe", tiny.recipe, "--weights", pretrained / "weights.safetensors", "--format", "json")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tiny").symlink_to(tiny.root / "tiny")
+    code, out, err = fsl("eval", *words)
+    (mine,) = (tmp_path / "data" / "features").iterdir()
+    assert fsl("eval", *words, "--set", "image.mean=[0.2, 0.2, 0.2]")[0] == 0
+    (theirs,) = set((tmp_path / "data" / "features").iterdir()) - {mine}
+    assert load_file(theirs)["maps"].shape == load_file(mine)["maps"].shape
+    mine.write_bytes(theirs.read_bytes())
+    code, again, err = fsl("eval", *words)
+    assert code == 0 and "is damaged and will be made again" in err
+    assert json.loads(again)["accuracy"] == json.loads(out)["accuracy"]
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_rotated_labels_are_seen_although_features_are_cached(fsl, tiny, pretrained, tmp_path, old):
     words = ("--recipe", tiny.recipe, "--weights", pretrained / "weights.safetensors")

@@ -44,9 +44,9 @@ def test_pretraining_killed_and_resumed_ends_with_the_same_bytes(tiny, children,
         assert digest(run / name) == digest(pretrained / name), name
 
 
-def interrupted(children, tiny, tmp_path):
+def interrupted(children, tiny, tmp_path, *more):
     """A pre-training that was killed after its second epoch, and the command that goes on with it."""
-    words = ("pretrain", *tiny.words, *PRETRAINED, "--run-dir", "run")
+    words = ("pretrain", *tiny.words, *PRETRAINED, *more, "--run-dir", "run")
     assert children.run(*words, cwd=tmp_path, environment={"FSL_STOP_AT": "state.pt:2"}).returncode == -signal.SIGKILL
     return tmp_path / "run", (*words, "--resume")
 
@@ -63,6 +63,14 @@ def test_a_state_of_which_a_bit_has_changed_is_not_gone_on_with(tiny, children, 
         assert code == 3 and out == "" and "state.pt: is damaged" in err and "Traceback" not in err, place
     (run / "state.pt").write_bytes(whole[: len(whole) // 2])
     assert fsl(*words)[0] == 3
+    (run / "state.pt").write_bytes(whole[len(whole) // 2 :] + whole[: len(whole) // 2])  # not even a seal
+    code, _, err = fsl(*words)
+    assert code == 3 and "state.pt: is damaged" in err, err
+    (tmp_path / "other").mkdir()
+    theirs, _ = interrupted(children, tiny, tmp_path / "other", "--seed", "7")
+    (run / "state.pt").write_bytes((theirs / "state.pt").read_bytes())
+    code, out, err = fsl(*words)
+    assert code == 3 and out == "" and "it is another run's" in err
     (run / "state.pt").write_bytes(whole[len(_SEAL) + 32 :])  # as earlier versions wrote it
     code, _, err = fsl(*words)
     assert code == 0 and "resuming after epoch 2" in err

@@ -1,0 +1,52 @@
+"""A disk that refuses to take more at a random byte, in every verb that writes; then the disk has room again.
+
+    python benchmarks/reliability/disk.py [--tries 150]
+
+No file may grow beyond a random size, which the system answers as it does a full disk. A fault: an internal fault or a
+traceback, another result than with room, or a run that does not continue to the bytes of an unbroken one. Prints JSON.
+"""
+
+import random
+from pathlib import Path
+
+from kills import Verb, verbs
+from world import campaign, content, options, report, spoken, world
+
+
+class Full:
+    """A verb whose files may not grow beyond a size, and once more without the limit."""
+
+    def __init__(self, verb: Verb) -> None:
+        self.verb = verb
+
+    def __call__(self, rng: random.Random, folder: Path) -> str | None:
+        verb = self.verb
+        if not verb.whole:
+            (first := folder.parent / f"whole{id(verb)}").mkdir()
+            verb.unbroken(first)
+        largest = max(map(len, verb.whole.values()))
+        size = int(largest ** rng.uniform(0.2, 1.0))
+        done = verb.here.children.run(*verb.words, cwd=folder, file_size=size)
+        if (said := spoken(done)) is not None:
+            return f"{size} bytes: {said}"
+        if done.returncode == 0:
+            return None if content(folder) == verb.whole else f"{size} bytes: exit 0 with other files"
+        words = (*verb.words, *verb.again) if any(folder.rglob("config.json")) else verb.words
+        done = verb.here.children.run(*words, cwd=folder)
+        if done.returncode != 0:
+            return f"{size} bytes, then with room {done.returncode}: {done.stderr.strip()[-300:]}"
+        now = content(folder)
+        names = sorted(name for name in {*now, *verb.whole} if now.get(name) != verb.whole.get(name))
+        return f"{size} bytes: other bytes in {', '.join(names)[:300]}" if names else None
+
+
+def main() -> None:
+    given = options(__doc__, 150)
+    with world() as here:
+        (here.folder / "disk").mkdir()
+        kinds = [(name, Full(verb)) for name, verb in verbs(here)]
+        report("full disk", campaign(kinds, given.tries, given.seed, here.folder / "disk"))
+
+
+if __name__ == "__main__":
+    main()
