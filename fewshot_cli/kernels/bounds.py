@@ -5,12 +5,13 @@ import numpy as np
 from fewshot_cli.kernels import certificate, vectors
 from fewshot_cli.kernels.compile import FLOATS, njit
 
+RARE = certificate.RARE
 within = njit(forceinline=True)(certificate.within)
 
 
 @njit(title="the certificate of optimality", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit, gaps, fine, begin, end):
-    """Of problems begin … end−1: gaps [B], relative to mass · largest |cost|, and fine [B] by `within`.
+    """Of problems begin … end−1: gaps [B], relative to mass · largest |cost| that matters, and fine [B] by `within`.
 
     given [B,n] are supply prices, if `known`; else flows of at most `value` of the mass, shared out over the nodes,
     are taken for none.
@@ -33,7 +34,7 @@ def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit
             mass = 0.0
             for i in range(n):
                 mass += supply[b, i]
-            shortest(cost[b], flow[b], value * mass / (n + m), wide, path)
+            shortest(cost[b], flow[b], value * mass / (n + m), largest(cost[b]), wide, path)
             found[:], u, at = wide, found, 0
         least, most, off, price, shipped, wanted, dual, primal = none, none, none, none, none, none, none, 0.0
         for t in range(0, m, lanes):
@@ -76,21 +77,64 @@ def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit
             top, dear = max(top, ends[lanes + k]), max(dear, ends[3 * lanes + k])
         top = top if top > 0.0 else 1.0
         gaps[b] = (primal - vectors.summed(dual)) / mass / top
+        if abs(primal) < RARE * mass * top:
+            gaps[b], dear = sharper(cost[b], flow[b], supply[b], demand[b], value, top, wide, path)
+            top = 1.0
         fine[b] = within(gaps[b], worst / mass, abs(mass - other) / mass, dear / top, value, marginal, bit)
 
 
 @njit(**FLOATS)
-def shortest(cost, flow, least, u, v):
+def largest(cost):
+    """The largest |cost|."""
+    top = 0.0
+    for i in range(cost.shape[0]):
+        for j in range(cost.shape[1]):
+            top = max(top, abs(np.float64(cost[i, j])))
+    return top
+
+
+@njit(**FLOATS)
+def sharper(cost, flow, supply, demand, value, top, u, v):
+    """The gap of one plan, and its largest price, relative to the costs that matter: see `certificate.mattering`."""
+    n, m = cost.shape
+    mass, primal, dual, paid, price = 0.0, 0.0, 0.0, 0.0, 0.0
+    second = np.empty(n)
+    for i in range(n):
+        mass += np.float64(supply[i])
+    for i in range(n):
+        low, next_low = np.inf, np.inf
+        for j in range(m):
+            x = abs(np.float64(cost[i, j]))
+            primal += np.float64(cost[i, j]) * np.float64(flow[i, j])
+            if flow[i, j] > value * mass / (n + m):
+                paid = max(paid, x)
+            next_low = min(next_low, max(low, x))
+            low = min(low, x)
+        second[i] = next_low if m > 1 else low
+    scale = max(paid, np.sort(second)[(n - 1) // 2])
+    scale = scale if scale > 0.0 else top
+    shortest(cost, flow, value * mass / (n + m), scale, u, v)
+    for i in range(n):
+        dual += u[i] * np.float64(supply[i])
+        price = max(price, abs(u[i]))
+    for j in range(m):
+        low = np.inf
+        for i in range(n):
+            low = min(low, np.float64(cost[i, j]) - u[i])
+        dual += low * np.float64(demand[j])
+        price = max(price, abs(low))
+    return (primal - dual) / mass / scale, price / scale
+
+
+@njit(**FLOATS)
+def shortest(cost, flow, least, top, u, v):
     """Supply prices u [n] under which no arc of a plan costs more than its ends' prices, if there are any.
 
     Rounds of Bellman and Ford over all arcs forwards and those that ship more than `least` backwards, at most n + m of
-    them, until none changes a price. v [m] is scratch.
+    them, until none changes a price by more than rounding makes of costs of `top`. v [m] is scratch.
     """
     n, m = cost.shape
-    v[:], top = 0.0, 0.0
-    for i in range(n):
-        for j in range(m):
-            top = max(top, abs(np.float64(cost[i, j])))
+    v[:] = 0.0
     enough = 1e-13 * top  # what rounding makes of a cycle that costs nothing
     for _ in range(n + m):
         for i in range(n):

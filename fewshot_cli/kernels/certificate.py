@@ -16,6 +16,7 @@ from fewshot_cli.contracts import Plan, Tolerance
 from fewshot_cli.kernels.threads import over_batch
 
 LEAST = 128  # problems worth a thread
+RARE = 1e-3  # of the largest |cost|: where a plan pays less on average, most of it may say nothing about that plan
 ROUNDING = 8  # times the last bit of the type: what a solver's own arithmetic may leave
 
 
@@ -73,6 +74,17 @@ def within(gap: Any, off: Any, imbalance: Any, price: Any, value: float, margina
     return (abs(gap) <= value + slack) & (off <= marginal + bit + 2 * imbalance)
 
 
+def mattering(cost: Tensor, flow: Tensor, least: Tensor, top: Tensor) -> Tensor:
+    """The largest |cost| [B] that a plan pays for more than `least` [B] of its mass, or that half of the supply nodes
+    have a second arc for: what forbids an arc, 1e9, must not hide what the others cost. `top` [B] where that is zero.
+    """
+    size = cost.abs().double()
+    paid = torch.where(flow > least[:, None, None], size, 0.0).amax((1, 2))
+    second = size.kthvalue(min(2, size.shape[2]), dim=2).values
+    scale = torch.maximum(paid, second.kthvalue((size.shape[1] + 1) // 2, dim=1).values)
+    return torch.where(scale > 0, scale, top)
+
+
 def _bit(cost: Tensor) -> float:
     """What rounding makes of the sums over the nodes, relative to them."""
     return (ROUNDING + math.sqrt(max(cost.shape[1:]))) * torch.finfo(cost.dtype).eps
@@ -99,7 +111,9 @@ def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0)
     rows, columns = (flow.sum(2, dtype=torch.float64) - supply).abs(), (flow.sum(1, dtype=torch.float64) - demand).abs()
     off = torch.stack([rows.amax(1), columns.amax(1), -flow.amin((1, 2)).double()]).amax(0)
     price = torch.maximum(prices.abs().amax(1), v.abs().amax(1)).double()
-    gap = torch.where(mass > 0, (primal - dual) / mass / top, 0.0)
+    rare = primal.abs() < RARE * mass * top
+    scale = torch.where(rare, mattering(cost, flow, near.value * mass / (n + m), top), top)
+    gap, top = torch.where(mass > 0, (primal - dual) / mass / scale, 0.0), scale
     limits = (near.value, near.marginal, _bit(cost))
     fine = within(gap, off / mass, (mass - other).abs() / mass, price / top, *limits)
     return gap, fine | (mass <= 0)

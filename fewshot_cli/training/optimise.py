@@ -24,7 +24,7 @@ from fewshot_cli.evaluation.results import TrainingRecord, TrainingResult, Valid
 from fewshot_cli.figures import curves
 from fewshot_cli.runtime.console import Bar, progress, say
 from fewshot_cli.runtime.device import has_bf16, machine
-from fewshot_cli.runtime.files import read_sealed, write_sealed
+from fewshot_cli.runtime.files import read_sealed, sha256, write_sealed
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import TIMES, Run
 from fewshot_cli.training.average import Average
@@ -118,6 +118,7 @@ class _Training:
         self.run.append(TIMES, [times])
         state = {
             "run": self.run.key,
+            "log": _digest(self.run),
             "epoch": record["epoch"],
             "best": self.done.best or {},
             "stale": self.done.validations_without_improvement,
@@ -143,11 +144,22 @@ class _Training:
             if self.average:
                 self.average.restore(state["average"])
             self.done = _Progress(state["epoch"], state["best"] or None, state["stale"])
+            self.run.truncate(LOG, self.done.epoch)
+            if state.get("log") not in (None, _digest(self.run)):
+                raise DataError(
+                    f"{self.run.path / LOG}: is not what this run wrote up to epoch {self.done.epoch}; start again in "
+                    "another --run-dir"
+                )
         except DataError:
             raise
         except Exception as error:  # a damaged file raises whatever its reader trips over
             raise DataError(f"{path}: is damaged ({error}); start again in another --run-dir") from error
         say(f"resuming after epoch {self.done.epoch}")
+
+
+def _digest(run: Run) -> str:
+    """SHA-256 of the log so far, which is drawn and compared in the end."""
+    return sha256(run.path / LOG)
 
 
 def fit(

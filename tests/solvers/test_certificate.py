@@ -3,12 +3,14 @@
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
 
 from fewshot_cli import registry, transport
 from fewshot_cli.contracts import EXACT, Plan
+from fewshot_cli.kernels import certificate
 from fewshot_cli.kernels.certificate import Given, by_tensors, certify, on_cpu
 from fewshot_cli.testing.families import FAMILIES, SHAPES, family
 
@@ -127,3 +129,32 @@ def test_opencv_does_not_pass_off_where_its_simplex_stopped_as_the_optimum():
 def test_qpth_with_a_strength_of_its_own_is_not_held_to_the_optimum():
     cls = registry.solver("qpth")
     assert cls().certified and not cls(cls.Options(strength=1.0)).certified
+
+
+@pytest.mark.parametrize("forbidden", [1e3, 1e6, 1e9, 1e13])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_arcs_that_are_forbidden_by_their_cost_do_not_hide_a_wrong_plan(forbidden, compiled, monkeypatch):
+    """The reference are linear programs without these arcs; the diagonal is always allowed."""
+    if not compiled:
+        monkeypatch.setattr(certificate, "on_cpu", certificate.by_tensors)
+    rng = np.random.default_rng(4)
+    cost, closed = rng.random((40, 12, 12)), rng.random((40, 12, 12)) < 0.3
+    closed[:, range(12), range(12)] = False
+    ships = np.concatenate([np.kron(np.eye(12), np.ones(12)), np.kron(np.ones(12), np.eye(12))])
+    best = np.array(
+        [
+            linprog(c[~x], A_eq=ships[:, ~x.ravel()], b_eq=np.full(24, 1 / 12)).fun
+            for c, x in zip(cost, closed, strict=True)
+        ]
+    )
+    equal = torch.full((40, 12), 1 / 12, dtype=torch.float64)
+    problems = (torch.from_numpy(np.where(closed, forbidden, cost)), equal, equal)
+    wrong = 0
+    for name in ("network_simplex", "highs", "opencv"):
+        plan = transport.solve(registry.solver(name)(), *problems)
+        values = (problems[0] * plan.flow).sum((1, 2)).numpy()
+        good = np.abs(values - best) < 1e-4
+        assert not plan.converged.numpy()[~good].any(), name
+        assert (good & plan.converged.numpy()).all() or name != "network_simplex"
+        wrong += (~good).sum()
+    assert wrong or forbidden < 1e6

@@ -76,6 +76,19 @@ def test_a_state_of_which_a_bit_has_changed_is_not_gone_on_with(tiny, children, 
     assert code == 0 and "resuming after epoch 2" in err
 
 
+def test_a_log_of_which_a_character_has_changed_is_not_gone_on_with(tiny, children, fsl, tmp_path, monkeypatch):
+    run, words = interrupted(children, tiny, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    whole = (run / "log.jsonl").read_bytes()
+    for old, new in ((b'"loss"', b'"lass"'), (b'"epoch":1', b'"epoch":3'), (b'"ci95":', b'"ci95":1')):
+        assert old in whole
+        (run / "log.jsonl").write_bytes(whole.replace(old, new, 1))
+        code, out, err = fsl(*words)
+        assert code == 3 and out == "" and "log.jsonl: is not what this run wrote up to epoch 2" in err, err
+    (run / "log.jsonl").write_bytes(whole)
+    assert fsl(*words)[0] == 0
+
+
 @pytest.mark.parametrize("where", ["an unfinished run", "a finished run"])
 def test_the_summary_of_another_run_is_not_printed_as_this_ones(
     tiny, children, pretrained, fsl, tmp_path, monkeypatch, where
