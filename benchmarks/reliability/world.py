@@ -19,7 +19,7 @@ from children import Children  # noqa: E402
 APART = {
     "seconds.json",
     "times.jsonl",
-}  # what differs between equal runs: wall-clock times, and pictures of nothing else
+}  # what differs between equal runs: wall-clock times
 Trial = Callable[[random.Random, Path], str | None]
 
 
