@@ -4,9 +4,11 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fewshot_cli.data.photo import in_colour, without_words
+from fewshot_cli.data.photo import upright as turned
 from fewshot_cli.errors import DataError
 
 MAX_PIXELS = 64_000_000  # an image with more is taken for a decompression bomb
@@ -46,22 +48,29 @@ def cut_out(image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: li
     return out
 
 
+def _decoded(data: bytes, name: str) -> Image.Image:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
+        )
+    image.load()
+    return image
+
+
 def open_image(data: bytes, name: str, upright: bool = False) -> Image.Image:
     """Decode an image to RGB; with `upright`, rotate it as its camera recorded, which published results do not do.
 
     Raises `DataError` when it does not decode or has more than `MAX_PIXELS`.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(
-                f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
-            )
-        if upright:
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        return image.convert("RGB")
+        try:
+            image = _decoded(data, name)
+        except UNREADABLE:
+            if (pixels := without_words(data)) == data:
+                raise
+            image = _decoded(pixels, name)
+        return in_colour(turned(image, name) if upright else image, name)
     except UNREADABLE as error:
         # Pillow's own sentence contains the address of the buffer that it was given
         reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
