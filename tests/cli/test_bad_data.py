@@ -230,7 +230,7 @@ def test_a_disk_full_while_the_state_is_written_ends_with_a_sentence_and_can_be_
     words = ["pretrain", "--recipe", str(world / "good.yaml"), "--data-root", str(world / "data"), "--run-dir", "run"]
     for pair in ("epochs=2", "batch=8", "validation.episodes=2", "augment={crop: none}"):
         words += ["--set", f"pretrain.{pair}"]
-    done = limited(6000, *words, cwd=tmp_path)
+    done = limited(12_000, *words, cwd=tmp_path)
     assert done.returncode == Exit.DATA and "run/state.pt: File too large" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and left(tmp_path / "run") == []
     assert limited(resource.RLIM_INFINITY, *words, "--resume", cwd=tmp_path).returncode == 0
