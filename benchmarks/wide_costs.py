@@ -2,18 +2,18 @@
 
     python benchmarks/wide_costs.py [--sizes 1000] [--rounds 3]
 
-One problem and one thread; the best of the rounds. `value` is ours minus that of `ot.emd`, relative to it: where it is
+One problem and one thread, in turns; the medians. `value` is ours minus that of `ot.emd`, relative to it: where it is
 negative, `ot.emd` stopped above the optimum. Prints JSON.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
-from time import perf_counter
 
 import numpy as np
 import ot
 import torch
+from turns import in_turn
 
 from fewshot_cli import registry
 
@@ -29,15 +29,6 @@ def costs(n: int) -> Iterator[tuple[str, np.ndarray]]:
     yield "whole numbers to 1000", np.rint(1000 * noise)
 
 
-def best(rounds: int, work) -> tuple[float, object]:
-    times, found = [], None
-    for _ in range(rounds):
-        begin = perf_counter()
-        found = work()
-        times.append(perf_counter() - begin)
-    return min(times), found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000])
@@ -51,15 +42,17 @@ def main() -> None:
             rng = np.random.default_rng(n + 1)
             masses = [x / x.sum() for x in (rng.random(n) + 0.1, rng.random(n) + 0.1)]
             problem = [torch.from_numpy(x)[None] for x in (cost, *masses)]
-            solver.solve(*problem)
-            ours, plan = best(given.rounds, lambda p=problem: solver.solve(*p))
-            theirs, flow = best(given.rounds, lambda c=cost, w=masses: ot.emd(*w, c, numItermax=10**7))
+            work = {
+                "ours": lambda p=problem: solver.solve(*p),
+                "theirs": lambda c=cost, w=masses: ot.emd(*w, c, numItermax=10**7),
+            }
+            seconds, plan, flow = in_turn(work, given.rounds), work["ours"](), work["theirs"]()
             value = float((flow * cost).sum())
             rows.append(
                 {
                     "size": n,
                     "costs": name,
-                    "ratio": ours / theirs,
+                    "ratio": seconds["ours"] / seconds["theirs"],
                     "value": float((plan.flow[0].numpy() * cost).sum()) / value - 1,
                     "converged": bool(plan.converged[0]),
                 }

@@ -198,9 +198,9 @@ def _in_units(supply: Tensor, demand: Tensor, totals: Tensor) -> tuple[Tensor, T
 
     Without mass the unit is zero and the masses are equal: the prices of any optimum are right then.
     """
-    massless = (totals == 0)[:, None]
-    unit = torch.where(totals == 0, 0, torch.exp2(torch.floor(torch.log2(totals))))
-    divisor = torch.where(massless, 1, unit[:, None])
+    massless = totals == 0
+    unit = torch.where(massless, 0, torch.exp2(torch.floor(torch.log2(totals))))
+    massless, divisor = massless[:, None], torch.where(massless, 1, unit)[:, None]
     return (
         torch.where(massless, 1 / supply.shape[1], supply / divisor),
         torch.where(massless, 1 / demand.shape[1], demand / divisor),

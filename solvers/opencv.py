@@ -31,11 +31,10 @@ class OpenCV(Solver[ThreadedOptions]):
         """See `Solver.solve`; float32 inside, whatever the input."""
         import cv2
 
-        total = supply.detach().sum(1, keepdim=True)
         scale = cost.detach().abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(cost.dtype).tiny)
         c = np.ascontiguousarray((cost.detach() / scale).numpy(), np.float32)  # in units in which nothing overflows
-        s = np.ascontiguousarray((supply.detach() / total).numpy(), np.float32)[:, :, None]
-        d = np.ascontiguousarray((demand.detach() / total).numpy(), np.float32)[:, :, None]
+        s = np.ascontiguousarray(supply.detach().numpy(), np.float32)[:, :, None]
+        d = np.ascontiguousarray(demand.detach().numpy(), np.float32)[:, :, None]
         c = c - np.minimum(c.min((1, 2), initial=0), 0)[:, None, None]  # cv2.EMD wants distances, not negative costs
         flow = np.zeros(c.shape, np.float32)
         converged = np.ones(len(c), bool)
@@ -52,7 +51,7 @@ class OpenCV(Solver[ThreadedOptions]):
         short = np.abs(flow.sum(2) - s[:, :, 0]).max(1, initial=0) > 1e-3 * s.sum((1, 2))
         converged &= ~short
         return Plan(
-            torch.from_numpy(flow).to(cost.dtype) * total[:, :, None],
+            torch.from_numpy(flow).to(cost.dtype),
             None,
             None,
             torch.zeros(len(c), dtype=torch.int64),

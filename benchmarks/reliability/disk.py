@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from kills import Verb, verbs
-from world import campaign, content, options, report, spoken, world
+from world import World, content, differing, run, spoken
 
 
 class Full:
@@ -21,32 +21,25 @@ class Full:
 
     def __call__(self, rng: random.Random, folder: Path) -> str | None:
         verb = self.verb
-        if not verb.whole:
-            (first := folder.parent / f"whole{id(verb)}").mkdir()
-            verb.unbroken(first)
-        largest = max(map(len, verb.whole.values()))
+        whole = verb.unbroken(folder)
+        largest = max(map(len, whole.values()))
         size = int(largest ** rng.uniform(0.2, 1.0))
         done = verb.here.children.run(*verb.words, cwd=folder, file_size=size)
         if (said := spoken(done)) is not None:
             return f"{size} bytes: {said}"
         if done.returncode == 0:
-            return None if content(folder) == verb.whole else f"{size} bytes: exit 0 with other files"
+            return f"{size} bytes: exit 0 with other {names}" if (names := differing(content(folder), whole)) else None
         words = (*verb.words, *verb.again) if any(folder.rglob("config.json")) else verb.words
         done = verb.here.children.run(*words, cwd=folder)
         if done.returncode != 0:
             return f"{size} bytes, then with room {done.returncode}: {done.stderr.strip()[-300:]}"
-        now = content(folder)
-        names = sorted(name for name in {*now, *verb.whole} if now.get(name) != verb.whole.get(name))
-        return f"{size} bytes: other bytes in {', '.join(names)[:300]}" if names else None
+        names = differing(content(folder), whole)
+        return f"{size} bytes: other bytes in {names}" if names else None
 
 
-def main() -> None:
-    given = options(__doc__, 150)
-    with world() as here:
-        (here.folder / "disk").mkdir()
-        kinds = [(name, Full(verb)) for name, verb in verbs(here)]
-        report("full disk", campaign(kinds, given.tries, given.seed, here.folder / "disk"))
+def kinds(here: World) -> list[tuple[str, Full]]:
+    return [(name, Full(verb)) for name, verb in verbs(here)]
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 150, "full disk", kinds)

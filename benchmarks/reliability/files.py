@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from world import World, campaign, copied, options, report, spoken, tiny, world
+from world import World, copied, run, spoken, tiny
 
 
 def flipped(blob: bytes, rng: random.Random, other: bytes) -> bytes:
@@ -118,12 +118,5 @@ def kinds(here: World) -> list[tuple[str, Kind]]:
     return [(file, Kind(here, file, words, base, other)) for file, words in read.items()]
 
 
-def main() -> None:
-    given = options(__doc__, 500)
-    with world() as here:
-        (here.folder / "files").mkdir()
-        report("damaged files", campaign(kinds(here), given.tries, given.seed, here.folder / "files"))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, 500, "damaged files", kinds)

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from world import World, campaign, content, options, report, spoken, tiny, world
+from world import World, content, differing, images, run, spoken, tiny
 
 SIGNALS = [signal.SIGKILL] * 6 + [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
@@ -27,15 +27,17 @@ class Verb:
         self.whole: dict[str, bytes] = {}
         self.seconds = 0.0
 
-    def unbroken(self, folder: Path) -> None:
-        begin = time.monotonic()
-        self.here.run(*self.words, cwd=folder)
-        self.seconds, self.whole = time.monotonic() - begin, content(folder)
+    def unbroken(self, beside: Path) -> dict[str, bytes]:
+        """What an unbroken run leaves, made beside the first trial's folder."""
+        if not self.whole:
+            (folder := beside.parent / f"whole{id(self)}").mkdir()
+            begin = time.monotonic()
+            self.here.run(*self.words, cwd=folder)
+            self.seconds, self.whole = time.monotonic() - begin, content(folder)
+        return self.whole
 
     def __call__(self, rng: random.Random, folder: Path) -> str | None:
-        if not self.whole:
-            (first := folder.parent / f"whole{id(self)}").mkdir()
-            self.unbroken(first)
+        whole = self.unbroken(folder)
         number, words = rng.choice(SIGNALS), self.words
         for _ in range(rng.randint(1, 2)):
             child = self.here.children.start(*words, cwd=folder)
@@ -50,11 +52,8 @@ class Verb:
         done = self.here.children.run(*words, cwd=folder)
         if done.returncode != 0:
             return f"{number.name}, then {done.returncode}: {done.stderr.strip()[-300:]}"
-        now = content(folder)
-        if now == self.whole:
-            return None
-        names = sorted(name for name in {*now, *self.whole} if now.get(name) != self.whole.get(name))
-        return f"{number.name}: other bytes in {', '.join(names)[:300]}"
+        names = differing(content(folder), whole)
+        return f"{number.name}: other bytes in {names}" if names else None
 
 
 def verbs(here: World) -> list[tuple[str, Verb]]:
@@ -62,34 +61,16 @@ def verbs(here: World) -> list[tuple[str, Verb]]:
     into = ("--run-dir", "out")
     three, sfc = ("--set", "metatrain.epochs=3"), ("--set", "head=sfc")
     table = ("table", "deepemd.T2", "--dataset", "glyphs", "--data-root", here.folder / "data")
-    images = here.folder / "pictures"
-    for cls in range(8):
-        (images / f"c{cls}").mkdir(parents=True)
-        for i in range(30):
-            _picture(images / f"c{cls}" / f"{i}.png", 100 * cls + i)
+    folder = images(here.folder / "images", [f"c{cls}" for cls in range(8)], 30)
     return [
         ("pretrain", Verb(here, ("pretrain", *words, *into, *tiny.PRETRAINED), resume)),
         ("metatrain", Verb(here, ("metatrain", *words, *weights, *three, *into), resume)),
         ("eval", Verb(here, ("eval", *words, *weights, "--episodes", "300", "--batch", "8", *into), resume)),
-        ("prepare", Verb(here, ("prepare", "images", "--name", "mine", "--from", images, "--data-root", "out"), ())),
+        ("prepare", Verb(here, ("prepare", "images", "--name", "mine", "--from", folder, "--data-root", "out"), ())),
         ("table", Verb(here, (*table, "--rows", "EMD, equal", "--episodes", "60", *into), resume)),
-        ("finetune-sfc", Verb(here, ("finetune-sfc", *words, *weights, *sfc, "--support", images, *into), resume)),
+        ("finetune-sfc", Verb(here, ("finetune-sfc", *words, *weights, *sfc, "--support", folder, *into), resume)),
     ]
 
 
-def _picture(path: Path, seed: int) -> None:
-    import numpy as np
-    from PIL import Image
-
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(path)
-
-
-def main() -> None:
-    given = options(__doc__, 150)
-    with world() as here:
-        (here.folder / "kills").mkdir()
-        report("kills", campaign(verbs(here), given.tries, given.seed, here.folder / "kills"))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, 150, "kills", verbs)

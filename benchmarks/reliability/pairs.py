@@ -10,7 +10,7 @@ import json
 import random
 from pathlib import Path
 
-from world import World, campaign, copied, options, report, spoken, world
+from world import World, copied, run, spoken
 
 
 class Pair:
@@ -52,33 +52,29 @@ def _accuracy(out: str) -> object:
     return data.get("accuracy") or data.get("sha256") or data.get("splits")
 
 
-def main() -> None:
-    given = options(__doc__, 100)
-    with world() as here:
-        recipe = ("--recipe", here.tiny.recipe, "--data-root", "data")
-        evaluation = (
-            "eval",
-            *recipe,
-            "--weights",
-            here.weights,
-            "--format",
-            "json",
-            "--episodes",
-            "40",
-            "--batch",
-            "4",
-        )
-        trained = ("pretrain", *recipe, "--set", "pretrain.epochs=2")
-        kinds = [
-            ("one run folder", Pair(here, (*evaluation, "--run-dir", "r"), True, False)),
-            ("default folders, cold cache", Pair(here, evaluation, False, True)),
-            ("default folders, warm cache", Pair(here, evaluation, True, True)),
-            ("one folder of training", Pair(here, (*trained, "--run-dir", "r"), True, False)),
-            ("default folders of training", Pair(here, trained, True, True)),
-        ]
-        (here.folder / "pairs").mkdir()
-        report("two processes", campaign(kinds, given.tries, given.seed, here.folder / "pairs"))
+def kinds(here: World) -> list[tuple[str, Pair]]:
+    recipe = ("--recipe", here.tiny.recipe, "--data-root", "data")
+    evaluation = (
+        "eval",
+        *recipe,
+        "--weights",
+        here.weights,
+        "--format",
+        "json",
+        "--episodes",
+        "40",
+        "--batch",
+        "4",
+    )
+    trained = ("pretrain", *recipe, "--set", "pretrain.epochs=2")
+    return [
+        ("one run folder", Pair(here, (*evaluation, "--run-dir", "r"), True, False)),
+        ("default folders, cold cache", Pair(here, evaluation, False, True)),
+        ("default folders, warm cache", Pair(here, evaluation, True, True)),
+        ("one folder of training", Pair(here, (*trained, "--run-dir", "r"), True, False)),
+        ("default folders of training", Pair(here, trained, True, True)),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 100, "two processes", kinds)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import tiny  # noqa: E402
 from children import Children  # noqa: E402
+from spoiled import images  # noqa: E402, F401
 
 APART = {
     "seconds.json",
@@ -88,6 +89,19 @@ def campaign(
             faults.append({"try": number, "kind": name, "fault": fault})
         shutil.rmtree(place, ignore_errors=True)
     return {"tries": tries, "kinds": [name for name, _ in kinds], "faults": faults}
+
+
+def run(description: str, tries: int, name: str, kinds: Callable[[World], list[tuple[str, Trial]]]) -> None:
+    """A campaign in a world of its own, from its command line to its report."""
+    given = options(description, tries)
+    with world() as here:
+        (here.folder / "trials").mkdir()
+        report(name, campaign(kinds(here), given.tries, given.seed, here.folder / "trials"))
+
+
+def differing(now: dict[str, bytes], whole: dict[str, bytes]) -> str:
+    """The names of files that are not the same in both, empty without one."""
+    return ", ".join(sorted(name for name in {*now, *whole} if now.get(name) != whole.get(name)))[:300]
 
 
 def options(description: str, tries: int) -> argparse.Namespace:

@@ -118,7 +118,7 @@ class _Training:
         self.run.append(TIMES, [times])
         state = {
             "run": self.run.key,
-            "log": _digest(self.run),
+            "log": sha256(self.run.path / LOG),
             "epoch": record["epoch"],
             "best": self.done.best or {},
             "stale": self.done.validations_without_improvement,
@@ -145,7 +145,7 @@ class _Training:
                 self.average.restore(state["average"])
             self.done = _Progress(state["epoch"], state["best"] or None, state["stale"])
             self.run.truncate(LOG, self.done.epoch)
-            if state.get("log") not in (None, _digest(self.run)):
+            if state.get("log") not in (None, sha256(self.run.path / LOG)):  # it is drawn in the end
                 raise DataError(
                     f"{self.run.path / LOG}: is not what this run wrote up to epoch {self.done.epoch}; start again in "
                     "another --run-dir"
@@ -155,11 +155,6 @@ class _Training:
         except Exception as error:  # a damaged file raises whatever its reader trips over
             raise DataError(f"{path}: is damaged ({error}); start again in another --run-dir") from error
         say(f"resuming after epoch {self.done.epoch}")
-
-
-def _digest(run: Run) -> str:
-    """SHA-256 of the log so far, which is drawn and compared in the end."""
-    return sha256(run.path / LOG)
 
 
 def fit(

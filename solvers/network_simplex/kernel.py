@@ -254,9 +254,8 @@ def _reduced(source, base, n, m, stride, exact, root, parent, cap, c, near_c):
 def _optimise(
     marker, n, stride, c, near_c, drop, price, near_price, parent, flow, sub, moved, up, down, patience, limit
 ):
-    """Pivot until no integer reduced cost is negative, or `patience` pivots were found in all bits alone.
-
-    Returns the pivots, and whether the integers' optimum was reached; `limit` ends it too.
+    """Pivot until no integer reduced cost is negative, `patience` pivots were found in all bits alone, or there were
+    `limit` of them; returns their number.
     """
     first, pivots, hard = 0, 0, 0
     while pivots < limit:
@@ -266,15 +265,15 @@ def _optimise(
             reduced = c[row * stride + column] - price[row] + price[n + column]
         if reduced >= 0:
             if hard == patience:
-                return pivots, False
+                break
             row, column = _entering_exactly(c, stride, n, price, first)
             if column < 0:
-                return pivots, True
+                break
             reduced = c[row * stride + column] - price[row] + price[n + column]
             hard += 1
         pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
         pivots += 1
-    return pivots, False
+    return pivots
 
 
 @njit(title="the network simplex")
@@ -344,7 +343,7 @@ def solve_range(
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word: what
         # they find negative becomes the scale of new integers, until nothing is
         for _ in range(ROUNDS):
-            pivots, _done = _optimise(
+            pivots = _optimise(
                 marker,
                 n,
                 stride,

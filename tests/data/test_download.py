@@ -137,21 +137,20 @@ class Nothing(Page):
 
 
 class BadLength(Plain):
+    """Answers with a header that makes no sense."""
+
+    header = ("Content-Length", "12 apples")
+
     def answer(self, status: int, body: bytes, send: int | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", "12 apples")
+        self.send_header(*self.header)
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = True
 
 
-class Compressed(Plain):
-    def answer(self, status: int, body: bytes, send: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Encoding", "gzip")
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = True
+class Compressed(BadLength):
+    header = ("Content-Encoding", "gzip")
 
 
 @pytest.fixture
