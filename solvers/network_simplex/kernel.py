@@ -29,7 +29,9 @@ ALL = ~np.uint64(0)
 
 @njit
 def _magnitude(source, base, count):
-    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero."""
+    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero, infinite when one is not
+    finite.
+    """
     top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
     for t in range(0, count, 8):
         bits = vectors.both(vectors.as_bits(vectors.load_wide(source, base + t)), positive)
@@ -37,6 +39,8 @@ def _magnitude(source, base, count):
             bits = vectors.where(ALL << np.uint64(count - t), np.int64(0), bits)
         top = vectors.smax(top, bits)
     largest = vectors.highest(top)
+    if largest >> 52 == 2047:
+        return np.inf
     return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
 
 
@@ -283,8 +287,8 @@ def solve_range(
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
     The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees of
-    earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous and
-    finite, masses non-negative, totals equal up to rounding.
+    earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous,
+    masses non-negative, totals equal up to rounding. A problem that is not finite does not converge and has no tree.
     """
     rows, columns = cost.shape[1], cost.shape[2]
     swap = rows > columns  # the longer side lies along the SIMD lanes
@@ -303,9 +307,11 @@ def solve_range(
     gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        mass = 0.0
+        mass, other = 0.0, 0.0
         for i in range(n):
             mass += left[i]
+        for j in range(m):
+            other += right[j]
         iterations[b], converged[b] = 0, True
         if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b].min()
@@ -321,9 +327,13 @@ def solve_range(
             for i in range(n):
                 for j in range(m):
                     copied[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
+        top = _magnitude(source, base, n * m)
+        if not mass + other + top < np.inf:
+            converged[b] = False
+            supply_price[b, :], demand_price[b, :], basis[b, :] = 0.0, 0.0, -2
+            continue
         unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
         _masses(left, right, unit, s, d)
-        top = _magnitude(source, base, n * m)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
         drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         centred = drop == 0 and top > 0

@@ -48,6 +48,17 @@ def test_extremes_of_float64_are_right_or_refused():
         transport.value(solver, cost * 8e307, supply / 100, demand / 100)
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("size", [(4, 4), (7, 3), (40, 60)])
+def test_what_is_not_finite_does_not_converge_even_without_the_gate(size, which, wrong):
+    given = family("random", *size, 3)
+    given[which][1].view(-1)[1] = wrong
+    plan = registry.solver("network_simplex")().solve(*given)
+    assert plan.converged.tolist() == [True, False, True]
+    assert all(torch.isfinite(x).all() for x in (plan.flow, plan.supply_price, plan.demand_price))
+
+
 def test_epsilon_scaling_keeps_to_its_iterations():
     cls, given = registry.solver("sinkhorn"), family("random", 9, 9, 3)
     slow = cls(cls.Options(scaling=0.999999, max_iterations=50)).solve(*given)
