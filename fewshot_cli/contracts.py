@@ -392,11 +392,17 @@ class Extractor(Part[OptionsT]):
 class ImageSink(Protocol):
     """Where a dataset builder puts its images.
 
-    `target` is the folder that will become the store, `info` what else its index records.
+    `target` is the folder that will become the store, `info` what else its index records; messages name `where` before
+    an image. `skipped` has the files that the builder left out, by reason. With `skip_bad`, images that do not decode,
+    or hold more than `max_pixels`, are left out and reported; else all of them are told at the end.
     """
 
     target: Path
     info: dict[str, Any]
+    where: str
+    skipped: dict[str, list[str]]
+    skip_bad: bool
+    max_pixels: int
 
     def add(
         self, split: str, cls: str, image: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None

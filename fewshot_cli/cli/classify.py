@@ -22,16 +22,20 @@ def classify(
         Format, o.format_option(Format.table, Format.json, Format.csv, help="Format of the labels on stdout.")
     ] = Format.table,
     device: o.Device = "auto",
+    class_level: o.ClassLevel = None,
+    skip_bad: o.SkipBad = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
 ) -> None:
     """Label your own images from a folder with one or a few examples per class."""
     from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.data.user_images import Taking
     from fewshot_cli.predict.classify import classify as label
     from fewshot_cli.runtime.device import resolve
 
     loaded = load_recipe(recipe, sets, solver, seed)
-    result = label(loaded, images, support, weights, o.data_root(data_root), resolve(device))
+    taking = Taking(class_level, skip_bad)
+    result = label(loaded, images, support, weights, o.data_root(data_root), resolve(device), taking)
     emit(in_format(format, result, [_table(result)], [_note(result)], _records(result)))
     warn_not_converged(result["not_converged"])
 

@@ -11,6 +11,8 @@ def finetune_sfc(
     weights: o.Weights = None,
     sets: o.Set = None,
     solver: o.Solver = None,
+    class_level: o.ClassLevel = None,
+    skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
@@ -21,6 +23,7 @@ def finetune_sfc(
 ) -> None:
     """Learn a structured fully connected layer from your own examples and write it to the run directory."""
     from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.data.user_images import Taking
     from fewshot_cli.predict.finetune import finetune
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
@@ -29,7 +32,8 @@ def finetune_sfc(
     if print_config:
         return output.print_recipe(loaded)
     path = None if dry_run else runs.choose(run_dir, "finetune-sfc", loaded.name, resume)
-    summary = finetune(loaded, support, path, resume, weights, o.data_root(data_root), resolve(device))
+    root, place, taking = o.data_root(data_root), resolve(device), Taking(class_level, skip_bad)
+    summary = finetune(loaded, support, path, resume, weights, root, place, taking)
     if summary is None or path is None:
         return say("dry run: recipe, weights, solver and support folder are in order")
     output.say_next(f"fsl eval --recipe {recipe} --classifier {summary['classifier']} --query FOLDER")

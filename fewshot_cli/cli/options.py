@@ -105,6 +105,18 @@ Resume = Annotated[
 ]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
+ClassLevel = Annotated[
+    int | None,
+    typer.Option(
+        "--class-level",
+        min=1,
+        max=9,
+        help="Where images lie in folders of folders: the classes are the first folders (1), the second (2), …",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without images that cannot be used, and report which they are.")
+]
 Weights = Annotated[
     Path | None,
     typer.Option(

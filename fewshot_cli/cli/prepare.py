@@ -10,6 +10,8 @@ from fewshot_cli.cli.output import in_format
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format
 
+PLANNED = 60  # classes that a dry run lists
+
 
 def prepare(
     name: Annotated[
@@ -23,8 +25,14 @@ def prepare(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the dataset; repeatable.")
     ] = None,
+    class_level: o.ClassLevel = None,
+    skip_bad: o.SkipBad = False,
     data_root: o.DataRoot = None,
     force: Annotated[bool, typer.Option("--force", help="Prepare it again even if it is prepared.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print classes, numbers, what is left out and the split; write nothing."),
+    ] = False,
     format: Annotated[
         Format, o.format_option(Format.table, Format.json, help="Format of the report on stdout.")
     ] = Format.table,
@@ -36,19 +44,24 @@ def prepare(
     from fewshot_cli.config.schema import DatasetSpec
     from fewshot_cli.data.prepare import build_store, check_made_so, sources_of
     from fewshot_cli.data.store import open_store
+    from fewshot_cli.data.survey import plan_sources, survey
 
     cls = registry.dataset(name)
-    builder = cls(validate_options(cls.Options, overrides.options(sets), "--set"))
+    level = [f"class_level={class_level}"] if class_level else []
+    builder = cls(validate_options(cls.Options, overrides.options([*(sets or []), *level]), "--set"))
     target = validate_options(DatasetSpec, {"name": name, "store": store or name}, "--name").store
     root = o.data_root(data_root)
+    if dry_run:
+        plan = survey(builder, plan_sources(name, source), root / target)
+        return emit(in_format(format, plan, [_plan(plan)], ["\n".join(_plan_notes(plan, root / target))]))
     if (root / target).exists() and not force:
         store_there = open_store(root, target)
         check_made_so(store_there, builder, source)
         report = store_there.index["report"]
         say(f"{root / target} is already prepared; --force prepares it again")
     else:
-        report = build_store(target, builder, sources_of(name, source, root), root)
-    emit(in_format(format, report, [_table(report)], ["\n".join(_notes(report, root / target))]))
+        report = build_store(target, builder, sources_of(name, source, root), root, skip_bad)
+    return emit(in_format(format, report, [_table(report)], ["\n".join(_notes(report, root / target))]))
 
 
 def _table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -58,6 +71,33 @@ def _table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
         sides = least if least == most else f"{least} … {most}"
         rows.append([split, r["classes"], r["images"], f"{r['smallest_class']}-{r['largest_class']}", sides])
     return ["split", "classes", "images", "per class", "height×width"], rows
+
+
+def _plan(plan: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    rows = [[split, cls, count] for split, classes in plan["classes"].items() for cls, count in classes.items()]
+    shown = rows if len(rows) <= PLANNED else [*rows[: PLANNED - 1], ["…", f"{len(rows) - PLANNED + 1} more", ""]]
+    return ["split", "class", "images"], shown
+
+
+def _plan_notes(plan: dict[str, Any], path: Path) -> list[str]:
+    splits = [
+        f"{split} {len(classes)} classes, {sum(classes.values())} images" for split, classes in plan["classes"].items()
+    ]
+    return [
+        "; ".join(splits),
+        *_omissions(plan),
+        f"dry run: nothing was written to {path}, and no image was decoded",
+    ]
+
+
+def _omissions(report: dict[str, Any]) -> list[str]:
+    """What was left out, in words."""
+    skipped, bad = report.get("skipped", {}), report.get("unreadable", {})
+    out = ["left out: " + ", ".join(f"{count} {reason}" for reason, count in skipped.items())] if skipped else []
+    if bad:
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:20])
+        out.append(f"unreadable, left out: {len(bad)} ({named}{'; …' if len(bad) > 20 else ''})")
+    return out
 
 
 def _notes(report: dict[str, Any], path: Path) -> list[str]:
@@ -73,6 +113,7 @@ def _notes(report: dict[str, Any], path: Path) -> list[str]:
         duplicates,
         f"classes in several splits: {'all' if all_shared else ', '.join(shared) if shared else 'none'}",
     ]
+    notes += _omissions(report)
     if report["complete_public_data"] is not None:
         verdict = "yes" if report["complete_public_data"] else "NO, so published figures may not be reproduced"
         notes.append(f"complete public data: {verdict}")

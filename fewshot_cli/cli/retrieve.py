@@ -32,6 +32,8 @@ def retrieve(
     solver: o.Solver = None,
     format: Annotated[Format, o.format_option(Format.table, Format.json, Format.md, Format.csv)] = Format.table,
     device: o.Device = "auto",
+    class_level: o.ClassLevel = None,
+    skip_bad: o.SkipBad = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
 ) -> None:
@@ -40,6 +42,7 @@ def retrieve(
     --format json also lists the ranked images.
     """
     from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.data.user_images import Taking
     from fewshot_cli.predict.retrieve import retrieve as rank
     from fewshot_cli.runtime.device import resolve
 
@@ -47,7 +50,12 @@ def retrieve(
     if query is not None and gallery is None:
         raise FslError("--query needs --gallery, the folder to search in")
     loaded = load_recipe(recipe, sets, solver, seed)
-    result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, o.data_root(data_root), resolve(device))
+    if gallery is None and (class_level or skip_bad):
+        raise FslError(
+            "--class-level and --skip-bad are for folders of your own: give --gallery too, or leave them out"
+        )
+    root, place, taking = o.data_root(data_root), resolve(device), Taking(class_level, skip_bad)
+    result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, root, place, taking)
     records = [{"k": k, **values} for k, values in result["recall"].items()]
     emit(in_format(format, result, [_table(result)], ["\n".join(_notes(result))], records))
 

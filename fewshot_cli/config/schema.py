@@ -17,6 +17,22 @@ def ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def colour(text: str) -> str:
+    """Refuse what is no colour."""
+    _rgb(text)
+    return text
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise ValueError(f"{text!r} is no colour; write a name such as white, or #rrggbb") from None
+    return red, green, blue
+
+
 class Section(BaseModel):
     """A mapping of a recipe: unknown keys are refused, values frozen."""
 
@@ -56,6 +72,17 @@ class ImageSpec(Section):
         62.1 / 255,
         66.7 / 255,
     )
+    background: Annotated[str, AfterValidator(colour)] = Field(
+        "white", description="colour behind transparent parts of an image: a name, or #rrggbb"
+    )
+    max_pixels: int = Field(
+        128_000_000, ge=1, description="pixels of one image of your own that may be held in memory; changes no result"
+    )
+
+    @property
+    def behind(self) -> tuple[int, int, int]:
+        """`background` as red, green and blue."""
+        return _rgb(self.background)
 
     @property
     def decoded(self) -> int:
@@ -342,6 +369,9 @@ class Recipe(Section):
         data = {k: v for k, v in self.resolved().items() if k not in ("name", "description", "expect")}
         data["metatrain"]["order"] = list(self.phases)
         del data["pretrain"]["start"]  # runs record the hash of the weights themselves
+        del data["image"]["max_pixels"]
+        if self.image.behind == (255, 255, 255):  # runs from before it was there go on
+            del data["image"]["background"]
         if self.pretrain.grow == GrowSpec():  # runs from before it was there go on
             del data["pretrain"]["grow"]
         if self.pretrain.distil == DistilSpec():  # the same

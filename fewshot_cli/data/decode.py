@@ -1,34 +1,103 @@
 """One encoded image to RGB pixels: what may be decoded, how large it is, and how it is squashed to a square."""
 
 import io
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fewshot_cli.data.photo import in_colour, without_words
-from fewshot_cli.data.photo import upright as turned
+from fewshot_cli.data import photo
+from fewshot_cli.data.kinds import HEAD, decoder
 from fewshot_cli.errors import DataError
 
-MAX_PIXELS = 64_000_000  # an image with more is taken for a decompression bomb
-# Pillow's other formats run programs (EPS) or do not hold photographs
-FILE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+T = TypeVar("T")
+MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
+LARGE = 64_000_000  # pixels above which an image is decoded smaller where its format can, and alone
+# what Pillow's readers raise for data that are not what they should be
+UNREADABLE = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
+Image.MAX_IMAGE_PIXELS = None  # the limit here is MAX_PIXELS of what is decoded, which for a JPEG may be less
+_alone = threading.Lock()
 
 
-def measure(data: bytes, name: str) -> tuple[int, int]:
-    """Height and width of an encoded image after decoding it fully. Raises `DataError` when it does not decode."""
-    image = open_image(data, name)
-    return image.height, image.width
+@dataclass(frozen=True)
+class Reading:
+    """How images are read: turned as their cameras recorded (published results do not), what lies behind transparent
+    parts, and how many pixels may be held in memory; `option` is the command's option that raises that.
+    """
+
+    upright: bool = False
+    background: tuple[int, int, int] = photo.WHITE
+    max_pixels: int | None = MAX_PIXELS
+    option: str = "--set image.max_pixels"
 
 
-def decode_image(data: bytes, name: str, side: int) -> tuple[Tensor, Tensor]:
+PUBLISHED, OWN = Reading(), Reading(upright=True)
+
+
+class BadImage(DataError):
+    """An image that cannot be used: its name, the reason, and what to do about it."""
+
+    def __init__(self, name: str, reason: str, advice: str = "remove or replace it") -> None:
+        super().__init__(f"{name}: {reason}; {advice}")
+        self.name, self.reason, self.advice = name, reason, advice
+
+
+class BadImages(DataError):
+    """All the images of a command that cannot be used."""
+
+    SHOWN = 20
+
+    def __init__(self, found: Sequence[BadImage]) -> None:
+        self.found = list(found)
+        if len(self.found) == 1:
+            text = f"{self.found[0]}, or leave it out with --skip-bad"
+        else:
+            named = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.found[: self.SHOWN])
+            more = f"; and {len(self.found) - self.SHOWN} more" if len(self.found) > self.SHOWN else ""
+            advice = dict.fromkeys(bad.advice.replace("it", "them") for bad in self.found)
+            text = f"{len(self.found)} images cannot be used: {named}{more}. {'; '.join(advice).capitalize()}"
+            text += ", or leave them out with --skip-bad"
+        super().__init__(text)
+
+
+def measure(data: bytes, name: str, how: Reading = PUBLISHED) -> tuple[int, int]:
+    """Height and width of an encoded image after decoding it fully. Raises `BadImage` when it does not decode."""
+    width, height = read_image(data, name, how)[1]
+    return height, width
+
+
+def decode_image(data: bytes, name: str, side: int, how: Reading = OWN) -> tuple[Tensor, Tensor]:
     """One encoded image squashed to uint8 [3,side,side], and its original size [2] (h, w).
 
-    Raises `DataError` when it does not decode.
+    Raises `BadImage` when it does not decode.
     """
-    return squash(open_image(data, name, upright=True), side)
+    image, (width, height) = read_image(data, name, how)
+    return squash(image, side)[0], torch.tensor([height, width])
 
 
 def squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
@@ -48,30 +117,78 @@ def cut_out(image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: li
     return out
 
 
-def _decoded(data: bytes, name: str) -> Image.Image:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {image.width}×{image.height} pixels are more than {MAX_PIXELS:,}; remove or shrink it"
-        )
-    image.load()
-    return image
+def open_image(data: bytes, name: str, how: Reading = PUBLISHED) -> Image.Image:
+    """An image decoded to RGB. Raises `BadImage` as `read_image`."""
+    return read_image(data, name, how)[0]
 
 
-def open_image(data: bytes, name: str, upright: bool = False) -> Image.Image:
-    """Decode an image to RGB; with `upright`, rotate it as its camera recorded, which published results do not do.
+def read_image(data: bytes, name: str, how: Reading = PUBLISHED) -> tuple[Image.Image, tuple[int, int]]:
+    """An image decoded to RGB, and its original width and height: one above `LARGE` may be decoded smaller.
 
-    Raises `DataError` when it does not decode or has more than `MAX_PIXELS`.
+    Raises `BadImage` when it does not decode or is too large.
     """
     try:
         try:
-            image = _decoded(data, name)
+            return _decoded(data, name, how)
         except UNREADABLE:
-            if (pixels := without_words(data)) == data:
+            if (pixels := photo.without_words(data)) == data:
                 raise
-            image = _decoded(pixels, name)
-        return in_colour(turned(image, name) if upright else image, name)
+            return _decoded(pixels, name, how)
     except UNREADABLE as error:
-        # Pillow's own sentence contains the address of the buffer that it was given
-        reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name}: does not decode as an image ({reason}); remove or replace it") from error
+        raise BadImage(name, f"does not decode as an image ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why a reader gave up; Pillow's own sentence contains the address of the buffer that it was given."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[int, int]]:
+    if not data:
+        raise OSError("the file is empty")
+    form = decoder(name, data[:HEAD])
+    if form is None:
+        raise UnidentifiedImageError
+    image: Image.Image = Image.open(io.BytesIO(data), formats=[form])
+    size = image.size
+    large = size[0] * size[1] > LARGE
+    if large:
+        _decode_smaller(image)
+    held = image.width * image.height
+    if how.max_pixels is not None and held > how.max_pixels:
+        raise BadImage(
+            name,
+            f"{size[0]}×{size[1]} pixels are more than the {how.max_pixels:,} that are held in memory, lest a file "
+            "that was made to fill it does",
+            f"shrink it, or raise the limit with {how.option}={held} if you trust it",
+        )
+    with _alone if large else nullcontext():
+        image.load()
+        if how.upright:
+            stored = image.size
+            image = photo.upright(image, name)
+            size = size if image.size == stored else size[::-1]
+        return photo.in_colour(image, name, how.background), size
+
+
+def _decode_smaller(image: Image.Image) -> None:
+    """Let a large image's decoder leave out resolution, where it can: half, a quarter or an eighth of each side.
+
+    A progressive JPEG is held whole by its decoder all the same.
+    """
+    width, height = image.size
+    shift = next((k for k in (1, 2, 3) if (width >> k) * (height >> k) <= LARGE), 3)
+    if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
+        image.draft(image.mode, (width >> shift, height >> shift))
+    elif image.format == "JPEG2000":
+        image.reduce = shift  # type: ignore[method-assign,assignment]  # a property of this format's
+
+
+def in_threads(work: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
+    """What `work` makes of each item, in order, by several threads: decoders release the interpreter's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(work, items)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.layouts import is_image
+from fewshot_cli.data.kinds import is_image
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import guarded

@@ -12,11 +12,12 @@ from PIL import Image
 
 from fewshot_cli.contracts import ImageSink
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.decode import FILE_FORMATS, UNREADABLE
+from fewshot_cli.data.arrange import without_masks
+from fewshot_cli.data.decode import UNREADABLE
+from fewshot_cli.data.kinds import formats, is_image
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import progress
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 
 Box = tuple[int, int, int, int]
@@ -44,18 +45,12 @@ def classes_of(name: str) -> list[str]:
     return [cls for classes in class_split(name).values() for cls in classes]
 
 
-def is_image(name: str | PurePosixPath) -> bool:
-    """Whether a file's suffix is one of `IMAGE_SUFFIXES`."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-
-
 def by_class_folder(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group image files by the folder that holds them: class name → sorted member names."""
+    """Group image files by the folder that holds them, without masks beside them: class name → sorted member names."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        pure = PurePosixPath(name)
-        if is_image(pure) and pure.parent.name:
-            groups[pure.parent.name].append(name)
+    folders = {name: parts for name in names if is_image(name) and (parts := PurePosixPath(name).parts[:-1])}
+    for name in without_masks(folders)[0]:
+        groups[folders[name][-1]].append(name)
     return {cls: sorted(files) for cls, files in sorted(groups.items())}
 
 
@@ -139,7 +134,7 @@ def write_classes(split: str, sources: Sources, images: Boxes, titles: Mapping[s
 def _within(data: bytes, box: Box) -> Box | None:
     """The part of a box that lies in the image: some public boxes reach beyond it. None where nothing remains."""
     try:
-        with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             width, height = image.size
     except UNREADABLE:
         return None  # the writer says what is wrong with the image

@@ -10,6 +10,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 
 ORIENTATION = 0x0112  # the EXIF tag
+WHITE = (255, 255, 255)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,7 +60,7 @@ def _orientation(block: bytes) -> int:
     return 1
 
 
-def in_colour(image: Image.Image, name: str, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+def in_colour(image: Image.Image, name: str, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """The image as RGB: transparency shows `background`, more than 8 bits are brought to 8 by a stated rule.
 
     Whole numbers are taken for 8, 12 or 16 bits, whichever is the least that holds them; real numbers for 0 to 1, or 0

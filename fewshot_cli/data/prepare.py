@@ -8,6 +8,7 @@ from typing import Any
 from fewshot_cli import registry
 from fewshot_cli.contracts import DatasetBuilder
 from fewshot_cli.data.download import fetch
+from fewshot_cli.data.photo import WHITE
 from fewshot_cli.data.store import Store, open_store
 from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
@@ -15,17 +16,17 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import exclusive, guarded, sha256
 
 
-def open_dataset(name: str, store: str, root: Path) -> Store:
+def open_dataset(name: str, store: str, root: Path, background: tuple[int, int, int] = WHITE) -> Store:
     """The packed store of dataset `name`; an embedded dataset is generated on first use.
 
-    Raises `DataError` when it is not prepared.
+    `background` is the colour behind transparent parts. Raises `DataError` when it is not prepared.
     """
     if not (root / store).exists() and (builder := registry.dataset(name)).embedded:
         with exclusive(root / store):
             if not (root / store).exists():  # another process may have generated it in the meantime
                 say(f"generating the embedded dataset {store} in {root} …")
                 build_store(store, builder(), [], root)
-    return open_store(root, store)
+    return open_store(root, store, background)
 
 
 def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:
@@ -41,8 +42,13 @@ def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:
     return [fetch(url, root / "downloads" / file, digest) for file, (url, digest) in cls.urls.items()]
 
 
-def build_store(name: str, builder: DatasetBuilder, sources: list[Path], root: Path) -> dict[str, Any]:
-    """Build the store `name` and return its report; nothing is left behind on failure."""
+def build_store(
+    name: str, builder: DatasetBuilder, sources: list[Path], root: Path, skip_bad: bool = False
+) -> dict[str, Any]:
+    """Build the store `name` and return its report; nothing is left behind on failure.
+
+    With `skip_bad` it goes on without images that do not decode.
+    """
     info = {
         "dataset": type(builder).__name__,
         "options": builder.options.model_dump(mode="json"),
@@ -50,6 +56,7 @@ def build_store(name: str, builder: DatasetBuilder, sources: list[Path], root: P
         "sources": [_source(path) for path in sources],
     }
     with StoreWriter(root, name, info) as writer:
+        writer.skip_bad = skip_bad
         builder.build(sources, writer)
         return writer.finish(builder.sha256)
 
@@ -59,9 +66,8 @@ def check_made_so(store: Store, builder: DatasetBuilder, given: Path | None) -> 
     one given (None: whatever it was).
     """
     made = store.index
-    options = builder.options.model_dump(mode="json")
     different = ["from another dataset"] if made.get("dataset") != type(builder).__name__ else []
-    if made.get("options") != options:
+    if _with_defaults(builder, made.get("options")) != builder.options.model_dump(mode="json"):
         different.append("with other options")
     if given is not None and not given.exists():
         raise DataError(f"--from {given}: no such file or folder; give what {store.name} is made from")
@@ -72,6 +78,13 @@ def check_made_so(store: Store, builder: DatasetBuilder, given: Path | None) -> 
             f"{store.path}: is already prepared, {' and '.join(different)} than now asked for; --force prepares it "
             "again, and --name keeps both"
         )
+
+
+def _with_defaults(builder: DatasetBuilder, recorded: Any) -> Any:
+    """A store's recorded options with those that have come since, at their defaults."""
+    if not isinstance(recorded, dict):
+        return recorded
+    return {**type(builder.options)().model_dump(mode="json"), **recorded}
 
 
 def _same(recorded: Any, source: dict[str, str]) -> bool:

@@ -3,25 +3,23 @@
 import hashlib
 import json
 import mmap
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_cli.data.decode import cut_out, open_image, squash
+from fewshot_cli.data.decode import Reading, cut_out, in_threads, open_image, squash
 from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
+from fewshot_cli.data.photo import WHITE
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded, regular
 
-T = TypeVar("T")
 BoxesOf = Callable[[int, int, int], tuple[list[tuple[int, int, int, int]], list[bool]]]
 
 
@@ -77,7 +75,7 @@ class Split:
     _index: dict[str, Any]
     _file: Path
     _encoding: str
-    _upright: bool = False
+    _how: Reading = Reading(max_pixels=None)  # what is in a store was decoded when it was prepared
 
     def members(self) -> list[Tensor]:
         """Indices of each class's images, in the store's order."""
@@ -112,7 +110,7 @@ class Split:
         def decode_one(place: int) -> None:
             out[place], sizes[place] = squash(self._image(picks[place], crop), side)
 
-        for i, _ in enumerate(_in_threads(decode_one, range(len(picks)))):
+        for i, _ in enumerate(in_threads(decode_one, range(len(picks)))):
             if tick and i % 256 == 255:
                 tick(i + 1)
         return out, sizes
@@ -125,7 +123,7 @@ class Split:
             image = self._image(i, crop)
             return cut_out(image, *boxes(i, image.width, image.height), side)
 
-        return torch.stack(list(_in_threads(cut_one, picks)))
+        return torch.stack(list(in_threads(cut_one, picks)))
 
     def longest_side(self, crop: str = "box") -> int:
         """The longest side of its images, in pixels, cropped as `decode` does."""
@@ -151,7 +149,7 @@ class Split:
             h, w = self._index["shape"][i]
             image = Image.frombuffer("RGB", (w, h), data)
         else:
-            image = open_image(data, self._index["name"][i], self._upright)
+            image = open_image(data, self._index["name"][i], self._how)
         box = self._index["box"][i] if crop == "box" else None
         return image.crop(tuple(box)) if box else image
 
@@ -180,19 +178,14 @@ class Split:
         )
 
 
-def _in_threads(work: Callable[[int], T], items: Sequence[int]) -> Iterator[T]:
-    """What `work` makes of each item, in order, by several threads: decoders release the interpreter's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(work, items)
-
-
 @dataclass(frozen=True)
 class Store:
-    """An opened store."""
+    """An opened store; `background` is the colour behind what is transparent in its images."""
 
     name: str
     path: Path
     index: dict[str, Any]
+    background: tuple[int, int, int] = WHITE
 
     def split(self, split: str) -> Split:
         """One split. Raises `DataError` when the dataset has no such split."""
@@ -210,7 +203,7 @@ class Store:
                 columns,
                 self.path / IMAGES,
                 self.index["encoding"],
-                self.index.get("upright", False),
+                Reading(self.index.get("upright", False), self.background, max_pixels=None),
             )
             made.verify_labels()
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
@@ -221,7 +214,7 @@ class Store:
         return made
 
 
-def open_store(root: Path, name: str) -> Store:
+def open_store(root: Path, name: str, background: tuple[int, int, int] = WHITE) -> Store:
     """Open `<root>/<name>`. Raises `DataError` when it is absent, half-written, damaged or of another format."""
     path = root / name
     again = f"run `fsl prepare {name} --force` again"
@@ -245,4 +238,4 @@ def open_store(root: Path, name: str) -> Store:
         raise DataError(f"{path}: is not a whole store ({error}); {again}") from error
     if size != index.get("bytes"):
         raise DataError(f"{path / IMAGES}: has {size} bytes, its index says {index.get('bytes')}; {again}")
-    return Store(name, path, index)
+    return Store(name, path, index, background)

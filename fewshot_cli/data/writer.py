@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fewshot_cli.data.decode import measure
+from fewshot_cli.data.decode import MAX_PIXELS, BadImage, BadImages, Reading, measure
 from fewshot_cli.data.format import (
     ENCODED,
     FORMAT,
@@ -33,12 +33,16 @@ if TYPE_CHECKING:
 class StoreWriter:
     """Collects images, split by split, and turns them into a store in one rename.
 
-    Use as a context manager; without `finish` nothing remains. Raises `DataError` for images that do not decode and
-    when the disk refuses.
+    Use as a context manager; without `finish` nothing remains. Raises `DataError` when the disk refuses. What its
+    attributes are says `ImageSink`.
     """
 
     def __init__(self, root: Path, name: str, info: dict[str, Any]) -> None:
-        self.target, self.info = root / name, info
+        self.target, self.info, self.where = root / name, info, ""
+        self.skipped: dict[str, list[str]] = {}
+        self.max_pixels, self.skip_bad = MAX_PIXELS, False
+        self._bad: list[BadImage] = []
+        self._bad_in: Counter[str] = Counter()
         self._splits: dict[str, Columns] = {}
         self._digests: dict[str, _Hash] = {}
         self._copies: dict[bytes, list[tuple[str, str]]] = {}  # split and name of every image with this SHA-256
@@ -72,13 +76,20 @@ class StoreWriter:
     ) -> None:
         """Add one image: encoded bytes, or uint8 pixels [H,W,3]. Splits and classes arrive one after the other.
 
-        `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages.
+        `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages. One that does not decode
+        is remembered for `finish`.
         """
-        columns = self._columns(split, cls)
         if isinstance(image, np.ndarray):
             data, shape, encoding = np.ascontiguousarray(image, np.uint8).tobytes(), list(image.shape[:2]), RAW
         else:
-            data, shape, encoding = image, list(measure(image, name)), ENCODED
+            how = Reading(max_pixels=self.max_pixels, option="--set max_pixels")
+            try:
+                data, shape, encoding = image, list(measure(image, f"{self.where}{name}", how)), ENCODED
+            except BadImage as error:
+                self._bad.append(error)
+                self._bad_in[split] += 1
+                return
+        columns = self._columns(split, cls)
         if self.info.setdefault("encoding", encoding) != encoding:
             raise ValueError("raw and encoded images do not mix in one store")
         with guarded(self.target):
@@ -93,18 +104,21 @@ class StoreWriter:
         self._copies.setdefault(hashlib.sha256(data).digest(), []).append((split, f"{cls}/{name}"))
 
     def count(self, split: str) -> int:
-        """How many images of a split were added so far."""
-        return len(self._splits[split].label) if split in self._splits else 0
+        """How many images of a split were added so far, those that do not decode among them."""
+        return (len(self._splits[split].label) if split in self._splits else 0) + self._bad_in[split]
 
     def longest_side(self) -> int:
         """The longest side of all images added so far, in pixels; 0 when there are none."""
         return max((max(shape) for columns in self._splits.values() for shape in columns.shape), default=0)
 
     def finish(self, known: str | None = None) -> dict[str, Any]:
-        """Write the index, sync and rename; returns the report of `fsl prepare`. Raises `DataError` when empty.
+        """Write the index, sync and rename; returns the report of `fsl prepare`. Raises `DataError` when empty, and
+        `BadImages` for all that did not decode, unless they are to be skipped.
 
         `known` is the SHA-256 of the store made from the complete public data.
         """
+        if self._bad and not self.skip_bad:
+            raise BadImages(self._bad)
         if not self._splits:
             raise DataError(f"{self.target.name}: no images were found; check --from")
         for split, columns in self._splits.items():
@@ -178,6 +192,8 @@ class StoreWriter:
         shared: set[str] = set().union(*(a & b for i, a in enumerate(names) for b in names[i + 1 :]))
         return {
             "splits": rows,
+            "skipped": {reason: len(names) for reason, names in self.skipped.items()},
+            "unreadable": {bad.name: bad.reason for bad in self._bad},
             "duplicates": sum(len(places) - 1 for places in duplicates),
             "duplicates_across_splits": sum(len(places) - 1 for places in across),
             "example_duplicates": [[f"{s}/{n}" for s, n in places] for places in (across or duplicates)[:3]],

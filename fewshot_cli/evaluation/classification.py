@@ -142,8 +142,9 @@ class ClassModel:
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        name, store, split = self.recipe.dataset.name, self.recipe.store, self.recipe.eval.split
-        return self.processes.first(lambda: open_dataset(name, store, self.root)).split(split)
+        recipe, behind = self.recipe, self.recipe.image.behind
+        store = self.processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, self.root, behind))
+        return store.split(recipe.eval.split)
 
 
 def evaluate_classes(

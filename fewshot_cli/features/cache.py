@@ -14,7 +14,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import ImageSet
 from fewshot_cli.errors import DataError
-from fewshot_cli.features.embed import CutPatches, Views, WholeImages, embed
+from fewshot_cli.features.embed import CutPatches, DecodedImages, Views, embed
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.files import atomic, regular
 from fewshot_cli.runtime.processes import Processes
@@ -38,9 +38,7 @@ def cached_features(
     if build_extractor(recipe).patches:
         views = CutPatches(split, recipe, processes)
     else:
-        with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
-            images, _ = split.decode(recipe.image.decoded, recipe.dataset.crop, bar.update)
-        views = WholeImages(images, recipe.image, device)
+        views = DecodedImages(split, recipe, device)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
         maps = embed(backbone.to(device), views, processes, bar.update)
     try:

@@ -43,6 +43,21 @@ class WholeImages:
         return normalise(self.images[start:stop].to(self.device), self.spec)
 
 
+class DecodedImages:
+    """The same of a set that is decoded when it is asked for, so that it need not fit into memory."""
+
+    patches = 0
+
+    def __init__(self, images: ImageSet, recipe: Recipe, device: torch.device) -> None:
+        self.set, self.spec, self.device, self.count = images, recipe.image, device, len(images)
+        self.crop = recipe.dataset.crop
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """As `Views`."""
+        images, _ = self.set.decode(self.spec.decoded, self.crop, only=range(start, min(stop, self.count)))
+        return normalise(images.to(self.device), self.spec)
+
+
 class CutPatches:
     """An extractor's patches, cut from the images as they are: none is blurred by a change of size before.
 

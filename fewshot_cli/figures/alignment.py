@@ -54,7 +54,7 @@ def map_images(
     recipe: Recipe, left: Path, right: Path, out: Path, given: Path | None, root: Path, device: torch.device
 ) -> list[dict]:
     """Draw what becomes of RIGHT's map laid over LEFT's; returns a record. Raises `DataError`, `RecipeError`."""
-    model, images = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right)
+    model, images = parts_with(recipe, given, root, device, Aligns, NO_MAP), two(left, right, recipe.image)
     sheet, failed = _sheet(model, images, model.features(images), 0, 1, "")
     alignments(out, [sheet])
     return [{"left": str(left), "right": str(right), "distance": sheet.distances(), "not_converged": failed}]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli import registry, transport
-from fewshot_cli.config.schema import Recipe
+from fewshot_cli.config.schema import ImageSpec, Recipe
 from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.data.store import ImageSet
 from fewshot_cli.data.user_images import LooseImages
@@ -68,7 +68,7 @@ def match_images(
     device: torch.device,
 ) -> list[dict]:
     """Draw how two image files match; returns a record per pair. Raises `DataError`, `RecipeError`."""
-    model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right)
+    model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right, recipe.image)
     panel, failed = _panel(model, images, model.features(images), 0, 1, "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
@@ -105,9 +105,9 @@ def match_episode(
     return records
 
 
-def two(left: Path, right: Path) -> LooseImages:
+def two(left: Path, right: Path, spec: ImageSpec) -> LooseImages:
     """Two image files. Raises `DataError` when they are more or fewer."""
-    images = LooseImages([left, right])
+    images = LooseImages([left, right], spec)
     if len(images) != 2:
         raise DataError(f"{left} and {right} hold {len(images)} images; give two image files")
     return images

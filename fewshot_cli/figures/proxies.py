@@ -60,7 +60,7 @@ def correspond(
             f"recipe {recipe.name} has classifier {spec.name}, which has no proxies to draw; use a recipe with "
             f"classifier {' or '.join(registry.able('classifiers', Proxied))}, such as cifar100_resnet20_mpw"
         )
-    images = LooseImages([image])
+    images = LooseImages([image], recipe.image)
     if len(images) != 1:
         raise DataError(f"{image}: holds {len(images)} images; give one image file")
     model = ClassModel.open(recipe, root, Processes(device), given)

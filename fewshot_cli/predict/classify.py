@@ -8,18 +8,26 @@ import torch
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Learns
-from fewshot_cli.data.user_images import Folder, LooseImages
+from fewshot_cli.data.user_images import TAKING, Folder, LooseImages, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.features.embed import BATCH
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
 
 CALL = 64  # images scored in one call
+PART = 4 * BATCH  # images whose features are held at once
 
 
 @torch.no_grad()
 def classify(
-    recipe: Recipe, paths: list[Path], support: Path, given: Path | None, root: Path, device: torch.device
+    recipe: Recipe,
+    paths: list[Path],
+    support: Path,
+    given: Path | None,
+    root: Path,
+    device: torch.device,
+    taking: Taking = TAKING,
 ) -> dict[str, Any]:
     """Label every image of `paths` with a class of `support/<class>/<image>`.
 
@@ -27,11 +35,9 @@ def classify(
     example each, both are DeepEMD's 1-shot matching. A score is the softmax of the logits. Raises `DataError` for fewer
     than two classes, images that do not decode, and unequal numbers where the head needs equal ones.
     """
-    model, folder, images = (
-        Model.open(recipe, root, Processes(device), given),
-        Folder(support, "--support"),
-        LooseImages(paths),
-    )
+    model = Model.open(recipe, root, Processes(device), given)
+    folder = Folder(support, "--support", recipe.image, taking)
+    images = LooseImages(paths, recipe.image, taking)
     if len(folder.classes) < 2:
         raise DataError(f"{support}: holds one class ({folder.classes[0]}); to tell classes apart takes two or more")
     counts = torch.bincount(folder.labels).tolist()
@@ -42,14 +48,17 @@ def classify(
             f"{support}: class {few} has {min(counts)} images, {many} has {max(counts)}; head {recipe.head.name} "
             "needs the same number of each; --set head=sfc takes any"
         )
-    examples, queries = model.features(folder), model.features(images)
-    with transport.ledger() as ledger:
-        if learner is not None:
-            layer = learner.learn(examples[None], folder.labels)
-            logits = [learner.score(layer, part[None])[0] for part in queries.split(CALL)]
-        else:
-            shots = examples.unflatten(0, (len(counts), -1))[None]
-            logits = [model.head(shots, part[None])[0] for part in queries.split(CALL)]
+    logits = []
+    with all_bad_of(folder, images), transport.ledger() as ledger:
+        examples = model.features(folder)
+        shots = examples.unflatten(0, (len(counts), -1))[None] if learner is None else examples[None]
+        layer = learner.learn(shots, folder.labels) if learner is not None else None
+        for part in images.parts(PART):
+            for queries in model.features(part).split(CALL):
+                if learner is not None and layer is not None:
+                    logits.append(learner.score(layer, queries[None])[0])
+                else:
+                    logits.append(model.head(shots, queries[None])[0])
     scores = torch.cat(logits).softmax(1).cpu().tolist()
     rows = []
     for name, row in zip(images.names, scores, strict=True):
@@ -69,6 +78,7 @@ def classify(
         "weights": model.weights.label,
         "support": dict(zip(folder.classes, counts, strict=True)),
         "pictures": rows,
+        **omissions(folder, images),
         "not_converged": sum(ledger.failures(1)),
         "versions": versions(),
     }

@@ -11,7 +11,7 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head, Learns
-from fewshot_cli.data.user_images import Folder
+from fewshot_cli.data.user_images import TAKING, Folder, Taking, omissions
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
@@ -68,13 +68,15 @@ def finetune(
     given: Path | None,
     root: Path,
     device: torch.device,
+    taking: Taking = TAKING,
 ) -> dict[str, Any] | None:
     """Learn the layer on `support/<class>/<image>` and write it into the run directory; returns the summary.
 
     Without a run directory everything is checked and nothing learned. Classes may have different numbers of images.
     Raises `DataError` for fewer than two classes or undecodable images, `RecipeError` for a head without a layer.
     """
-    model, folder = _Learner.of(recipe, given, root, device), Folder(support, "--support")
+    model = _Learner.of(recipe, given, root, device)
+    folder = Folder(support, "--support", recipe.image, taking)
     if len(folder.classes) < 2:
         raise DataError(
             f"{support}: holds one class ({folder.classes[0]}); a classifier needs at least two class folders"
@@ -93,6 +95,7 @@ def finetune(
         "pictures": len(folder),
         "solver": recipe.solver.name,
         "support_accuracy": 100 * float((fitted == folder.labels).float().mean()),
+        **omissions(folder),
         "not_converged": sum(ledger.failures(1)),
         "classifier": str(run_dir / FILE),
     }
@@ -118,6 +121,7 @@ def score(
     given: Path | None,
     root: Path,
     device: torch.device,
+    taking: Taking = TAKING,
 ) -> dict[str, Any] | None:
     """Accuracy of a fine-tuned classifier on `query/<class>/<image>`, in the fields of an evaluation's summary.
 
@@ -130,7 +134,8 @@ def score(
         raise DataError(
             f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
         )
-    model, folder = _Learner.of(recipe, given, root, device), Folder(query, "--query")
+    model = _Learner.of(recipe, given, root, device)
+    folder = Folder(query, "--query", recipe.image, taking)
     for what, ours in model.made_for.items():
         if made.sidecar.get(what) != ours:
             raise DataError(
@@ -173,6 +178,7 @@ def score(
         "accuracy": mean,
         "ci95": ci95,
         "interval": INTERVAL_IMAGES,
+        **omissions(folder),
         "not_converged": sum(ledger.failures(1)),
         "seconds": {"embedding": model.embedding_seconds, "matching": ledger.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,

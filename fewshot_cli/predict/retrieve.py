@@ -14,7 +14,7 @@ from torch import Tensor
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.store import Split
-from fewshot_cli.data.user_images import Folder
+from fewshot_cli.data.user_images import TAKING, Folder, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.episodes import BUDGET
 from fewshot_cli.evaluation.model import Model
@@ -34,6 +34,7 @@ def retrieve(
     given: Path | None,
     root: Path,
     device: torch.device,
+    taking: Taking = TAKING,
 ) -> dict[str, Any]:
     """Each query's ranking, by pooled features and with its first `shortlist` images re-ranked by the recipe's head,
     and the Recall@k of both.
@@ -45,8 +46,9 @@ def retrieve(
     """
     begin = perf_counter()
     model = Model.open(recipe, root, Processes(device), given)
-    images = Folder(gallery, "--gallery") if gallery else model.split
-    asked = Folder(query, "--query") if query else images
+    images = Folder(gallery, "--gallery", recipe.image, taking) if gallery else model.split
+    asked = Folder(query, "--query", recipe.image, taking) if query else images
+    own = [one for one in (images, asked) if isinstance(one, Folder)]
     names, same = images.classes, _copies(asked, images)
     size = len(images) - max(map(len, same))
     if max(ks) > size:
@@ -70,8 +72,9 @@ def retrieve(
             "two images or more"
         )
     picks = can[_picks(len(can), count, recipe.seed)]
-    gallery_features = model.features(images)
-    searched = gallery_features if asked is images else model.features(asked)
+    with all_bad_of(*own):
+        gallery_features = model.features(images)
+        searched = gallery_features if asked is images else model.features(asked)
     stored = _pooled(gallery_features)
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
@@ -110,6 +113,7 @@ def retrieve(
         "pictures": len(images),
         "queries": len(picks),
         "left_out": len(asked) - len(can),
+        **omissions(*own),
         "shortlist": shortlist,
         "recall": {k: _recall(hits, k) for k in ks},
         "interval": INTERVAL_QUERIES,

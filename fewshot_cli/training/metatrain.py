@@ -80,7 +80,8 @@ def metatrain(
         for one in phases.values():
             _phase(one, root, None, resume, processes, given, tensorboard)
         return None
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    behind = recipe.image.behind
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
     start = _start(recipe, given, processes)
     decided_by = _identity(recipe, store.index["sha256"], start, processes.device)
     run = Run.shared(processes, run_dir, "metatrain", recipe.resolved(), decided_by, resume)
@@ -185,7 +186,8 @@ def _phase(
     head.
     """
     spec, device = recipe.metatrain, processes.device
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    behind = recipe.image.behind
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
     share = processes.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = _start(recipe, given, processes)
     backbone = build_backbone(recipe)

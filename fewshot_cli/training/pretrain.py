@@ -94,7 +94,8 @@ def pretrain(
     Without a run directory everything is checked and nothing trained.
     """
     spec, device = recipe.pretrain, processes.device
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root))
+    behind = recipe.image.behind
+    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
     split, share = store.split("train"), processes.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(

@@ -29,7 +29,7 @@ ALL = ~np.uint64(0)
 
 @njit
 def _magnitude(source, base, count):
-    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero, infinite when one is."""
+    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero, inf if one is."""
     top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
     for t in range(0, count, 8):
         bits = vectors.both(vectors.as_bits(vectors.load_wide(source, base + t)), positive)

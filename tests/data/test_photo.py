@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli.data.decode import decode_image, open_image
+from fewshot_cli.data.decode import OWN, decode_image, open_image
 from fewshot_cli.errors import DataError
 
 TYPES, COUNTS = range(13), (0, 1, 2, 3, 4, 5, 8, 16, 64, 255, 65535, 2**31)
@@ -34,7 +34,7 @@ def test_odd_metadata_do_not_keep_a_photo_from_being_turned(tag, recwarn):
     for kind in TYPES:
         for count in COUNTS:
             data = encoded(image, "JPEG", exif=exif(tag, kind, count))
-            assert open_image(data, "x.jpg", upright=True).size == (8, 16), (kind, count)
+            assert open_image(data, "x.jpg", OWN).size == (8, 16), (kind, count)
             assert open_image(data, "x.jpg").size == (16, 8)
 
 
@@ -44,7 +44,7 @@ def test_an_orientation_of_an_odd_type_is_read(order, kind, form):
     entry = struct.pack(f"{order}HHI", 0x0112, kind, 1) + struct.pack(f"{order}{form}", 6).ljust(4, b"\0")
     block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
     data = encoded(Image.new("RGB", (16, 8)), "JPEG", exif=b"Exif\0\0" + block)
-    assert open_image(data, "x.jpg", upright=True).size == (8, 16)
+    assert open_image(data, "x.jpg", OWN).size == (8, 16)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -56,7 +56,7 @@ def test_each_orientation_is_pillows_own(turn):
     note[0x0112] = turn
     data = encoded(Image.fromarray(pixels), "PNG", exif=note)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(np.asarray(open_image(data, "x.png", upright=True)), expected)
+    assert np.array_equal(np.asarray(open_image(data, "x.png", OWN)), expected)
 
 
 def test_metadata_that_cannot_be_read_are_a_note(monkeypatch, capsys):
@@ -65,10 +65,10 @@ def test_metadata_that_cannot_be_read_are_a_note(monkeypatch, capsys):
 
     monkeypatch.setattr(Image.Image, "getexif", odd)
     data = encoded(Image.new("RGB", (4, 3)), "PNG")
-    assert open_image(data, "c.png", upright=True).size == (4, 3)
+    assert open_image(data, "c.png", OWN).size == (4, 3)
     assert "note: c.png: its metadata cannot be read (odd)" in capsys.readouterr().err
     data = encoded(Image.new("RGB", (4, 3)), "PNG", exif=exif(0x010F, 3, 1)[:17])
-    assert open_image(data, "a/b.png", upright=True).size == (4, 3)
+    assert open_image(data, "a/b.png", OWN).size == (4, 3)
     assert "note: a/b.png: its metadata cannot be read" in capsys.readouterr().err
 
 

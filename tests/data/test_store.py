@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fewshot_cli.data import decode
-from fewshot_cli.data.decode import decode_image, measure, open_image
+from fewshot_cli.data.decode import Reading, decode_image, measure, open_image
 from fewshot_cli.data.store import open_store
 from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
@@ -280,11 +279,11 @@ def test_an_image_that_does_not_decode_is_named_and_nothing_remains(tmp_path, en
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(monkeypatch, encoded):
-    monkeypatch.setattr(decode, "MAX_PIXELS", 99)
-    assert measure(encoded(0, 9, 11), "fits") == (9, 11)
-    with pytest.raises(DataError, match="big: 10×10 pixels are more than 99"):
-        measure(encoded(0, 10, 10), "big")
+def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(encoded):
+    how = Reading(max_pixels=99)
+    assert measure(encoded(0, 9, 11), "fits", how) == (9, 11)
+    with pytest.raises(DataError, match="big: 10×10 pixels are more than the 99 .*--set image.max_pixels=100"):
+        measure(encoded(0, 10, 10)[:60], "big", how)
 
 
 def test_replacing_a_store_works_and_leaves_nothing_else(tmp_path, rows, pixels):
@@ -370,6 +369,7 @@ def test_programs_that_pillow_would_run_are_not(tmp_path):
 def test_a_users_images_are_turned_as_the_camera_says(tmp_path):
     """A published dataset's are not: its figures were made without."""
     from fewshot_cli import registry
+    from fewshot_cli.config.schema import ImageSpec
     from fewshot_cli.data.prepare import build_store
     from fewshot_cli.data.user_images import Folder
 
@@ -383,7 +383,7 @@ def test_a_users_images_are_turned_as_the_camera_says(tmp_path):
             Image.fromarray(np.where(wide, 255 - i, i).astype(np.uint8)).save(
                 tmp_path / "mine" / cls / f"{i}.png", exif=exif
             )
-    pixels, sizes = Folder(tmp_path / "mine", "--support").decode(8)
+    pixels, sizes = Folder(tmp_path / "mine", "--support", ImageSpec()).decode(8)
     assert sizes[0].tolist() == [40, 20] and pixels[0, :, :3].min() > 200 > pixels[0, :, 5:].max()
     own = registry.dataset("images")
     build_store("images", own(own.Options(test_share=0.5, val_share=0.0)), [tmp_path / "mine"], tmp_path)

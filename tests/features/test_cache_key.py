@@ -90,10 +90,10 @@ class Boxed:
     def identities(self):
         return ["0", "1"]
 
-    def decode(self, side, crop="box", tick=None):
+    def decode(self, side, crop="box", tick=None, only=None):
         self.decoded.append(crop)
         level = {"box": 10, "raw": 200}[crop]
-        return torch.full((2, 3, side, side), level, dtype=torch.uint8), torch.full((2, 2), float(side))
+        return torch.full((len(only), 3, side, side), level, dtype=torch.uint8), torch.full((len(only), 2), float(side))
 
 
 def test_boxes_and_whole_images_do_not_share_features(tmp_path):

@@ -245,7 +245,7 @@ def test_retrieve_ranks_the_gallery_as_the_head_scores_it(fsl, folders, tmp_path
     result, loaded = json.loads(out), load_recipe("glyphs_5w1s")
     model = Model.open(loaded, tmp_path, Processes(torch.device("cpu")))
     backbone, head = model.backbone, model.head
-    gallery, asked = Folder(folders / "support", ""), Folder(tmp_path / "some", "")
+    gallery, asked = (Folder(path, "", loaded.image) for path in (folders / "support", tmp_path / "some"))
     maps, queries = (embedded(backbone, x.decode(32)[0], loaded) for x in (gallery, asked))
     assert len(result["ranking"]) == 8 and result["left_out"] == 0
     for place, row in enumerate(result["ranking"]):

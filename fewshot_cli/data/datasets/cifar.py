@@ -18,7 +18,8 @@ from fewshot_cli.data.archive import Source
 from fewshot_cli.data.datasets.cifar_fs import FC100
 from fewshot_cli.data.decode import decode_image
 from fewshot_cli.data.format import SPLITS
-from fewshot_cli.data.layouts import classes_of, is_image
+from fewshot_cli.data.kinds import is_image
+from fewshot_cli.data.layouts import classes_of
 from fewshot_cli.data.pickles import tame_pickle
 from fewshot_cli.errors import DataError
 

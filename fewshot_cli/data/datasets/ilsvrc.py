@@ -18,7 +18,8 @@ from scipy.io import loadmat
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.imagenet import LICENCE, WNID, ClassFolders, absent, class_folder, number
-from fewshot_cli.data.layouts import ARCHIVE_SUFFIXES, is_image, lone_archive
+from fewshot_cli.data.kinds import is_image
+from fewshot_cli.data.layouts import ARCHIVE_SUFFIXES, lone_archive
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import progress
 from fewshot_cli.runtime.files import guarded

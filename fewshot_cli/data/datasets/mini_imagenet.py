@@ -20,6 +20,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import progress
 
 _CACHES = {split: f"mini-imagenet-cache-{split}.pkl" for split in SPLITS}
+_VALIDATION = "mini-imagenet-cache-validation.pkl"  # learn2learn's name for the second
 _PHASES = {"train": "train_phase_train", "val": "val", "test": "test"}  # train_phase_val/test: other images of the
 _CATEGORIES = {s: f"miniImageNet_category_split_{p}.pickle" for s, p in _PHASES.items()}  # training classes
 
@@ -48,7 +49,7 @@ class MiniImageNet(DatasetBuilder[Options]):
       ones, and only a large gap can be noticed.
     - Images under the lists' names, in one folder (images/, as DeepEMD's code has it) or in class folders, with or
       without train/ val/ test/ around them. The lists decide the split, not the folders or a CSV beside.
-    - 84×84 pickles, split by file: mini-imagenet-cache-{train,val,test}.pkl, or MetaOptNet's
+    - 84×84 pickles, split by file: mini-imagenet-cache-{train,val,test}.pkl (learn2learn: validation), or MetaOptNet's
       miniImageNet_category_split_{train_phase_train,val,test}.pickle. DeepEMD's accuracies cannot be reached from
       these.
     """
@@ -63,6 +64,8 @@ class MiniImageNet(DatasetBuilder[Options]):
         """Write class by class in the order of the lists, images by number."""
         with Source(lone_archive(sources[0]), writer.target.parent) as files:
             by_name = {PurePosixPath(name).name: name for name in files.names}
+            if _VALIDATION in by_name:
+                by_name.setdefault(_CACHES["val"], by_name[_VALIDATION])
             kind = next((kind for kind in (_CACHES, _CATEGORIES) if set(kind.values()) & set(by_name)), None)
             if kind is not None:
                 self._from_pickles(files, {split: by_name.get(name, "") for split, name in kind.items()}, kind, writer)

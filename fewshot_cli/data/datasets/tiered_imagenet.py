@@ -10,7 +10,8 @@ from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.format import SPLITS
 from fewshot_cli.data.imagenet import LICENCE, ClassFolders, absent, warn_if_small
-from fewshot_cli.data.layouts import class_split, is_image, lone_archive
+from fewshot_cli.data.kinds import is_image
+from fewshot_cli.data.layouts import class_split, lone_archive
 from fewshot_cli.data.pickles import tame_pickle
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import progress, say

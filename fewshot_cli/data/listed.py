@@ -1,0 +1,85 @@
+"""A CSV that lists images with their labels: `file,label[,split]`."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from fewshot_cli.data.arrange import SPLIT_FOLDERS
+from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.files import guarded, regular
+
+Table = dict[str, tuple[list[str], str | None]]
+"""Class → names of its images, and the split that the source puts it into, if any."""
+
+_COLUMNS = {
+    "file": ("file", "filename", "file_name", "path", "image"),
+    "label": ("label", "class", "class_name"),
+    "split": ("split", "set"),
+}
+
+
+def from_csv(path: Path) -> Table:
+    """The classes of a CSV's images, which it names relative to its folder.
+
+    Fields are separated by commas, semicolons or tabs; spaces around them do not count. Raises `DataError`, with the
+    number of the line, for what is no such CSV, a file that does not exist or has two labels, and a class in two
+    splits.
+    """
+    table: Table = {}
+    label_of: dict[str, str] = {}
+    for line, row in _rows(path):
+        name, cls, split = row.get("file", ""), row.get("label", ""), row.get("split", "").lower() or None
+        if not name or not cls:
+            raise DataError(f"{path}:{line}: file or label is empty; give both, or remove the line")
+        if split and split not in SPLIT_FOLDERS:
+            raise DataError(f"{path}:{line}: split {split!r} is none of train, val, test")
+        split = SPLIT_FOLDERS[split] if split else None
+        name = _there(path, line, name)
+        if label_of.setdefault(name, cls) != cls:
+            raise DataError(f"{path}:{line}: {name} has the label {cls}, and {label_of[name]} before; leave one out")
+        names, before = table.setdefault(cls, ([], split))
+        if before != split:
+            raise DataError(f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one")
+        names.append(name)
+    return table
+
+
+def _there(path: Path, line: int, name: str) -> str:
+    """The file's name below the CSV's folder, as it is or with the separators of Windows."""
+    for one in (name, name.replace("\\", "/")):
+        if Path(one).is_absolute() or ".." in Path(one).parts:
+            raise DataError(f"{path}:{line}: {name} leaves the CSV's folder; name files relative to it")
+        with guarded(f"{path}:{line}"):
+            if (path.parent / one).is_file():
+                return one
+    raise DataError(f"{path}:{line}: {name} is no file in {path.parent}; name files relative to the CSV")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The CSV's rows with their line numbers, by our names of the columns."""
+    with guarded(path):
+        data = regular(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save the CSV as UTF-8") from error
+    lines = text.splitlines(keepends=True)
+    if not lines:
+        raise DataError(f"{path}:1: is empty; give it the columns file,label (and optionally split)")
+    for separator in ",;\t":
+        reader = csv.reader(lines, delimiter=separator)
+        try:
+            titles = [title.strip().lower() for title in next(reader)]
+            places = {
+                column: titles.index(name) for column, names in _COLUMNS.items() for name in names if name in titles
+            }
+            if {"file", "label"} <= set(places):
+                for row in reader:
+                    if row:
+                        fields = {c: row[i].strip() for c, i in places.items() if i < len(row)}
+                        yield reader.line_num, fields
+                return
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: cannot be read as CSV ({error}); mend that line") from error
+    raise DataError(f"{path}:1: needs a header with the columns file,label (and optionally split)")

@@ -1,0 +1,62 @@
+"""The files below a folder, through links as far as they lead somewhere new."""
+
+import os
+from pathlib import Path
+
+from fewshot_cli.data.kinds import litter
+from fewshot_cli.errors import DataError
+
+MAX_FILES = 5_000_000
+
+
+def walk(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The files below a folder by their names relative to it, sorted, and what was left out by reason.
+
+    Links are followed, but not to a folder that holds them. Raises `DataError` for more than `MAX_FILES`.
+    """
+    names: list[str] = []
+    skipped: dict[str, list[str]] = {}
+
+    def visit(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> None:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            name = f"{inside}{entry.name}"
+            if len(names) > MAX_FILES:
+                raise DataError(f"{path}: holds more than {MAX_FILES:,} files, or links that multiply them")
+            if reason := litter(entry.name):
+                skipped.setdefault(reason, []).append(name)
+                continue
+            try:
+                state = entry.stat()
+            except OSError:
+                reason = "links that lead nowhere" if entry.is_symlink() else "not to be read"
+                skipped.setdefault(reason, []).append(name)
+                continue
+            if entry.is_dir():
+                one = (state.st_dev, state.st_ino)
+                if one in above:
+                    skipped.setdefault("links to a folder that holds them", []).append(name)
+                    continue
+                try:
+                    visit(entry.path, f"{name}/", above | {one})
+                except PermissionError:
+                    skipped.setdefault("not to be read", []).append(name)
+            elif entry.is_file():
+                names.append(name)
+            else:
+                skipped.setdefault("FIFOs, sockets or devices", []).append(name)
+
+    top = os.stat(path)
+    visit(str(path), "", frozenset({(top.st_dev, top.st_ino)}))
+    return sorted(names), skipped
+
+
+def told(skipped: dict[str, list[str]], where: str) -> str:
+    """One line that names what was left out of `where`: how many files for which reason, and the first of them."""
+    parts = []
+    for reason, names in skipped.items():
+        first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        parts.append(f"{len(names)} {reason} ({first})")
+    count = sum(map(len, skipped.values()))
+    return f"note: {where}: left out {count} file{'s' * (count > 1)}: {'; '.join(parts)}"
