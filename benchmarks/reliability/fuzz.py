@@ -205,7 +205,7 @@ def judged(words: list[str]) -> str | None:
     except BaseException as error:
         return f"{words}: {type(error).__name__}: {error}"
     seconds, said = time.process_time() - begin, err.getvalue()
-    if "Traceback" in said or "internal fault" in said:
+    if ("Traceback" in said and "--debug" not in words) or "internal fault" in said:
         return f"{words}: {said[-300:]}"
     if code not in (0, 1, 2, 3, 4, 5, 130):
         return f"{words}: exit {code}"

@@ -3,6 +3,7 @@
 Importing it must stay cheap: no torch, no pydantic.
 """
 
+import atexit
 import functools
 import inspect
 import os
@@ -118,16 +119,24 @@ def _help(verb: Callable[..., None]) -> str:
 
 
 def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, whose paths may begin with `~` where no shell has replaced it: after `=`, and in variables."""
+    """The verb, whose paths may begin with `~` where no shell has replaced it: after `=`, and in variables.
 
-    def expanded(value: Any) -> Any:
+    A value that looks like an option is the next option, and the value was forgotten: that is a `FslError`.
+    """
+
+    def expanded(name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
-            return type(value)(expanded(one) for one in value)
+            return type(value)(expanded(name, one) for one in value)
+        if isinstance(value, str | Path) and str(value).startswith("--"):
+            raise FslError(
+                f"{value} stands where the value of --{name.replace('_', '-')} should be; give one, or write ./{value} "
+                "for a file that is called so"
+            )
         return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
-        verb(**{name: expanded(value) for name, value in given.items()})
+        verb(**{name: expanded(name, value) for name, value in given.items()})
 
     return run
 
@@ -148,6 +157,8 @@ def main() -> NoReturn:
         for warning in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, before it kills; `nohup` ignores one of them
             if signal.getsignal(warning) is not signal.SIG_IGN:
                 signal.signal(warning, _interrupt)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        sys.unraisablehook = _dropped
     _fill_closed_streams()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
@@ -166,6 +177,19 @@ def _interrupt(number: int, _: object) -> None:
     """End as Ctrl-C does; the same signal once more ends at once, whatever waits in code that Python cannot stop."""
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt
+
+
+def _dropped(fault: Any) -> None:
+    """Interrupt again, a moment later, where the interruption came in a callback whose exceptions Python drops."""
+    if issubclass(fault.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(fault)
+
+
+def _turn_deaf() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run(shared: dict[str, bool]) -> int:
@@ -237,6 +261,9 @@ def _fill_closed_streams() -> None:
 
 
 def _leave(code: int) -> NoReturn:
+    """End with this code; what comes while the interpreter tidies up changes nothing."""
+    if threading.current_thread() is threading.main_thread():
+        atexit.register(_turn_deaf)
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):

@@ -86,6 +86,9 @@ class Run:
                     f"{path}: was started with another configuration ({changed}); resume it with that one "
                     "or choose another --run-dir"
                 )
+            with guarded(path):
+                for part in path.glob(".*.part"):  # nobody else writes here: a killed process has left it
+                    part.unlink()
         else:
             with guarded(path):
                 path.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,10 @@ Tensors are named `backbone.…`, `classifier.…` and `head.…`. A foreign `.p
 loader, which runs no code; other people's names for a backbone's tensors are those of `foreign`.
 """
 
+import hashlib
 import json
 import pickle
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,9 @@ from torch import Tensor, nn
 
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.registry import did_you_mean, entries
+from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import atomic, guarded, regular, sha256, write_json
-from fewshot_cli.weights import foreign
+from fewshot_cli.weights import foreign, unpickle
 
 
 @dataclass(frozen=True)
@@ -111,25 +114,28 @@ def sidecar_of(path: Path) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read weights. Raises `DataError` for truncation, a flipped byte, NaN, a missing sidecar or a pickle with code."""
+    """Read weights. Raises `DataError` for truncation, a flipped byte, NaN or a pickle with code; a file that has no
+    sidecar is somebody else's, of which a note says that nothing tells whether it is whole.
+    """
     if not regular(path).is_file():
         hint = did_you_mean(str(path), entries("weights"))
         raise DataError(
             f"{path}: no such weights{hint}; give the .safetensors of a training run, or a name of `fsl weights list`"
         )
-    if path.suffix in (".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"):
+    if not is_safetensors(path):
+        return _foreign(path)
+    if not sidecar_of(path).exists():
+        say(f"note: {path}: has no sidecar {sidecar_of(path).name}, so nothing tells whether it is whole and unchanged")
         return _foreign(path)
     with guarded(path):
         blob = path.read_bytes()
-    import hashlib
-
     digest = hashlib.sha256(blob).hexdigest()
     try:
         sidecar = json.loads(regular(sidecar_of(path)).read_text("utf-8"))
         expected = sidecar["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{sidecar_of(path)}: the sidecar of {path.name} is missing or unreadable ({error}); "
+            f"{sidecar_of(path)}: the sidecar of {path.name} is unreadable ({error}); "
             "copy both files from where they were trained"
         ) from error
     for key in ("backbone", "head", "classifier", "dataset", "recipe", "validation"):
@@ -147,8 +153,17 @@ def load(path: Path) -> Checkpoint:
     return _finite(Checkpoint(tensors, sidecar, digest, path))
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is taken for safetensors, by its content where that tells, else by its name."""
+    with guarded(path), regular(path).open("rb") as file:
+        start = file.read(9)
+    if start.startswith((b"PK", b"\x80")) and start[8:] != b"{":
+        return False
+    return start[8:] == b"{" or path.suffix.lower() == ".safetensors"
+
+
 def _foreign(path: Path) -> Checkpoint:
-    """A `.pth` as it is: names that say nothing else are the backbone's, and `Checkpoint.fill` translates them."""
+    """Somebody else's file as it is: names without a prefix of ours are the backbone's; `Checkpoint.fill` knows them."""
     raw = _read(path)
     prefixes = ("backbone.", "head.", "classifier.")
     tensors = {k if k.startswith(prefixes) else f"backbone.{k}": v for k, v in raw.tensors.items()}
@@ -167,25 +182,50 @@ def _read(path: Path) -> Checkpoint:
             raise DataError(f"{path}: is a tar archive; unpack it and give the .pth inside")
     try:
         content: Any
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             content = load_bytes(path.read_bytes())
         elif not start.startswith((b"PK", b"\x80")):  # often the web page of a failed download
             raise ValueError("it is neither an archive nor a pickle")
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = unpickle.load(path)
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
         raise DataError(
-            f"{path}: holds more than tensors, so loading it could run code; it was refused. "
-            "Use the .safetensors of a training run, or a file of the state_dict alone"
+            f"{path}: holds more than tensors, so loading it could run code{f' ({asked[1]})' if asked else ''}; it was "
+            "refused. Use the .safetensors of a training run, or a file of the state_dict alone"
         ) from error
     except Exception as error:  # a damaged archive raises whatever its reader trips over
         said = str(error).partition("\n")[0]
         raise DataError(f"{path}: is not a readable file of PyTorch tensors ({said}); copy it again") from error
-    for key in ("params", "state_dict", "model"):
-        content = content.get(key, content) if isinstance(content, dict) else content
-    if not isinstance(content, dict) or not content or not all(_plain(k, v) for k, v in content.items()):
+    tensors = _state_dict(content, path)
+    if not tensors or not all(_plain(k, v) for k, v in tensors.items()):
         raise DataError(f"{path}: is not a mapping of names to tensors; give a state_dict or a .safetensors file")
-    return _finite(Checkpoint(content, {}, digest, path))
+    return _finite(Checkpoint(tensors, {}, digest, path))
+
+
+_NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|teacher|momentum|swa|target", re.IGNORECASE)
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors of the network in a checkpoint, by name: those of a known backbone if there are any, else the most;
+    a network's own before its averages, and the outermost mapping before those in it. A note says so where there were
+    several.
+    """
+    found = []
+    for place, named in unpickle.mappings(content):
+        tensors = {key: tensor for key, value in named.items() if (tensor := unpickle.tensor_of(value)) is not None}
+        if tensors:
+            known = foreign.recognise(tensors) is not None
+            second = any(_NOT_THE_MODEL.search(name) for name in place)
+            found.append((not known, second, 0 if known else -len(tensors), len(place), place, tensors))
+    if not found:
+        return {}
+    found.sort(key=lambda one: one[:4])
+    others = [".".join(one[4]) for one in found[1:] if not one[0] and not found[0][0]]
+    if others:
+        taken = ".".join(found[0][4]) or "the outermost"
+        say(f"note: {path}: holds several networks; {taken} is taken, not {', '.join(others)}")
+    return found[0][5]
 
 
 def _plain(name: Any, tensor: Any) -> bool:

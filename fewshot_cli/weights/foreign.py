@@ -5,6 +5,7 @@ batch norm, with their names there and here. Every check and every message follo
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from fewshot_cli import registry
 from fewshot_cli.contracts import Layout, Step
 from fewshot_cli.errors import DataError, RecipeError
 
-PREFIX = r"((?:(?:module|encoder|backbone)\.)*)"  # DataParallel and the models around the backbone
-CLASSIFIER = re.compile(r"(?:module\.)*(?:fc|head|classifier\w*)(?:\.|$)", re.IGNORECASE)
+WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|_forward_module)\.)*")  # around a whole network, its classifier too
+COPY = re.compile(r"ema|teacher|momentum|target|swa|_k\.|_m\.", re.IGNORECASE)  # of averages beside a network
+CLASSIFIER = re.compile(r"(?:module\.)*(?:fc|head|classifier\w*|linear|logits|last_linear)(?:\.|$)", re.IGNORECASE)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -54,19 +56,52 @@ def layouts() -> Iterator[tuple[str, Layout]]:
 def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
     """Whose tensors these are, or None. A stem before the blocks, as other ResNets have it, is unknown.
 
-    Of several layouts with the same first convolution, the first that finds all its tensors is taken.
+    Whatever stands before the backbone's own names is a prefix. Of several layouts and prefixes that have the first
+    convolution, the first that finds all its tensors is taken: a network's own before its averages, then the shortest
+    prefix.
     """
     candidates = []
     for name, layout in layouts():
-        sign = re.compile(PREFIX + re.escape(layout.sign))
+        end = f".{layout.sign}"
         for key, tensor in tensors.items():
-            if (match := sign.fullmatch(key)) and tensor.ndim == 4 and tensor.shape[1] in (1, 3):
-                candidates.append(Recognised(name, layout, match[1]))
-                break
+            if (key == layout.sign or key.endswith(end)) and tensor.ndim == 4 and tensor.shape[1] in (1, 3):
+                candidates.append(Recognised(name, layout, key.removesuffix(layout.sign)))
+    candidates.sort(key=lambda one: (bool(COPY.search(one.prefix)), len(one.prefix)))
     whole = (
         c for c in candidates if all(c.prefix + key in tensors for step in c.layout.steps for key in _needed(step))
     )
     return next(whole, candidates[0] if candidates else None)
+
+
+def nearest(tensors: dict[str, Tensor]) -> str:
+    """Which known backbone has the most of these tensors, and what differs, in words; empty where none has any."""
+    best: tuple[int, str, Layout] | None = None
+    for _, layout in layouts():
+        needed = {key for step in layout.steps for key in _needed(step)}
+        prefixes: Counter[str] = Counter()
+        for key in tensors:
+            parts = key.split(".")
+            for at in range(len(parts)):
+                if ".".join(parts[at:]) in needed:
+                    prefixes["".join(f"{part}." for part in parts[:at])] += 1
+        for prefix, count in prefixes.most_common(1):
+            if best is None or count > best[0]:
+                best = (count, prefix, layout)
+    if best is None:
+        return ""
+    count, prefix, layout = best
+    needed_keys = [prefix + key for step in layout.steps for key in _needed(step)]
+    lacking = next((key for key in needed_keys if key not in tensors), None)
+    known = {*needed_keys, *(prefix + key for step in layout.steps for key in _optional(step))}
+    other = next((key for key in tensors if key not in known and not CLASSIFIER.match(key.removeprefix(prefix))), None)
+    said = [f"it lacks {lacking}"] if lacking else []
+    if other:
+        said.append(f"it has {_shown(other, tensors[other])} besides")
+    return f"; the nearest is {layout.title}, of whose {len(needed_keys)} tensors it has {count}: {' and '.join(said)}"
+
+
+def _shown(key: str, tensor: Tensor) -> str:
+    return f"{key[:60]} {list(tensor.shape)}"
 
 
 def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
@@ -75,10 +110,10 @@ def translate(tensors: dict[str, Tensor], where: Path | str) -> Translation:
     Raises `DataError`, beginning with `where`, for an unknown architecture, a missing or unknown key and a wrong shape.
     """
     if (recognised := recognise(tensors)) is None:
-        first = ", ".join(key[:60] for key in list(tensors)[:4])
+        first = ", ".join(_shown(key, tensor) for key, tensor in list(tensors.items())[:4])
         raise DataError(
-            f"{where}: its tensors are of no known backbone (the first are {first}); understood are "
-            + "; ".join(f"{layout.title} ({layout.sign})" for _, layout in layouts())
+            f"{where}: its {len(tensors)} tensors are of no known backbone (the first are {first}){nearest(tensors)}; "
+            "understood are " + "; ".join(f"{layout.title} ({layout.sign})" for _, layout in layouts())
         )
     backbone, layout, prefix = recognised
     body = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
@@ -113,7 +148,7 @@ def _others(tensors: dict[str, Tensor], recognised: Recognised, where: Path | st
     """Keys that are not the backbone's. Raises `DataError` for one that may have changed what it computes."""
     backbone, layout, prefix = recognised
     known = {f"{prefix}{key}" for step in layout.steps for key in (*_needed(step), *_optional(step))}
-    inside = prefix.replace("module.", "") != ""  # a prefix that names the encoder: all else belongs to another part
+    inside = not WRAPPERS.fullmatch(prefix)  # a prefix that names the encoder: all else belongs to another part
     others = [key for key in tensors if key not in known]
     for key in others:
         outside = inside and not key.startswith(prefix)

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -96,6 +97,40 @@ def test_an_interrupt_says_how_to_go_on_and_resuming_does(fsl, world, tmp_path, 
     assert 0 < log.read_bytes().count(b"\n") < 3000 and not (tmp_path / "r" / "summary.json").exists()
     assert fsl(*words, "--resume")[0] == 0
     assert log.read_bytes().count(b"\n") == 3000
+
+
+def test_an_interrupt_in_a_callback_whose_exceptions_python_drops_is_not_lost(tmp_path):
+    code = (
+        "import os, signal, time, weakref\n"
+        "from fewshot_cli.cli import app\n"
+        "class Thing: pass\n"
+        "def gone(_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    for _ in range(1000): pass\n"
+        "def run(shared):\n"
+        "    thing = Thing(); kept = weakref.ref(thing, gone); del thing\n"
+        "    print('goes on', flush=True)\n"
+        "    time.sleep(600)\n"
+        "app._run = run\n"
+        "app.main()\n"
+    )
+    usual = {"preexec_fn": lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, **usual)
+    assert (done.returncode, done.stdout) == (Exit.INTERRUPTED, "goes on\n"), done.stderr
+    assert "Traceback" not in done.stderr and "interrupted" in done.stderr
+
+
+def test_what_a_killed_process_left_in_a_run_is_gone_when_it_is_resumed(fsl, world, tmp_path):
+    words = arguments(world, "--episodes", "3", "--run-dir", "r")
+    assert fsl(*words)[0] == 0
+    (tmp_path / "r" / ".summary.json.abc.part").write_text("{")
+    assert fsl(*words, "--resume")[0] == 0
+    assert not list((tmp_path / "r").glob(".*"))
+
+
+@pytest.mark.parametrize("words", [("--data-root", "--recipe=none"), ("--weights=--seed",), ("--set", "--solver")])
+def test_an_option_in_place_of_a_value_is_told(refused, words):
+    refused(Exit.USAGE, r"--\S+ stands where the value of --(data-root|weights|sets?) should be", "eval", *words)
 
 
 @pytest.mark.parametrize(("accuracy", "code"), [(0, Exit.OK), (100, Exit.GATE)])

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 import torch
 from layouts import Malicious, write_malicious
@@ -13,7 +14,7 @@ from fewshot_cli import registry
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.contracts import Layout, Step
 from fewshot_cli.errors import DataError, Exit
-from fewshot_cli.weights import checkpoint, foreign
+from fewshot_cli.weights import checkpoint, foreign, unpickle
 from fewshot_cli.weights.convert import evaluation
 
 WIDTHS = (4, 6, 8, 10)
@@ -278,6 +279,84 @@ def test_a_safetensors_file_of_somebody_else_is_read_too(fsl, tmp_path):
     same(network, ours(tmp_path / "w.safetensors", json.loads(out)["backbone"]))
 
 
+def test_a_safetensors_file_without_a_sidecar_is_used_with_a_note(fsl, glyph_root, tmp_path):
+    from safetensors.torch import save_file
+
+    network = lively(Residual())
+    save_file(state(network), tmp_path / "hub.safetensors")
+    torch.save(state(network), tmp_path / "hub.PTH")
+    results = []
+    for name in ("hub.safetensors", "hub.PTH"):
+        shape = "backbone={name: resnet12, widths: [4, 6, 8, 10]}"
+        code, out, err = fsl(
+            *("eval", "--recipe", "glyphs_5w1s", "--set", shape, "--episodes", "3", "--weights", name),
+            *("--format", "json", "--data-root", glyph_root),
+        )
+        assert code == 0, err
+        assert ("hub.safetensors: has no sidecar hub.safetensors.json, so nothing tells" in err) == (name[4] == "s")
+        results.append(json.loads(out)["accuracy"])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("wrap", ["model_state_dict", "net", "state", "ema", "a/b/c"])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "model.", "feature_extractor.", "net.encoder.module.", "my.own_name."]
+)
+def test_wrappers_and_prefixes_are_found_by_structure(imported, tmp_path, wrap, prefix):
+    network = lively(Residual())
+    content = {"state_dict": state(network, prefix), "fc.weight": torch.ones(2, 2)}["state_dict"]
+    for name in reversed(wrap.split("/")):
+        content = {name: content, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}}
+    report, _ = imported(content)
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+def test_a_network_goes_before_its_averages_and_that_is_said(imported, tmp_path):
+    network, average = lively(Residual()), lively(Residual(), 9)
+    report, err = imported({"ema": state(average), "model": state(network)})
+    assert "holds several networks; model is taken, not ema" in err
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+    both = state(average, "momentum_encoder.") | state(network, "the_encoder.")
+    report, _ = imported(both, "--force")
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+def test_numbers_of_numpy_and_plain_containers_are_read_without_code(imported, tmp_path):
+    import argparse
+    import datetime
+    from collections import defaultdict
+
+    network = lively(Residual())
+    weights = state(network)
+    first = next(iter(weights))
+    content = {
+        "state_dict": weights | {first: weights[first].double().numpy()},  # an array among the tensors
+        "best": np.float64(71.5),
+        "history": [np.float32(1.5), np.int64(3), np.arange(6.0).reshape(2, 3)],
+        "args": argparse.Namespace(lr=0.1, out=tmp_path, names={"a", "b"}),
+        "when": datetime.datetime(2024, 1, 2),
+        "counts": defaultdict(list, a=[1]),
+        "objects": np.array([{"a": 1}, None], dtype=object),
+    }
+    report, _ = imported(content)
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+    read = unpickle.load(tmp_path / "w.pth")
+    assert read["best"] == 71.5 and read["history"][:2] == [1.5, 3] and read["counts"] == {"a": [1]}
+    assert np.array_equal(read["history"][2].value, np.arange(6.0).reshape(2, 3)) and read["objects"].value is None
+    assert isinstance(read["args"], unpickle.Unknown) and isinstance(read["when"], unpickle.Unknown)
+
+
+def test_a_numpy_type_that_claims_to_be_another_makes_no_object(tmp_path):
+    """Its unpickling would take these bytes for addresses of objects."""
+
+    class Forged:
+        def __reduce__(self):
+            return (np._core.multiarray.scalar, (np.dtype("O"), b"\x10" * 8))
+
+    torch.save({"forged": Forged(), "big": np.dtype("f8")}, tmp_path / "w.pth")
+    assert unpickle.load(tmp_path / "w.pth")["forged"] is None
+
+
 def test_of_layouts_with_the_same_first_convolution_the_one_that_finds_its_tensors_is_taken(monkeypatch):
     (other,) = registry.backbone("resnet10").layouts
     first = Step("layer1.0.conv1", "layer1.0.bn1", "stem.0", "stem.1", 3, -1, 0)
@@ -307,8 +386,9 @@ TORCHVISION = {
 WRONG = {
     "unknown": (
         TORCHVISION,
-        r"w\.pth: its tensors are of no known backbone \(the first are conv1\.weight, bn1\.weight, "
-        r"layer1\.0\.conv1\.weight\); understood are .*ConvNet of FEAT \(0\.0\.weight\); our conv64 "
+        r"w\.pth: its 3 tensors are of no known backbone \(the first are conv1\.weight \[64, 3, 7, 7\], .*"
+        r"the nearest is ResNet-12 of DeepEMD and FEAT, of whose 80 tensors it has 1: it lacks layer1\.0\.bn1\.weight "
+        r"and it has conv1\.weight \[64, 3, 7, 7\] besides; understood are .*ConvNet of FEAT \(0\.0\.weight\); our conv64 "
         r"\(blocks\.0\.0\.weight\).*; ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\)",
     ),
     "missing": (
