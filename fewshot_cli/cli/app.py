@@ -37,7 +37,7 @@ from fewshot_cli.cli.show import show
 from fewshot_cli.cli.table import table
 from fewshot_cli.errors import Exit, FslError
 from fewshot_cli.evaluation.check import Check
-from fewshot_cli.runtime.console import complain, emit, say
+from fewshot_cli.runtime.console import complain, emit, say, tolerate_encodings
 from fewshot_cli.runtime.files import explain
 from fewshot_cli.version import __version__
 
@@ -160,6 +160,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         sys.unraisablehook = _dropped
     _fill_closed_streams()
+    tolerate_encodings()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
         code = _run(shared)

@@ -15,6 +15,7 @@ from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, gr
 
 if TYPE_CHECKING:
     from fewshot_cli.config.schema import Recipe
+    from fewshot_cli.data.user_images import Taking
     from fewshot_cli.runtime.processes import Processes
 
 
@@ -79,8 +80,6 @@ def evaluate(
 ) -> None:
     """Evaluate a recipe on few-shot episodes and print accuracy ± 95 % interval."""
     from fewshot_cli.config.load import as_sets, load_recipe, overridden
-    from fewshot_cli.data.user_images import Taking
-    from fewshot_cli.predict.finetune import score
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
     from fewshot_cli.runtime.processes import launch
@@ -92,8 +91,7 @@ def evaluate(
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
-    if query is None and (class_level or skip_bad):
-        raise FslError("--class-level and --skip-bad are for folders of your own: give --query too, or leave them out")
+    taking = _taking(query, class_level, skip_bad)
     if expect is not None:
         _refuse_to_write(expect, classifier)
     if check:
@@ -102,12 +100,8 @@ def evaluate(
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
     root = o.data_root(data_root)
     if classifier is not None and query is not None:
-        if processes.size > 1:
-            raise FslError("--classifier has no episodes to distribute; leave out --devices and --num-nodes")
-        taking = Taking(class_level, skip_bad)
-        summary: Mapping[str, Any] | None = score(
-            loaded, classifier, query, path, resume, weights, root, processes.device, taking
-        )
+        given = (classifier, query, path, resume, weights, root)
+        summary: Mapping[str, Any] | None = _score(loaded, *given, processes, taking)
     else:
         summary = _evaluate(loaded, path, resume, weights, root, processes, batch, check)
     if summary is None or path is None:
@@ -149,6 +143,34 @@ def _refuse_to_write(path: Path, classifier: Path | None) -> None:
         raise FslError(f"--write-expect {path}: already exists; give another name")
     if classifier is not None:
         raise FslError("--write-expect writes the result of a recipe's own evaluation; leave it or --classifier out")
+
+
+def _taking(query: Path | None, class_level: int | None, skip_bad: bool) -> "Taking":
+    """How the folder of queries is taken. Raises `FslError` where there is none."""
+    from fewshot_cli.data.user_images import Taking
+
+    if query is None and (class_level or skip_bad):
+        raise FslError("--class-level and --skip-bad are for folders of your own: give --query too, or leave them out")
+    return Taking(class_level, skip_bad)
+
+
+def _score(
+    recipe: "Recipe",
+    classifier: Path,
+    query: Path,
+    path: Path | None,
+    resume: bool,
+    weights: Path | None,
+    root: Path,
+    processes: "Processes",
+    taking: "Taking",
+) -> Mapping[str, Any] | None:
+    """The summary of a fine-tuned classifier on a folder of images."""
+    from fewshot_cli.predict.finetune import score
+
+    if processes.size > 1:
+        raise FslError("--classifier has no episodes to distribute; leave out --devices and --num-nodes")
+    return score(recipe, classifier, query, path, resume, weights, root, processes.device, taking)
 
 
 def _evaluate(

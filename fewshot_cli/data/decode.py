@@ -18,6 +18,7 @@ from torch import Tensor
 from fewshot_cli.data import photo
 from fewshot_cli.data.kinds import HEAD, decoder
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.shown import shown
 
 T = TypeVar("T")
 MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
@@ -63,7 +64,7 @@ class BadImage(DataError):
     """An image that cannot be used: its name, the reason, and what to do about it."""
 
     def __init__(self, name: str, reason: str, advice: str = "remove or replace it") -> None:
-        super().__init__(f"{name}: {reason}; {advice}")
+        super().__init__(f"{shown(name)}: {reason}; {advice}")
         self.name, self.reason, self.advice = name, reason, advice
 
 
@@ -77,7 +78,7 @@ class BadImages(DataError):
         if len(self.found) == 1:
             text = f"{self.found[0]}, or leave it out with --skip-bad"
         else:
-            named = "; ".join(f"{bad.name}: {bad.reason}" for bad in self.found[: self.SHOWN])
+            named = "; ".join(f"{shown(bad.name)}: {bad.reason}" for bad in self.found[: self.SHOWN])
             more = f"; and {len(self.found) - self.SHOWN} more" if len(self.found) > self.SHOWN else ""
             advice = dict.fromkeys(bad.advice.replace("it", "them") for bad in self.found)
             text = f"{len(self.found)} images cannot be used: {named}{more}. {'; '.join(advice).capitalize()}"

@@ -22,6 +22,7 @@ from fewshot_cli.data.walk import told, walk
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import guarded, regular
+from fewshot_cli.runtime.shown import shown
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Files:
         bad = self.bad()
         self.unreadable = {one.name: one.reason for one in bad}
         if bad:
-            first = "; ".join(f"{one.name} ({one.reason})" for one in bad[: BadImages.SHOWN])
+            first = "; ".join(f"{shown(one.name)} ({one.reason})" for one in bad[: BadImages.SHOWN])
             more = f"; and {len(bad) - BadImages.SHOWN} more" if len(bad) > BadImages.SHOWN else ""
             say(f"note: left out {len(bad)} images that cannot be used: {first}{more}")
         return [i for i, path in enumerate(self.paths) if path not in self.unreadable]

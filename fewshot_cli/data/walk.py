@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fewshot_cli.data.kinds import litter
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.shown import shown
 
 MAX_FILES = 5_000_000
 
@@ -56,7 +57,7 @@ def told(skipped: dict[str, list[str]], where: str) -> str:
     """One line that names what was left out of `where`: how many files for which reason, and the first of them."""
     parts = []
     for reason, names in skipped.items():
-        first = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        first = ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
         parts.append(f"{len(names)} {reason} ({first})")
     count = sum(map(len, skipped.values()))
-    return f"note: {where}: left out {count} file{'s' * (count > 1)}: {'; '.join(parts)}"
+    return f"note: {shown(where)}: left out {count} file{'s' * (count > 1)}: {'; '.join(parts)}"

@@ -15,7 +15,7 @@ from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import ImageSet, Split, open_store
-from fewshot_cli.features.cache import cached_features
+from fewshot_cli.features.cache import cached_features, features
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import matching_device, place
 from fewshot_cli.runtime.processes import Processes
@@ -101,6 +101,10 @@ class Model:
             self.recipe, images, self.backbone, key, self.root, self.processes
         )
         return maps.to(self.matching_device)
+
+    def features_once(self, images: ImageSet) -> Tensor:
+        """The same, not cached."""
+        return features(self.recipe, images, self.backbone, self.processes).to(self.matching_device)
 
     def feature_key(self, images: ImageSet) -> str:
         """The name of the images' features in the cache: equal names mean equal features."""

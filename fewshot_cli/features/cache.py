@@ -1,6 +1,7 @@
 """Embed a split once; the cache every evaluation reads."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -34,13 +35,8 @@ def cached_features(
         if all(processes.gather(maps is not None)) and maps is not None:
             return maps.to(device), perf_counter() - start
         say(f"note: {path} is damaged and will be made again")
-    views: Views
-    if build_extractor(recipe).patches:
-        views = CutPatches(split, recipe, processes)
-    else:
-        views = DecodedImages(split, recipe, device)
     with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
-        maps = embed(backbone.to(device), views, processes, bar.update)
+        maps = features(recipe, split, backbone, processes, bar.update)
     try:
         if processes.rank == 0:
             with atomic(path) as part:
@@ -49,6 +45,22 @@ def cached_features(
     except (DataError, SafetensorError) as error:  # the latter is how safetensors puts that the disk is full
         say(f"note: features are not cached: {error}")
     return maps, perf_counter() - start
+
+
+def features(
+    recipe: Recipe,
+    images: ImageSet,
+    backbone: Backbone,
+    processes: Processes,
+    tick: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features [N,d,h,w] of a set of images, on the device and not kept."""
+    views: Views
+    if build_extractor(recipe).patches:
+        views = CutPatches(images, recipe, processes)
+    else:
+        views = DecodedImages(images, recipe, processes.device)
+    return embed(backbone.to(processes.device), views, processes, tick)
 
 
 def _read(path: Path, count: int) -> Tensor | None:

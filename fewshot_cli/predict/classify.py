@@ -1,5 +1,6 @@
 """Labels for a user's own images from a folder of a few examples per class."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,11 @@ from fewshot_cli.contracts import Learns
 from fewshot_cli.data.user_images import TAKING, Folder, LooseImages, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.features.embed import BATCH
+from fewshot_cli.runtime.console import progress
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
 
-CALL = 64  # images scored in one call
-PART = 4 * BATCH  # images whose features are held at once
+PART = 16  # images that are in memory, and scored, at once
 
 
 @torch.no_grad()
@@ -51,14 +51,14 @@ def classify(
     logits = []
     with all_bad_of(folder, images), transport.ledger() as ledger:
         examples = model.features(folder)
-        shots = examples.unflatten(0, (len(counts), -1))[None] if learner is None else examples[None]
-        layer = learner.learn(shots, folder.labels) if learner is not None else None
-        for part in images.parts(PART):
-            for queries in model.features(part).split(CALL):
-                if learner is not None and layer is not None:
-                    logits.append(learner.score(layer, queries[None])[0])
-                else:
-                    logits.append(model.head(shots, queries[None])[0])
+        if learner is not None:
+            score = partial(learner.score, learner.learn(examples[None], folder.labels))
+        else:
+            score = partial(model.head, examples.unflatten(0, (len(counts), -1))[None])
+        with progress("classify", len(images)) as bar:
+            for part in images.parts(PART):
+                logits.append(score(model.features_once(part)[None])[0])
+                bar.update(sum(map(len, logits)))
     scores = torch.cat(logits).softmax(1).cpu().tolist()
     rows = []
     for name, row in zip(images.names, scores, strict=True):

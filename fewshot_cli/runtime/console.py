@@ -1,5 +1,6 @@
-"""Results go to stdout, messages and progress to stderr, and either of them may be closed."""
+"""Results go to stdout, messages and progress to stderr, and either may be closed or lack characters."""
 
+import errno
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime.shown import shown, unsteered
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,6 +21,13 @@ def mute(rank: int) -> None:
     """Print no results and no messages from now on, since the first of the processes of this run does."""
     global _silent_rank
     _silent_rank = rank
+
+
+def tolerate_encodings() -> None:
+    """Let stdout and stderr write something for characters that their encoding does not have, whatever it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="fsl.substitute")
 
 
 def complain(text: str, shared: bool = False) -> None:
@@ -47,34 +56,37 @@ def _write(text: str) -> None:
     if sys.stderr is None:  # print(file=None) would write to stdout
         return
     with suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
-        print(text, file=sys.stderr, flush=True)
+        print(unsteered(text), file=sys.stderr, flush=True)
 
 
 def emit(text: str, kept: str = "") -> None:
-    """A result on stdout. Raises `DataError` when stdout is closed; `kept` says where the result still is."""
+    """A result on stdout. Raises `DataError` when it cannot be written there; `kept` says where the result still is."""
     if _silent_rank:
         return
     try:
         if sys.stdout is None:
             raise BrokenPipeError
+        text = unsteered(text) if sys.stdout.isatty() else text
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         with suppress(OSError):  # keep the interpreter from complaining about the same pipe at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "stdout leads to a disk that is full" if full else "stdout is closed"
         where = f"; the result is kept in {kept}" if kept else "; run the command again with stdout open"
-        raise DataError(f"stdout is closed, so nothing could be printed{where}") from error
+        raise DataError(f"{why}, so nothing could be printed{where}") from error
 
 
 class Bar:
     """A progress bar of one task; `update(done, note)` sets how far it is and the running figure beside it."""
 
     def __init__(self, title: str, total: int | None) -> None:
-        self._title, self._total = title, total
+        self._title, self._total = shown(title), total
         self._last = time.monotonic()
         self._live: tuple[Progress, TaskID] | None = None
         if sys.stderr is not None and sys.stderr.isatty() and not _silent_rank:
-            self._live = _drawn(title, total)
+            self._live = _drawn(self._title, total)
 
     def update(self, done: int, note: str = "") -> None:
         """Set progress; off a terminal a line appears every 30 seconds."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from fewshot_cli.runtime.shown import shown
+
 
 class Format(StrEnum):
     """Formats of `--format`; a verb may support only some of them."""
@@ -30,9 +32,9 @@ def grid(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*map(shown, map(str, header)), box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(shown(str(cell)) for cell in row))
     text = io.StringIO()
     console = Console(
         file=text,
@@ -48,14 +50,26 @@ def grid(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (header, ["---"] * len(header), *rows))
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join("| " + " | ".join(shown(str(cell)) for cell in cells) + " |" for cells in lines)
 
 
 def csv_table(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A table as CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows([_inert(cell) for cell in row] for row in (header, *rows))
     return text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that no spreadsheet evaluates: after an apostrophe where it begins as a formula does and is no number."""
+    if not isinstance(cell, str) or cell[:1] not in ("=", "+", "-", "@", "\t", "\r") or not cell:
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def as_csv(records: Sequence[dict[str, Any]]) -> str:

@@ -163,7 +163,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _foreign(path: Path) -> Checkpoint:
-    """Somebody else's file as it is: names without a prefix of ours are the backbone's; `Checkpoint.fill` knows them."""
+    """Somebody else's file as it is: names without a prefix of ours are the backbone's; see `Checkpoint.fill`."""
     raw = _read(path)
     prefixes = ("backbone.", "head.", "classifier.")
     tensors = {k if k.startswith(prefixes) else f"backbone.{k}": v for k, v in raw.tensors.items()}

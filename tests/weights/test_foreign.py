@@ -388,8 +388,8 @@ WRONG = {
         TORCHVISION,
         r"w\.pth: its 3 tensors are of no known backbone \(the first are conv1\.weight \[64, 3, 7, 7\], .*"
         r"the nearest is ResNet-12 of DeepEMD and FEAT, of whose 80 tensors it has 1: it lacks layer1\.0\.bn1\.weight "
-        r"and it has conv1\.weight \[64, 3, 7, 7\] besides; understood are .*ConvNet of FEAT \(0\.0\.weight\); our conv64 "
-        r"\(blocks\.0\.0\.weight\).*; ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\)",
+        r"and it has conv1\.weight \[64, 3, 7, 7\] besides; understood are .*ConvNet of FEAT \(0\.0\.weight\); "
+        r"our conv64 \(blocks\.0\.0\.weight\).*; ResNet-12 of DeepEMD and FEAT \(layer1\.0\.conv1\.weight\)",
     ),
     "missing": (
         changed("layer2.0.conv3.weight", None),
