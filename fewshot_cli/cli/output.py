@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format, as_csv, as_json, tables
+from fewshot_cli.runtime.shown import unsteered
 
 if TYPE_CHECKING:  # importing these would import pydantic and NumPy for --help
     from fewshot_cli.config.schema import Recipe
@@ -26,7 +27,7 @@ def in_format(
         return as_json(result)
     if form is Format.csv:
         return as_csv(records)
-    return "\n\n".join([*tables(form, *blocks), *notes])
+    return "\n\n".join([*tables(form, *blocks), *map(unsteered, notes)])
 
 
 def print_summary(summary: Mapping[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format
+from fewshot_cli.runtime.shown import shown
 
 PLANNED = 60  # classes that a dry run lists
 
@@ -95,7 +96,7 @@ def _omissions(report: dict[str, Any]) -> list[str]:
     skipped, bad = report.get("skipped", {}), report.get("unreadable", {})
     out = ["left out: " + ", ".join(f"{count} {reason}" for reason, count in skipped.items())] if skipped else []
     if bad:
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:20])
+        named = "; ".join(f"{shown(name)}: {reason}" for name, reason in list(bad.items())[:20])
         out.append(f"unreadable, left out: {len(bad)} ({named}{'; …' if len(bad) > 20 else ''})")
     return out
 
@@ -106,7 +107,7 @@ def _notes(report: dict[str, Any], path: Path) -> list[str]:
         f"duplicate images: {report['duplicates']}, of which across splits: {report['duplicates_across_splits']}"
     )
     if report["duplicates"]:
-        duplicates += f" (such as {' = '.join(report['example_duplicates'][0])})"
+        duplicates += f" (such as {' = '.join(map(shown, report['example_duplicates'][0]))})"
     shared, splits = report["classes_in_several_splits"], report["splits"].values()
     all_shared = len(splits) > 1 and all(r["classes"] == len(shared) for r in splits)
     notes = [

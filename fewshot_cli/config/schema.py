@@ -17,6 +17,16 @@ def ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def name_of_folder(text: str) -> str:
+    """Refuse what some systems take for a device, or for too long."""
+    device = text.partition(".")[0].upper()
+    if device in ("CON", "PRN", "AUX", "NUL") or (device[:3] in ("COM", "LPT") and device[3:].isdigit()):
+        raise ValueError(f"{text} is the name of a device on Windows; choose another one")
+    if len(text) > 200:
+        raise ValueError(f"a name of {len(text)} characters is longer than file systems allow; choose a shorter one")
+    return text
+
+
 def colour(text: str) -> str:
     """Refuse what is no colour."""
     _rgb(text)
@@ -55,8 +65,8 @@ class DatasetSpec(Section):
     """Which prepared dataset, and whether images that have a bounding box are cropped to it."""
 
     name: str = Field(description="a dataset of `fsl list datasets`")
-    store: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name it was prepared under (default: name)"
+    store: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), AfterValidator(name_of_folder)] | None = (
+        Field(None, description="name it was prepared under (default: name)")
     )
     crop: Literal["box", "raw"] = Field("box", description="crop to the box where the dataset has boxes, or not")
 

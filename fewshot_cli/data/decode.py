@@ -4,7 +4,7 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,9 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fewshot_cli.data import photo
+from fewshot_cli.data.bad import BadImage
 from fewshot_cli.data.kinds import HEAD, decoder
-from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.shown import shown
 
 T = TypeVar("T")
 MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
@@ -58,32 +57,6 @@ class Reading:
 
 
 PUBLISHED, OWN = Reading(), Reading(upright=True)
-
-
-class BadImage(DataError):
-    """An image that cannot be used: its name, the reason, and what to do about it."""
-
-    def __init__(self, name: str, reason: str, advice: str = "remove or replace it") -> None:
-        super().__init__(f"{shown(name)}: {reason}; {advice}")
-        self.name, self.reason, self.advice = name, reason, advice
-
-
-class BadImages(DataError):
-    """All the images of a command that cannot be used."""
-
-    SHOWN = 20
-
-    def __init__(self, found: Sequence[BadImage]) -> None:
-        self.found = list(found)
-        if len(self.found) == 1:
-            text = f"{self.found[0]}, or leave it out with --skip-bad"
-        else:
-            named = "; ".join(f"{shown(bad.name)}: {bad.reason}" for bad in self.found[: self.SHOWN])
-            more = f"; and {len(self.found) - self.SHOWN} more" if len(self.found) > self.SHOWN else ""
-            advice = dict.fromkeys(bad.advice.replace("it", "them") for bad in self.found)
-            text = f"{len(self.found)} images cannot be used: {named}{more}. {'; '.join(advice).capitalize()}"
-            text += ", or leave them out with --skip-bad"
-        super().__init__(text)
 
 
 def measure(data: bytes, name: str, how: Reading = PUBLISHED) -> tuple[int, int]:

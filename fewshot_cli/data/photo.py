@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.console import say
+from fewshot_cli.data.bad import BadImage
+from fewshot_cli.runtime.console import note
 
 ORIENTATION = 0x0112  # the EXIF tag
 WHITE = (255, 255, 255)
@@ -35,7 +35,7 @@ def upright(image: Image.Image, name: str) -> Image.Image:
         block = image.info.get("exif")
         number = _orientation(block) if isinstance(block, bytes) else int(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # parsers of metadata raise whatever they trip over
-        say(f"note: {name}: its metadata cannot be read ({error}), so it is taken the way up that it is stored")
+        note("metadata", f"{name}: its metadata cannot be read ({error}), so it is taken the way up that it is stored")
         return image
     return image if number not in _TURNS else image.transpose(_TURNS[number])
 
@@ -64,7 +64,7 @@ def in_colour(image: Image.Image, name: str, background: tuple[int, int, int] = 
     """The image as RGB: transparency shows `background`, more than 8 bits are brought to 8 by a stated rule.
 
     Whole numbers are taken for 8, 12 or 16 bits, whichever is the least that holds them; real numbers for 0 to 1, or 0
-    to 255 where they are above 1. Raises `DataError` for others.
+    to 255 where they are above 1. Raises `BadImage` for others.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image), name))
@@ -81,12 +81,10 @@ def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     for top, bits in ((255, 8), (4095, 12), (65535, 16)) if whole else ((1.0, 0), (255.0, 0)):
         if low >= 0 and high <= top:
             if bits == 12:
-                say(f"note: {name}: its numbers end at {high:.0f}, so they are taken for 12 bits")
+                note("12 bits", f"{name}: its numbers end at {high:.0f}, so they are taken for 12 bits")
             return (values.astype(np.float64) * (255 / top)).round().astype(np.uint8)
-    raise DataError(
-        f"{name}: its numbers go from {low:.6g} to {high:.6g}, which is no usual range of brightness; save it with "
-        "8 or 16 bits a channel"
-    )
+    reason = f"its numbers go from {low:.6g} to {high:.6g}, which is no usual range of brightness"
+    raise BadImage(name, reason, "save it with 8 or 16 bits a channel")
 
 
 def without_words(data: bytes) -> bytes:

@@ -15,7 +15,8 @@ from torch import Tensor
 from fewshot_cli.config.schema import ImageSpec
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.arrange import arrange
-from fewshot_cli.data.decode import BadImage, BadImages, Reading, cut_out, decode_image, in_threads, open_image
+from fewshot_cli.data.bad import BadImage, BadImages
+from fewshot_cli.data.decode import Reading, cut_out, decode_image, in_threads, open_image
 from fewshot_cli.data.kinds import HEAD, left_out
 from fewshot_cli.data.store import BoxesOf
 from fewshot_cli.data.walk import told, walk

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fewshot_cli.data.decode import MAX_PIXELS, BadImage, BadImages, Reading, measure
+from fewshot_cli.data.bad import BadImage, BadImages
+from fewshot_cli.data.decode import MAX_PIXELS, Reading, measure
 from fewshot_cli.data.format import (
     ENCODED,
     FORMAT,

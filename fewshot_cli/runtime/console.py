@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from fewshot_cli.runtime.shown import shown, unsteered
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_notes: Counter[str] = Counter()
 _silent_rank = 0  # of this process, where it is not the first of several and therefore prints nothing
 
 
@@ -50,6 +52,13 @@ def say(text: str) -> None:
     """A message on stderr; nothing when it is closed."""
     if not _silent_rank:
         _write(text)
+
+
+def note(kind: str, text: str) -> None:
+    """A note on stderr, of each kind the first three only: there may be one for every image."""
+    _notes[kind] += 1
+    if _notes[kind] <= 3:
+        say(f"note: {text}" + ("; no more such notes follow" if _notes[kind] == 3 else ""))
 
 
 def _write(text: str) -> None:

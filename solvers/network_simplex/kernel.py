@@ -393,6 +393,8 @@ def solve_range(
                 is_row = x < n
                 i, j = x if is_row else parent[x], (parent[x] if is_row else x) - n
                 amount = ((flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS) * ounce
+                if left[i] * unit <= 0.5 or right[j] * unit <= 0.5:  # the unit that it was given, over any arc
+                    amount = 0.0
                 if swap:
                     flow_out[b, j, i] = amount
                 else:

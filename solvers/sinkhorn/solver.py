@@ -16,6 +16,7 @@ from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
 from fewshot_cli.solvers.sinkhorn.scaling import scale
 
 VISIT = 10  # iterations between two looks at the marginals
+RESOLVED = 1e-3  # of ε: a plan's entries are wrong by as much, relatively
 SPREAD = 15.0  # logarithm of the largest scaling that is not yet absorbed into the potentials
 
 
@@ -83,7 +84,14 @@ class Sinkhorn(Solver[SinkhornOptions]):
                 flow = _plan(given[0], u, v, o.regularisation)
         if differentiate and o.gradient == "implicit":
             flow = _Implicit.apply(cost, supply, demand, flow, o.regularisation)
-        return Plan(flow, u, v, iterations, converged)
+        return Plan(flow, u, v, iterations, converged & _resolved(given[0], o.regularisation))
+
+
+def _resolved(cost: Tensor, epsilon: float) -> Tensor:
+    """Whether the last bits of costs [B,n,m], and of potentials as large, still say something in units of ε [B]."""
+    if not cost.numel():
+        return torch.ones(len(cost), dtype=torch.bool, device=cost.device)
+    return cost.abs().amax((1, 2)) * torch.finfo(cost.dtype).eps <= RESOLVED * epsilon
 
 
 def _plan(cost: Tensor, u: Tensor, v: Tensor, epsilon: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Reading archives: the same files from every kind, and none of the hostile or damaged ones."""
 
 import bz2
+import errno
 import io
 import lzma
 import os
@@ -114,6 +115,58 @@ def test_a_bomb_by_its_ratio_is_refused(tmp_path, kind, monkeypatch):
     assert path.stat().st_size * 100 < 2 << 20
     with pytest.raises(DataError, match="zeros would unpack to 4,194,304 bytes.*a bomb"):
         Source(path, tmp_path)
+
+
+def test_much_that_packs_well_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = pack(tmp_path / "x.zip", "zip", {"zeros": bytes(4 << 20)})
+    monkeypatch.setattr(archive, "MANY", 4 << 20)
+    assert len(everything(path, tmp_path)["zeros"]) == 4 << 20
+    monkeypatch.setattr(archive, "MANY", (4 << 20) - 1)
+    with pytest.raises(DataError, match="zeros would unpack to 4,194,304 bytes.*a bomb"):
+        Source(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"), [(b"7z\xbc\xaf\x27\x1c", "7z"), (b"Rar!\x1a\x07\1", "rar"), (b"\x28\xb5\x2f\xfd", "Zstandard")]
+)
+def test_archives_of_other_kinds_are_named(tmp_path, start, name):
+    (tmp_path / "x.zip").write_bytes(start + bytes(600))
+    with pytest.raises(DataError, match=f"is a {name} archive, which is not read; unpack it and give the folder"):
+        Source(tmp_path / "x.zip", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "said"), [(8, 9, "is packed by Deflate64, which is not read"), (6, 1, "needs a password")]
+)
+def test_what_a_zip_needs_is_named(tmp_path, offset, value, said):
+    path = pack(tmp_path / "x.zip", "zip", {"a": b"text"})
+    data = bytearray(path.read_bytes())
+    central = data.rindex(b"PK\1\2")
+    data[offset], data[central + offset + 2] = value, value
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=said):
+        Source(path, tmp_path)
+
+
+def test_where_nothing_can_be_written_a_tar_is_unpacked_elsewhere(tmp_path, monkeypatch):
+    path = pack(tmp_path / "x", "tar.gz")
+    real = archive.tempfile.TemporaryFile
+
+    def read_only(dir=None):
+        if dir is not None:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real()
+
+    monkeypatch.setattr(archive.tempfile, "TemporaryFile", read_only)
+    assert everything(path, tmp_path) == FILES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_beginning_of_a_file_is_that_of_the_file(tmp_path, kind):
+    long = {"long": bytes(range(256)) * 9}
+    with Source(pack(tmp_path / "x", kind, FILES | long), tmp_path / "scratch") as files:
+        for name in files.names:
+            assert files.head(name) == files.read(name)[:64]
 
 
 def test_what_deflate_can_do_at_best_is_no_bomb(tmp_path):

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_cli.data.decode import OWN, decode_image, open_image
+from fewshot_cli.data.decode import LARGE, OWN, Reading, decode_image, measure, open_image, read_image
 from fewshot_cli.errors import DataError
+from fewshot_cli.runtime import console
 
 TYPES, COUNTS = range(13), (0, 1, 2, 3, 4, 5, 8, 16, 64, 255, 65535, 2**31)
 TAGS = (0x0100, 0x010F, 0x0110, 0x011A, 0x0131, 0x0132, 0x0213, 0x8298, 0x8769, 0x9286)
+
+
+@pytest.fixture(autouse=True)
+def all_notes():
+    console._notes.clear()
 
 
 def exif(tag: int, kind: int, count: int) -> bytes:
@@ -149,3 +155,49 @@ def test_pixels_that_are_broken_are_still_refused():
     whole[len(whole) // 2] ^= 1
     with pytest.raises(DataError, match="x.png: does not decode as an image"):
         open_image(bytes(whole), "x.png")
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (12, 200, 7)])
+def test_what_lies_behind_transparency_may_be_chosen(colour):
+    data = encoded(Image.new("RGBA", (4, 4), (9, 9, 9, 0)), "PNG")
+    assert (np.asarray(open_image(data, "x.png", Reading(background=colour))) == colour).all()
+
+
+def large(form: str, **more: object) -> tuple[bytes, np.ndarray]:
+    """A smooth image of more than `LARGE` pixels, and what it is at 16 × 12."""
+    small = Image.fromarray(np.random.default_rng(1).integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    image = small.resize((10_000, LARGE // 10_000 + 200), Image.Resampling.BICUBIC)
+    return encoded(image, form, **more), np.asarray(image.resize((16, 12), Image.Resampling.BILINEAR)).astype(float)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_photo_is_decoded_smaller_and_keeps_its_size_in_words(turned):
+    note = Image.Exif()
+    note[0x0112] = 6 if turned else 1
+    data, expected = large("JPEG", quality=60, exif=note)
+    image, size = read_image(data, "x.jpg", OWN)
+    assert image.width * image.height < LARGE / 2 and sorted(size) == [LARGE // 10_000 + 200, 10_000]
+    assert (size[0] < size[1]) == (image.width < image.height) == turned
+    got = np.asarray((image.rotate(90, expand=True) if turned else image).resize((16, 12), Image.Resampling.BILINEAR))
+    assert np.abs(got - expected).mean() < 3
+    assert measure(data, "x.jpg") == (LARGE // 10_000 + 200, 10_000)
+
+
+def test_the_limit_counts_what_is_held_in_memory_and_names_its_option():
+    data, _ = large("JPEG", quality=60)
+    with pytest.raises(
+        DataError, match=r"x: 10000×6600 pixels are more than the 1,000 .*--set image.max_pixels=16500000"
+    ):
+        open_image(data, "x", Reading(max_pixels=1000))
+    open_image(data, "x", Reading(max_pixels=16_500_000))
+    data, _ = large("JPEG", quality=60, progressive=True)  # held whole by its decoder
+    with pytest.raises(DataError, match=r"--set max_pixels=66000000 if you trust it"):
+        open_image(data, "x", Reading(max_pixels=65_999_999, option="--set max_pixels"))
+
+
+def test_of_many_notes_of_a_kind_three_are_given(capsys):
+    values = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    for i in range(9):
+        open_image(encoded(Image.fromarray(values), "TIFF"), f"{i}.tif")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and said[2].endswith("; no more such notes follow")

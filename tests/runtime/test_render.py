@@ -65,3 +65,14 @@ def test_junit_has_the_outcome_of_each_case(report):
     assert two.get("name") == "two <&>" and [child.tag for child in two] == ["failure", "system-out"]
     assert two[0].get("message") == "below 60" and two[0].text == "a paper"
     assert [child.tag for child in three] == ["skipped"] and three[0].get("message") == "not part of this package"
+
+
+def test_cells_that_a_spreadsheet_would_evaluate_are_quoted_and_numbers_are_not():
+    rows = [["=1+1", "+a", "-b", "@c", "\td"], ["-0.5", "+3", "-1e9", "-inf", ""], [-0.5, 3, None, "a=b", "x"]]
+    text = csv_table(["=h", "b", "c", "d", "e"], rows)
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["'=h", "b", "c", "d", "e"],
+        ["'=1+1", "'+a", "'-b", "'@c", "'\td"],
+        ["-0.5", "+3", "-1e9", "-inf", ""],
+        ["-0.5", "3", "", "a=b", "x"],
+    ]

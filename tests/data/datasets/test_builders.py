@@ -421,6 +421,39 @@ def test_images_refuse_a_csv_that_is_not_there_or_not_text(refused, tmp_path):
     assert "list.csv:2: is not UTF-8 text" in refused("images", tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize("separator", [", ", ";", "\t", " ,"])
+def test_spaces_and_separators_of_a_csv_do_not_matter(prepare, tmp_path, encoded, separator):
+    write(tmp_path / "x", {"a/1.png": encoded(1), "a/2.png": encoded(2), "b/3.png": encoded(3)})
+    rows = [
+        ("File", "Label", "Split"),
+        ("a/1.png", "red", "train"),
+        ("a\\2.png", "red", "Train"),
+        ("b/3.png", "blue", "novel"),
+    ]
+    (tmp_path / "x" / "list.CSV").write_text("\ufeff" + "\r\n".join(separator.join(row) for row in rows))
+    assert table(prepare("images", tmp_path / "x" / "list.CSV")) == {"train": {"red": 2}, "test": {"blue": 1}}
+
+
+def test_a_file_with_two_labels_is_refused_with_its_line(refused, tmp_path, encoded):
+    write(tmp_path, {"1.png": encoded(1)})
+    rows = [["file", "label"], ["1.png", "a"], ["1.png", "b"]]
+    assert "list.csv:3: 1.png has the label b, and a before" in refused(
+        "images", write_csv(tmp_path / "list.csv", rows)
+    )
+
+
+def test_all_images_that_do_not_decode_are_named_in_one_run(refused, tmp_path, encoded):
+    files = zoo(encoded) | {f"c/bad{i}.jpg": b"\xff\xd8\xff no" for i in range(3)}
+    said = refused("images", write(tmp_path / "x", files))
+    assert said.startswith("3 images cannot be used: ") and all(f"{tmp_path}/x/c/bad{i}.jpg" in said for i in range(3))
+    assert said.endswith("Remove or replace them, or leave them out with --skip-bad")
+
+
+def test_images_that_are_too_large_are_refused_with_the_option(refused, tmp_path, encoded):
+    said = refused("images", write(tmp_path / "x", zoo(encoded)), max_pixels=63)
+    assert "8×8 pixels are more than the 63" in said and "--set max_pixels=64" in said
+
+
 def test_images_are_split_by_a_file(prepare, tmp_path, encoded):
     folder = write(tmp_path / "zoo", zoo(encoded, "abcd"))
     (tmp_path / "s.json").write_text(json.dumps({"train": ["d"], "val": ["b"], "test": ["c"]}))
