@@ -23,6 +23,7 @@ campaign pairs 100 pairs.py
 campaign files 500 files.py
 campaign disk 150 disk.py
 campaign kills 150 kills.py
+campaign images 20000 images.py
 campaign commands 2000 fuzz.py commands
 campaign recipes 10000 fuzz.py recipes
 campaign transport 20000 transport.py

@@ -6,7 +6,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ UNREADABLE = (
     struct.error,
 )
 Image.MAX_IMAGE_PIXELS = None  # the limit here is MAX_PIXELS of what is decoded, which for a JPEG may be less
-_alone = threading.Lock()
+_alone = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,26 @@ def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[i
             f"shrink it, or raise the limit with {how.option}={held} if you trust it",
         )
     with _alone if large else nullcontext():
-        image.load()
+        with _silently() if image.format == "TIFF" else nullcontext():
+            image.load()
         if how.upright:
             stored = image.size
             image = photo.upright(image, name)
             size = size if image.size == stored else size[::-1]
         return photo.in_colour(image, name, how.background), size
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Without what C code prints: libtiff tells stderr whatever it stumbles over, and not of which file."""
+    with _alone, ExitStack() as undo:
+        with suppress(OSError):  # no stderr, nothing to keep silent
+            kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, 2)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        yield
 
 
 def _decode_smaller(image: Image.Image) -> None:

@@ -118,7 +118,7 @@ def is_image(name: str | PurePosixPath) -> bool:
 def kind(head: bytes) -> str | None:
     """What a file is by its first `HEAD` bytes: a format of images by Pillow's name, another one, or None."""
     if head[4:8] == b"ftyp":
-        brands = [head[at : at + 4] for at in range(8, int.from_bytes(head[:4]) if head[3] < HEAD else HEAD, 4)]
+        brands = [head[at : at + 4] for at in range(8, min(int.from_bytes(head[:4]), len(head)), 4)]
         for name, known in _BRANDS.items():  # in this order: an AVIF may call itself a mif1, too
             if any(brand in known for brand in brands):
                 return name

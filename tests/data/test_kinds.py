@@ -57,6 +57,7 @@ def test_the_usual_formats_are_read_under_any_name(form):
         ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
         ("a.CR2", b"II*\0\x10\0\0\0CR", "camera raw"),
         ("a", b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "camera raw"),
+        ("a", b"\xff\xff\xff\x1cftyp" + bytes(56), "not an image"),
         ("a.svg", b"<svg", "SVG"),
         ("a.jxl", b"\xff\x0a\0", "JPEG XL"),
         ("a.eps", b"%!PS-Adobe", "PostScript"),

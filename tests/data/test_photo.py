@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -201,3 +202,18 @@ def test_of_many_notes_of_a_kind_three_are_given(capsys):
         open_image(encoded(Image.fromarray(values), "TIFF"), f"{i}.tif")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3 and said[2].endswith("; no more such notes follow")
+
+
+def test_what_libtiff_stumbles_over_is_one_sentence(capfd):
+    data = bytearray(
+        encoded(
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)),
+            "TIFF",
+            compression="tiff_lzw",
+        )
+    )
+    data[60:120] = b"\xff" * 60
+    with pytest.raises(DataError, match="x.tif: does not decode as an image"):
+        open_image(bytes(data), "x.tif")
+    print("heard", file=sys.stderr)
+    assert capfd.readouterr().err == "heard\n"

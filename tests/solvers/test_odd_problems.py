@@ -6,6 +6,7 @@ import torch
 
 from fewshot_cli import registry, transport
 from fewshot_cli.errors import DataError
+from fewshot_cli.testing.families import family
 
 RNG = torch.Generator().manual_seed(11)
 COST = torch.rand(3, 4, 4, generator=RNG, dtype=torch.float64)
@@ -101,3 +102,27 @@ def test_costs_of_a_wide_range_are_solved_to_the_precision_of_their_differences(
     np.testing.assert_allclose(plan.flow[0].numpy().sum(1), supply, rtol=1e-9)
     np.testing.assert_allclose(plan.flow[0].numpy().sum(0), demand, rtol=1e-9)
     assert int(plan.iterations[0]) < 40 * (n + m)
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (4, 3)])
+def test_what_has_no_mass_ships_nothing_over_a_forbidden_arc(size):
+    cost, supply, demand = (x.clone() for x in family("random", *size, 20, 3))
+    side = demand if size[1] > 1 else supply
+    other = supply if size[1] > 1 else demand
+    side[:, :-1] = 0.0
+    side[:, -1] = other.sum(1)
+    arc = cost[:, :, 0] if size[1] > 1 else cost[:, 0]
+    arc.fill_(1e9)
+    plan = transport.solve(registry.solver("network_simplex")(), cost, supply, demand)
+    gone = plan.flow[:, :, 0] if size[1] > 1 else plan.flow[:, 0]
+    assert plan.converged.all() and (gone == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "fine"), [(torch.float64, 1e9, True), (torch.float64, 1e30, False), (torch.float32, 1e6, False)]
+)
+def test_sinkhorn_does_not_claim_what_its_type_cannot_resolve(dtype, scale, fine):
+    cost, supply, demand = (x.to(dtype) for x in family("all equal", 1, 5, 3, 0))
+    plan = transport.solve(registry.solver("sinkhorn")(), scale * cost, supply, demand)
+    off = float((plan.flow.sum(1) - demand).abs().max())
+    assert plan.converged.all() == fine and (not fine or off < 1e-3)
