@@ -22,8 +22,8 @@ eval: {episodes: 3}
 SIDECAR = {"backbone": {"name": "conv64", "channels": 4, "last_pool": False}}
 
 
-def images(folder: Path, classes: list[str], each: int = 8) -> Path:
-    rng = np.random.default_rng(0)
+def images(folder: Path, classes: list[str], each: int = 8, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     for cls in classes:
         (folder / cls).mkdir(parents=True)
         for i in range(each):

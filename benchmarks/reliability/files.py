@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from world import World, copied, run, spoken, tiny
+from world import World, copied, images, run, spoken, tiny
 
 
 def flipped(blob: bytes, rng: random.Random, other: bytes) -> bytes:
@@ -84,10 +84,16 @@ def kinds(here: World) -> list[tuple[str, Kind]]:
     recipe = ("--recipe", here.tiny.recipe, "--data-root", "data")
     evaluation = ("eval", *recipe, "--weights", "w/weights.safetensors", "--format", "json")
     trained = ("pretrain", *recipe, *tiny.PRETRAINED, "--run-dir", "p")
+    taught = ("finetune-sfc", *recipe, "--weights", "w/weights.safetensors", "--set", "head=sfc", "--run-dir", "f")
+    rows = ("table", "deepemd.T2", "--dataset", "glyphs", "--rows", "EMD, equal", "--episodes", "20", "--run-dir", "t")
+    rows = (*rows, "--data-root", here.folder / "glyphs", "--format", "json")
     for folder, seed in ((base, "1"), (other, "2")):
+        images(folder / "mine", ["a", "b", "c"], 4, int(seed))
         copied(here.folder / "data", folder / "data")
         here.run(*trained[:-1], "w", "--seed", seed, cwd=folder)
         here.run(*evaluation, "--seed", seed, "--run-dir", "e", cwd=folder)
+        here.run(*taught, "--support", "mine", cwd=folder)
+        here.run(*rows, "--seed", seed, cwd=folder)
         for verb, stop in (
             (trained, "state.pt:2"),
             ((*evaluation, "--batch", "2", "--run-dir", "h"), "episodes.jsonl:2"),
@@ -99,7 +105,9 @@ def kinds(here: World) -> list[tuple[str, Kind]]:
     half = (*evaluation, "--seed", "1", "--batch", "2", "--run-dir", "h", "--resume")
     done = (*evaluation, "--seed", "1", "--run-dir", "e", "--resume")
     fresh = (*evaluation, "--seed", "1", "--run-dir", "new")
-    read = {
+    scored = (*evaluation, "--set", "head=sfc", "--classifier", "f/classifier.safetensors", "--query", "mine")
+    scored = (*scored, "--run-dir", "new")
+    read: dict[str, tuple[object, ...]] = {
         "data/tiny/images.bin": fresh,
         "data/tiny/index.json": fresh,
         "data/features/*.safetensors": fresh,
@@ -111,6 +119,9 @@ def kinds(here: World) -> list[tuple[str, Kind]]:
         "p/config.json": resumed,
         "h/episodes.jsonl": half,
         "h/config.json": half,
+        "f/classifier.safetensors": scored,
+        "f/classifier.safetensors.json": scored,
+        "t/rows.jsonl": (*rows, "--seed", "1", "--resume"),
         "e/summary.json": done,
         "e/seconds.json": done,
         "e/config.json": done,
