@@ -42,7 +42,7 @@ def weights_names(incomplete: str) -> list[str]:
 
 
 def _may_hold_weights(path: Path) -> bool:
-    return path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt")
+    return path.is_dir() or path.suffix.lower() in (".safetensors", ".pth", ".pt")
 
 
 def names_of(kind: str) -> Callable[[str], list[str]]:

@@ -106,8 +106,8 @@ def formats() -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
     except ImportError:
         pass
-    built = [name for name in _PILLOW if name not in _BUILT_IN or features.check(_BUILT_IN[name])]
-    return tuple(name for name in (*built, "HEIF") if name in Image.OPEN)
+    there = [name for name in (*_PILLOW, "HEIF") if name in Image.OPEN]
+    return tuple(name for name in there if name not in _BUILT_IN or features.check(_BUILT_IN[name]))
 
 
 def is_image(name: str | PurePosixPath) -> bool:

@@ -8,6 +8,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.shown import shown
 
 MAX_FILES = 5_000_000
+NAMED = 5  # files that are named for each reason
 
 
 def walk(path: Path) -> tuple[list[str], dict[str, list[str]]]:
@@ -54,10 +55,10 @@ def walk(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def told(skipped: dict[str, list[str]], where: str) -> str:
-    """One line that names what was left out of `where`: how many files for which reason, and the first of them."""
+    """One line that names what was left out of `where`: how many files for which reason, and the first `NAMED` of them."""
     parts = []
     for reason, names in skipped.items():
-        first = ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
+        first = ", ".join(map(shown, names[:NAMED])) + (", …" if len(names) > NAMED else "")
         parts.append(f"{len(names)} {reason} ({first})")
     count = sum(map(len, skipped.values()))
     return f"note: {shown(where)}: left out {count} file{'s' * (count > 1)}: {'; '.join(parts)}"

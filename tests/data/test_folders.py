@@ -243,7 +243,7 @@ def test_what_is_left_out_is_told_with_names_and_numbers(tmp_path, capsys):
     )
     folder = Folder(mine, "--support", ImageSpec())
     assert folder.skipped == {"not an image": 4} and folder.classes == ["a", "b"]
-    assert "mine: left out 4 files: 4 not an image (b/w.txt, b/x.txt, b/y.txt, …)" in capsys.readouterr().err
+    assert "mine: left out 4 files: 4 not an image (b/w.txt, b/x.txt, b/y.txt, b/z.txt)" in capsys.readouterr().err
     assert LooseImages([mine / "b"], ImageSpec()).skipped == {"not an image": 4}
 
 

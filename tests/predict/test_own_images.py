@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -381,3 +383,35 @@ def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     bad.write_bytes(b"\x89PNG nothing")
     code, _, err = fsl("match", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
     assert code == 3 and "bad.png: does not decode as an image (no known format)" in err
+
+
+@pytest.mark.slow
+def test_classify_takes_no_more_memory_for_more_photos(tmp_path):
+    """240 photographs of 2.4 MB in the memory of 8, give or take what the allocator keeps; together they are 580 MB."""
+    code = (
+        "import resource, sys; from fewshot_cli.cli import app\n"
+        "try: app.main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (1400, 1800, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=92)
+    peaks = []
+    for count in (8, 240):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for i in range(count):
+            (folder / f"{i}.jpg").write_bytes(file.getvalue() + bytes([i]))
+        for cls in ("a", "b"):
+            (tmp_path / "support" / cls).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[: 40 + ord(cls)]).save(tmp_path / "support" / cls / "1.png")
+        words = ("classify", folder, "--support", tmp_path / "support", "--recipe", "glyphs_5w5s", "--format", "csv")
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words), "--data-root", str(tmp_path / "data")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert len(done.stdout.splitlines()) == count + 1
+        peaks.append(int(done.stderr.splitlines()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 0.15 * 240 * len(file.getvalue()) / 2**20, peaks
