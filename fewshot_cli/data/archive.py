@@ -4,6 +4,7 @@ import errno
 import io
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -12,13 +13,15 @@ import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Self
+from typing import IO, BinaryIO, Self, TypeVar
 
 from fewshot_cli.data.kinds import HEAD, litter
 from fewshot_cli.data.walk import walk
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import explain, guarded, regular
 
+T = TypeVar("T")
+_DRIVE = re.compile("[A-Za-z]:")
 MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together
 MAX_RATIO = 1100  # unpacked over packed: DEFLATE cannot exceed 1032
@@ -171,7 +174,7 @@ class Source:
                     "another program and give the folder"
                 )
             if not info.is_dir() and self._wanted(name):
-                self._members[name] = info
+                self._add(name, self._members, info)
         self.names = sorted(self._members)
 
     def _open_tar(self, scratch: Path) -> None:
@@ -189,6 +192,11 @@ class Source:
                 total = self._within(name, member.size, total, len(self._spans))
                 if member.isdir():
                     continue
+                if member.islnk() and member.linkname in self._spans:  # the same file by another name
+                    self._add(name, self._spans, self._spans[member.linkname])
+                    continue
+                if member.issparse() and not compressed:
+                    raise DataError(f"{self.path}: member {name} is stored with holes; pack it again without --sparse")
                 if not member.isreg() or (content := tar.extractfile(member)) is None:
                     raise DataError(f"{self.path}: member {name} is a link or device; such an archive is not read")
                 if not self._wanted(name):
@@ -198,7 +206,7 @@ class Source:
                         shutil.copyfileobj(content, self._file)
                     if self._file.tell() != offset + member.size:
                         raise DataError(f"{self.path}: ends inside {name}; download it again")
-                self._spans[name] = (offset if compressed else member.offset_data, member.size)
+                self._add(name, self._spans, (offset if compressed else member.offset_data, member.size))
                 offset += member.size
             while tar.fileobj.read(1 << 20):  # to the end, where the compressor's checksum is
                 pass
@@ -206,6 +214,12 @@ class Source:
             with guarded(scratch):
                 self._file.flush()
         self.names = sorted(self._spans)
+
+    def _add(self, name: str, members: dict[str, T], member: T) -> None:
+        """Enter a member; of two with one name the later one counts, as for every program that unpacks."""
+        if name in members:
+            self.skipped.setdefault("replaced by a later file of the same name", []).append(name)
+        members[name] = member
 
     def _wanted(self, name: str) -> bool:
         reason = litter(name)
@@ -215,7 +229,7 @@ class Source:
 
     def _safe(self, name: str) -> str:
         pure = PurePosixPath(name.replace("\\", "/"))
-        if pure.is_absolute() or ".." in pure.parts or (pure.parts and pure.parts[0].endswith(":")):
+        if pure.is_absolute() or ".." in pure.parts or (pure.parts and _DRIVE.fullmatch(pure.parts[0])):
             raise DataError(f"{self.path}: member {name!r} climbs out of its folder; such an archive is not read")
         return pure.as_posix()
 

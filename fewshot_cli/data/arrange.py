@@ -8,12 +8,26 @@ from pathlib import PurePosixPath
 from fewshot_cli.errors import DataError
 
 SPLIT_FOLDERS = {  # in lower case, without - and _; the last row is the field's own: base, validation and novel classes
-    **dict.fromkeys(("train", "training", "trainset", "metatrain", "trn", "imagesbackground"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "metaval", "metavalid", "metavalidation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "testset", "metatest", "tst", "imagesevaluation"), "test"),
+    **dict.fromkeys(("train", "training", "trainset", "trainingset", "metatrain", "trn", "imagesbackground"), "train"),
+    **dict.fromkeys(
+        (
+            "val",
+            "valid",
+            "validation",
+            "valset",
+            "validset",
+            "validationset",
+            "metaval",
+            "metavalid",
+            "metavalidation",
+            "dev",
+        ),
+        "val",
+    ),
+    **dict.fromkeys(("test", "testing", "testset", "testingset", "metatest", "tst", "imagesevaluation"), "test"),
     **{"base": "train", "novel": "test"},
 }
-_IMAGES = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "jpg")
+_IMAGES = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "jpg", "rgb", "color", "colour")
 _MASKS = (
     *("masks", "mask", "segmentation", "segmentations", "annotation", "annotations", "groundtruth", "gt", "labels"),
     *("seg", "segmaps", "trimaps", "depth", "crops", "thumbnails", "thumbs", "segmentationclass", "maskpng"),
@@ -48,17 +62,17 @@ def arrange(names: Iterable[str], where: str, level: int | None = None) -> Arran
             chains[name] = parts[:-1]
         else:
             made.skipped.setdefault(LOOSE, []).append(name)
-    chains = _below_wrappers(chains, level or 1)
+    chains = _below_wrappers(chains, level or 1, made)
     kept, masks = without_masks(chains, ask=None if level else where)
     if masks:
         made.skipped[MASK] = sorted(masks)
-        chains = _below_wrappers({name: chains[name] for name in kept}, level or 1)
-    split_of = _splits(chains, where)
+        chains = _below_wrappers({name: chains[name] for name in kept}, level or 1, made)
+    split_of = _splits(chains, where, level)
     if split_of:
         chains = {name: chain[1:] for name, chain in chains.items()}
         made.skipped.setdefault(LOOSE, []).extend(name for name, chain in chains.items() if not chain)
         chains = {name: chain for name, chain in chains.items() if chain}
-        chains = _below_wrappers(chains, level or 1)
+        chains = _below_wrappers(chains, level or 1, made)
     if chains and all(len(chain) > (level or 1) and _plain(chain[-1]) in _IMAGES for chain in chains.values()):
         chains = {name: chain[:-1] for name, chain in chains.items()}
     class_of = _classes(chains, where, level)
@@ -80,52 +94,66 @@ Chains = dict[str, tuple[str, ...]]
 
 
 def _plain(folder: str) -> str:
+    """A name without what people spell in different ways."""
     return folder.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
-def _below_wrappers(chains: Chains, levels: int) -> Chains:
-    """The chains without folders around all of them, as long as so many are left; split folders stay."""
-    while chains and min(map(len, chains.values())) > levels:
-        tops = {chain[0] for chain in chains.values()}
-        if len(tops) > 1 or _plain(next(iter(tops))) in SPLIT_FOLDERS:
+def _below_wrappers(chains: Chains, levels: int, made: Arrangement) -> Chains:
+    """The chains without folders around all of them, as long as so many are left; split folders stay. A few images
+    beside the folders inside are in no class folder.
+    """
+    while chains and {chain[0] for chain in chains.values()} == {next(iter(chains.values()))[0]}:
+        if _plain(next(iter(chains.values()))[0]) in SPLIT_FOLDERS:
             break
-        chains = {name: chain[1:] for name, chain in chains.items()}
+        below = {name: chain[1:] for name, chain in chains.items() if len(chain) > levels}
+        beside = [name for name, chain in chains.items() if len(chain) <= levels]
+        if not below or (beside and (len({chain[0] for chain in below.values()}) < 2 or len(beside) > len(below))):
+            break
+        if beside:
+            made.skipped.setdefault(LOOSE, []).extend(beside)
+        chains = below
     return chains
 
 
 def without_masks(chains: Chains, ask: str | None = None) -> tuple[list[str], list[str]]:
     """The names without masks, segmentations and crops of other images, and those.
 
-    They lie in a folder called so beside a folder of images (or beside split folders) and have the others' file names.
-    Where there is no such folder of images, a folder so called may be a class: with `ask`, the path in the message, a
-    `DataError` asks.
+    They lie in a folder called so beside a folder of images, beside split folders or others when they have the others'
+    file names, or beside their images with a name that ends so. Where no folder of images is beside them, a folder so
+    called may be a class: with `ask`, the path in the message, a `DataError` asks.
     """
     below: dict[tuple[str, ...], set[str]] = defaultdict(set)  # the folders in each folder
     for chain in set(chains.values()):
         for depth, folder in enumerate(chain):
             below[chain[:depth]].add(folder)
-    suspects = {
-        (*above, folder): any(_plain(other) in (*_IMAGES, *SPLIT_FOLDERS) for other in folders)
-        for above, folders in below.items()
-        for folder in folders
-        if _plain(folder) in _MASKS and len(folders) > 1
-    }
-    if not suspects:
-        return list(chains), []
+    suspects: dict[tuple[str, ...], bool | None] = {}  # certain; None: where its images are called after others
+    for above, folders in below.items():
+        for folder in folders:
+            if _plain(folder) in _MASKS and len(folders) > 1:
+                certain = any(_plain(other) in _IMAGES for other in folders)
+                split = any(_plain(other) in SPLIT_FOLDERS for other in folders)
+                suspects[*above, folder] = certain or (None if split else False)
+            elif (base := _unmarked(folder)) and any(base in (other, _unmarked(other, _IMAGES)) for other in folders):
+                suspects[*above, folder] = True
     inside: dict[tuple[str, ...], list[str]] = defaultdict(list)
     stems: Counter[str] = Counter()
+    masks: list[str] = []
+    files = set(chains)
     for name, chain in chains.items():
         held = next((chain[:depth] for depth in range(len(chain), 0, -1) if chain[:depth] in suspects), None)
-        if held is None:
+        pure = PurePosixPath(name)
+        beside = _unmarked(pure.stem)
+        if held is None and beside and any(f"{pure.parent}/{beside}{end}" in files for end in _endings(pure)):
+            masks.append(name)
+        elif held is None:
             stems[PurePosixPath(name).stem] += 1
         else:
             inside[held].append(name)
-    masks = []
     for suspect, found in inside.items():
-        named = sum(any(s in stems for s in _stems(PurePosixPath(name).stem)) for name in found)
-        if suspects[suspect]:
+        named = sum(any(s in stems for s in (stem, _unmarked(stem))) for stem in (PurePosixPath(n).stem for n in found))
+        if suspects[suspect] or (suspects[suspect] is None and 2 * named >= len(found)):
             masks += found
-        elif ask and 2 * named >= len(found):
+        elif suspects[suspect] is False and ask and 2 * named >= len(found):
             raise DataError(
                 f"{ask}: folder {'/'.join(suspect)} may hold masks of the other images, whose file names its images "
                 f"have, or be a class; move it elsewhere, or say with --class-level {len(suspect)} that it is one"
@@ -134,24 +162,32 @@ def without_masks(chains: Chains, ask: str | None = None) -> tuple[list[str], li
     return [name for name in chains if name not in gone], masks
 
 
-def _stems(stem: str) -> list[str]:
-    """A mask's name, and what it may be called after: `x_mask` after `x`."""
-    out, rest = [stem], stem
-    for mark in ("_", "-", "."):
-        head, found, tail = rest.rpartition(mark)
-        if found and _plain(tail) in (*_MASKS, "segm", "annot", "anno"):
-            out.append(head)
-    return out
+def _unmarked(name: str, marks: Iterable[str] = (*_MASKS, "segm", "annot", "anno")) -> str:
+    """What a mask is called after: `x` of `x_mask`; empty for another name."""
+    for sign in ("_", "-", ".", " "):
+        head, found, tail = name.rpartition(sign)
+        if found and head and _plain(tail) in marks:
+            return head
+    return ""
 
 
-def _splits(chains: Chains, where: str) -> dict[str, str]:
+def _endings(file: PurePosixPath) -> list[str]:
+    return list(dict.fromkeys([file.suffix, ".jpg", ".jpeg", ".png", ".JPG", ".PNG", ".bmp", ".tif", ".tiff", ".webp"]))
+
+
+def _splits(chains: Chains, where: str, level: int | None) -> dict[str, str]:
     """The split of each file, where the outermost folders are split folders; else empty.
 
-    Raises `DataError` when some of them are and some are not.
+    Raises `DataError` when some of them are and some are not, or when there are no class folders in them.
     """
     tops = sorted({chain[0] for chain in chains.values()})
     known = {top: SPLIT_FOLDERS[_plain(top)] for top in tops if _plain(top) in SPLIT_FOLDERS}
     deep = any(len(chain) > 1 and chain[0] in known for chain in chains.values())
+    if len(known) == len(tops) > 1 and not deep and level is None:
+        raise DataError(
+            f"{where}: the split folders {' and '.join(tops[:3])} hold images themselves, without class folders; put "
+            "the images of each class into a folder, or list them in a CSV (file,label,split)"
+        )
     if not known or not deep:  # a class may be called base, or test
         return {}
     if odd := [top for top in tops if top not in known]:
@@ -169,7 +205,8 @@ def _classes(chains: Chains, where: str, level: int | None) -> dict[str, str]:
     deepest, flattest = max(map(len, chains.values())), min(map(len, chains.values()))
     if level is None:
         direct = {chain[0] for chain in chains.values() if len(chain) == 1}
-        if deepest > 1 and {chain[0] for chain in chains.values()} != direct:
+        inner = sum(len(chain) > 1 for chain in chains.values())
+        if deepest > 1 and ({chain[0] for chain in chains.values()} != direct or 2 * inner > len(chains)):
             raise DataError(_question(chains, where, deepest))
         level = 1  # what lies deeper inside a class folder that has images of its own belongs to it
     elif level > flattest:
@@ -178,7 +215,14 @@ def _classes(chains: Chains, where: str, level: int | None) -> dict[str, str]:
             f"{where}: {name} lies {flattest} folder{'s' * (flattest > 1)} deep, so it has no class with --class-level "
             f"{level}; move it, or give --class-level {flattest}"
         )
-    return _named({name: chain[:level] for name, chain in chains.items()})
+    folders = {name: chain[:level] for name, chain in chains.items()}
+    innermost = {_plain(folder[-1]) for folder in folders.values()}
+    if deepest > level > 1 and len(innermost) > 1 and innermost <= set(SPLIT_FOLDERS):
+        raise DataError(
+            f"{where}: with --class-level {level} the classes would be split folders ({min(folders.values())[-1]}, …); "
+            "give another level, or one of the folders that hold them"
+        )
+    return _named(folders)
 
 
 def _named(folders: Chains) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Images that cannot be used, one or all that a command has met."""
 
+import re
 from collections.abc import Sequence
 
 from fewshot_cli.errors import DataError
@@ -20,13 +21,13 @@ class BadImages(DataError):
     SHOWN = 20
 
     def __init__(self, found: Sequence[BadImage]) -> None:
-        self.found = list(found)
+        self.found = list({bad.name: bad for bad in found}.values())
         if len(self.found) == 1:
             text = f"{self.found[0]}, or leave it out with --skip-bad"
         else:
             named = "; ".join(f"{shown(bad.name)}: {bad.reason}" for bad in self.found[: self.SHOWN])
             more = f"; and {len(self.found) - self.SHOWN} more" if len(self.found) > self.SHOWN else ""
-            advice = dict.fromkeys(bad.advice.replace("it", "them") for bad in self.found)
+            advice = list(dict.fromkeys(re.sub(r"\bit\b", "them", bad.advice) for bad in self.found))[:2]
             text = f"{len(self.found)} images cannot be used: {named}{more}. {'; '.join(advice).capitalize()}"
             text += ", or leave them out with --skip-bad"
         super().__init__(text)

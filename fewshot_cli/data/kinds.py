@@ -8,7 +8,7 @@ from PIL import Image, features
 
 HEAD = 64  # bytes that tell
 
-# Pillow's other formats run programs (EPS, WMF), are stubs, or have no signature, so that anything might be one of them
+# Pillow's other formats run programs (EPS, WMF), are stubs or icons, or look like texts (XBM, XPM)
 _PILLOW = (
     "JPEG",
     "PNG",
@@ -24,6 +24,7 @@ _PILLOW = (
     "SGI",
     "PSD",
     "QOI",
+    "SUN",
     "DDS",
 )
 _BUILT_IN = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}  # only where Pillow was built with them
@@ -49,10 +50,11 @@ _SIGNATURES = (
     (0, b"\1\xda", "SGI"),
     (0, b"%!PS", "PostScript"),
     (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
-    *((0, bytes((10, version)), "PCX") for version in (0, 2, 3, 4, 5)),
+    (0, b"\x59\xa6\x6a\x95", "SUN"),
 )
 _BITMAP = re.compile(rb"BM.{4}\0{4}", re.DOTALL)  # two letters begin many a text
-_PORTABLE = re.compile(rb"P[1-7fF]\s+(#|-?\d|WIDTH)")
+_PORTABLE = re.compile(rb"P([1-6]\s+(#[^\n]*\n\s*)*\d+\s+\d+\s|f\s\d+\s+\d+\s)")
+_PAINTBRUSH = re.compile(rb"\n[\x00\x02-\x05]\x01[\x01\x02\x04\x08]")
 _BRANDS = {  # of an ISO base media file
     "AVIF": (b"avif", b"avis"),
     "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
@@ -126,7 +128,8 @@ def kind(head: bytes) -> str | None:
     for at, signature, name in _SIGNATURES:
         if head.startswith(signature, at):
             return name
-    return "BMP" if _BITMAP.match(head) else "PPM" if _PORTABLE.match(head) else None
+    forms = ((_BITMAP, "BMP"), (_PORTABLE, "PPM"), (_PAINTBRUSH, "PCX"))
+    return next((name for sign, name in forms if sign.match(head)), None)
 
 
 def decoder(name: str, head: bytes) -> str | None:

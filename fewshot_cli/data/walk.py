@@ -7,7 +7,7 @@ from fewshot_cli.data.kinds import litter
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.shown import shown
 
-MAX_FILES = 5_000_000
+MAX_FILES, MAX_FOLDERS = 5_000_000, 500_000
 NAMED = 5  # files that are named for each reason
 
 
@@ -19,13 +19,17 @@ def walk(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     names: list[str] = []
     skipped: dict[str, list[str]] = {}
 
+    folders = 0
+
     def visit(folder: str, inside: str, above: frozenset[tuple[int, int]]) -> None:
+        nonlocal folders
+        folders += 1
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
             name = f"{inside}{entry.name}"
-            if len(names) > MAX_FILES:
-                raise DataError(f"{path}: holds more than {MAX_FILES:,} files, or links that multiply them")
+            if len(names) > MAX_FILES or folders > MAX_FOLDERS:
+                raise DataError(f"{path}: holds more files or folders than are read, or links that multiply them")
             if reason := litter(entry.name):
                 skipped.setdefault(reason, []).append(name)
                 continue
@@ -55,7 +59,7 @@ def walk(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def told(skipped: dict[str, list[str]], where: str) -> str:
-    """One line that names what was left out of `where`: how many files for which reason, and the first `NAMED` of them."""
+    """One line that names what was left out of `where`: how many files for which reason, and the first of them."""
     parts = []
     for reason, names in skipped.items():
         first = ", ".join(map(shown, names[:NAMED])) + (", …" if len(names) > NAMED else "")
