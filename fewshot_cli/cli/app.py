@@ -35,10 +35,11 @@ from fewshot_cli.cli.reproduce import reproduce
 from fewshot_cli.cli.retrieve import retrieve
 from fewshot_cli.cli.show import show
 from fewshot_cli.cli.table import table
-from fewshot_cli.errors import Exit, FslError
+from fewshot_cli.errors import DataError, Exit, FslError
 from fewshot_cli.evaluation.check import Check
 from fewshot_cli.runtime.console import complain, emit, say, tolerate_encodings
 from fewshot_cli.runtime.files import explain
+from fewshot_cli.runtime.shown import shown
 from fewshot_cli.version import __version__
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -217,7 +218,7 @@ def _report(error: Exception, debug: bool) -> int:
     if debug:
         say("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, FslError):
-        complain(str(error), getattr(error, "shared", False))
+        complain(shown(str(error)) if isinstance(error, DataError) else str(error), getattr(error, "shared", False))
         return error.code
     if _is_out_of_memory(error):
         reason = str(error).partition("\n")[0]

@@ -73,7 +73,7 @@ def arrange(names: Iterable[str], where: str, level: int | None = None) -> Arran
         made.skipped.setdefault(LOOSE, []).extend(name for name, chain in chains.items() if not chain)
         chains = {name: chain for name, chain in chains.items() if chain}
         chains = _below_wrappers(chains, level or 1, made)
-    if chains and all(len(chain) > (level or 1) and _plain(chain[-1]) in _IMAGES for chain in chains.values()):
+    if chains and all(len(chain) > (level or 1) and plain(chain[-1]) in _IMAGES for chain in chains.values()):
         chains = {name: chain[:-1] for name, chain in chains.items()}
     class_of = _classes(chains, where, level)
     for name, cls in class_of.items():
@@ -93,7 +93,7 @@ Chains = dict[str, tuple[str, ...]]
 """File name → the folders that it lies in, from the outside."""
 
 
-def _plain(folder: str) -> str:
+def plain(folder: str) -> str:
     """A name without what people spell in different ways."""
     return folder.lower().replace("-", "").replace("_", "").replace(" ", "")
 
@@ -103,7 +103,7 @@ def _below_wrappers(chains: Chains, levels: int, made: Arrangement) -> Chains:
     beside the folders inside are in no class folder.
     """
     while chains and {chain[0] for chain in chains.values()} == {next(iter(chains.values()))[0]}:
-        if _plain(next(iter(chains.values()))[0]) in SPLIT_FOLDERS:
+        if plain(next(iter(chains.values()))[0]) in SPLIT_FOLDERS:
             break
         below = {name: chain[1:] for name, chain in chains.items() if len(chain) > levels}
         beside = [name for name, chain in chains.items() if len(chain) <= levels]
@@ -129,9 +129,9 @@ def without_masks(chains: Chains, ask: str | None = None) -> tuple[list[str], li
     suspects: dict[tuple[str, ...], bool | None] = {}  # certain; None: where its images are called after others
     for above, folders in below.items():
         for folder in folders:
-            if _plain(folder) in _MASKS and len(folders) > 1:
-                certain = any(_plain(other) in _IMAGES for other in folders)
-                split = any(_plain(other) in SPLIT_FOLDERS for other in folders)
+            if plain(folder) in _MASKS and len(folders) > 1:
+                certain = any(plain(other) in _IMAGES for other in folders)
+                split = any(plain(other) in SPLIT_FOLDERS for other in folders)
                 suspects[*above, folder] = certain or (None if split else False)
             elif (base := _unmarked(folder)) and any(base in (other, _unmarked(other, _IMAGES)) for other in folders):
                 suspects[*above, folder] = True
@@ -166,7 +166,7 @@ def _unmarked(name: str, marks: Iterable[str] = (*_MASKS, "segm", "annot", "anno
     """What a mask is called after: `x` of `x_mask`; empty for another name."""
     for sign in ("_", "-", ".", " "):
         head, found, tail = name.rpartition(sign)
-        if found and head and _plain(tail) in marks:
+        if found and head and plain(tail) in marks:
             return head
     return ""
 
@@ -181,7 +181,7 @@ def _splits(chains: Chains, where: str, level: int | None) -> dict[str, str]:
     Raises `DataError` when some of them are and some are not, or when there are no class folders in them.
     """
     tops = sorted({chain[0] for chain in chains.values()})
-    known = {top: SPLIT_FOLDERS[_plain(top)] for top in tops if _plain(top) in SPLIT_FOLDERS}
+    known = {top: SPLIT_FOLDERS[plain(top)] for top in tops if plain(top) in SPLIT_FOLDERS}
     deep = any(len(chain) > 1 and chain[0] in known for chain in chains.values())
     if len(known) == len(tops) > 1 and not deep and level is None:
         raise DataError(
@@ -216,7 +216,7 @@ def _classes(chains: Chains, where: str, level: int | None) -> dict[str, str]:
             f"{level}; move it, or give --class-level {flattest}"
         )
     folders = {name: chain[:level] for name, chain in chains.items()}
-    innermost = {_plain(folder[-1]) for folder in folders.values()}
+    innermost = {plain(folder[-1]) for folder in folders.values()}
     if deepest > level > 1 and len(innermost) > 1 and innermost <= set(SPLIT_FOLDERS):
         raise DataError(
             f"{where}: with --class-level {level} the classes would be split folders ({min(folders.values())[-1]}, …); "

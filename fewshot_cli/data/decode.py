@@ -18,6 +18,7 @@ from torch import Tensor
 from fewshot_cli.data import photo
 from fewshot_cli.data.bad import BadImage
 from fewshot_cli.data.kinds import HEAD, decoder
+from fewshot_cli.runtime.console import stderr_lock
 
 T = TypeVar("T")
 MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
@@ -41,7 +42,7 @@ UNREADABLE = (
     struct.error,
 )
 Image.MAX_IMAGE_PIXELS = None  # the limit here is MAX_PIXELS of what is decoded, which for a JPEG may be less
-_alone = threading.RLock()
+_alone = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[i
     if form is None:
         raise UnidentifiedImageError
     image: Image.Image = Image.open(io.BytesIO(data), formats=[form])
-    size = image.size
+    size, deep = image.size, ";16" in str(getattr(image, "tile", ""))
     large = size[0] * size[1] > LARGE
     if large:
         _decode_smaller(image)
@@ -143,6 +144,9 @@ def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[i
     with _alone if large else nullcontext():
         with _silently() if image.format == "TIFF" else nullcontext():
             image.load()
+        if deep and image.mode in ("RGB", "RGBA", "LA") and 0 < _most(image) < 16:
+            reason = "its 16 bits hold no more than 12, of which 4 would be left"
+            raise BadImage(name, reason, "save it with 8 bits a channel, or scaled to 16")
         if how.upright:
             stored = image.size
             image = photo.upright(image, name)
@@ -150,10 +154,16 @@ def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[i
         return photo.in_colour(image, name, how.background), size
 
 
+def _most(image: Image.Image) -> int:
+    """The largest number of any channel but the opacity."""
+    colours = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]
+    return int(colours.max())
+
+
 @contextmanager
 def _silently() -> Iterator[None]:
     """Without what C code prints: libtiff tells stderr whatever it stumbles over, and not of which file."""
-    with _alone, ExitStack() as undo:
+    with stderr_lock, ExitStack() as undo:
         with suppress(OSError):  # no stderr, nothing to keep silent
             kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
             undo.callback(os.close, kept)

@@ -1,10 +1,13 @@
 """A CSV that lists images with their labels: `file,label[,split]`."""
 
+import codecs
 import csv
+import io
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 
-from fewshot_cli.data.arrange import SPLIT_FOLDERS
+from fewshot_cli.data.arrange import SPLIT_FOLDERS, plain
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded, regular
 
@@ -27,12 +30,13 @@ def from_csv(path: Path) -> Table:
     """
     table: Table = {}
     label_of: dict[str, str] = {}
+    seen: set[str] = set()
     for line, row in _rows(path):
-        name, cls, split = row.get("file", ""), row.get("label", ""), row.get("split", "").lower() or None
+        name, cls, split = row.get("file", ""), row.get("label", ""), plain(row.get("split", "")) or None
         if not name or not cls:
             raise DataError(f"{path}:{line}: file or label is empty; give both, or remove the line")
         if split and split not in SPLIT_FOLDERS:
-            raise DataError(f"{path}:{line}: split {split!r} is none of train, val, test")
+            raise DataError(f"{path}:{line}: split {row['split']!r} is none of train, val, test")
         split = SPLIT_FOLDERS[split] if split else None
         name = _there(path, line, name)
         if label_of.setdefault(name, cls) != cls:
@@ -40,7 +44,9 @@ def from_csv(path: Path) -> Table:
         names, before = table.setdefault(cls, ([], split))
         if before != split:
             raise DataError(f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one")
-        names.append(name)
+        if name not in seen:  # a row for each box in an image is common
+            names.append(name)
+        seen.add(name)
     return table
 
 
@@ -51,7 +57,7 @@ def _there(path: Path, line: int, name: str) -> str:
             raise DataError(f"{path}:{line}: {name} leaves the CSV's folder; name files relative to it")
         with guarded(f"{path}:{line}"):
             if (path.parent / one).is_file():
-                return one
+                return posixpath.normpath(one)
     raise DataError(f"{path}:{line}: {name} is no file in {path.parent}; name files relative to the CSV")
 
 
@@ -59,24 +65,25 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The CSV's rows with their line numbers, by our names of the columns."""
     with guarded(path):
         data = regular(path).read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save the CSV as UTF-8") from error
-    lines = text.splitlines(keepends=True)
-    if not lines:
+    if not text.strip():
         raise DataError(f"{path}:1: is empty; give it the columns file,label (and optionally split)")
     for separator in ",;\t":
-        reader = csv.reader(lines, delimiter=separator)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         try:
             titles = [title.strip().lower() for title in next(reader)]
-            places = {
-                column: titles.index(name) for column, names in _COLUMNS.items() for name in names if name in titles
-            }
+            if titles[0].startswith("sep="):  # Excel's own note of what separates the fields
+                titles = [title.strip().lower() for title in next(reader, [])]
+            known = {column: [name for name in names if name in titles] for column, names in _COLUMNS.items()}
+            places = {column: titles.index(names[0]) for column, names in known.items() if names}
             if {"file", "label"} <= set(places):
                 for row in reader:
-                    if row:
+                    if any(field.strip() for field in row):
                         fields = {c: row[i].strip() for c, i in places.items() if i < len(row)}
                         yield reader.line_num, fields
                 return

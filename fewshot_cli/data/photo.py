@@ -1,5 +1,6 @@
 """What a decoded image means: which way up it is, what lies behind its transparent parts, how bright it is."""
 
+import re
 import struct
 import warnings
 
@@ -20,6 +21,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_XMP = re.compile(rb"tiff:Orientation(?:=[\"']|>)([1-8])")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_WORDS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"tIME", b"pHYs")  # chunks that no pixel depends on
 
@@ -33,31 +35,31 @@ def upright(image: Image.Image, name: str) -> Image.Image:
     """
     try:
         block = image.info.get("exif")
-        number = _orientation(block) if isinstance(block, bytes) else int(image.getexif().get(ORIENTATION, 1))
+        xmp = image.info.get("xmp", b"")
+        number = _orientation(block, xmp) if isinstance(block, bytes) else int(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # parsers of metadata raise whatever they trip over
         note("metadata", f"{name}: its metadata cannot be read ({error}), so it is taken the way up that it is stored")
         return image
     return image if number not in _TURNS else image.transpose(_TURNS[number])
 
 
-def _orientation(block: bytes) -> int:
-    """The orientation in an EXIF block, 1 without one. The other entries are stepped over, since Pillow gives up at the
-    first that is odd. Raises `struct.error` for a block that ends before its entries do.
+def _orientation(block: bytes, xmp: object = b"") -> int:
+    """The orientation in an EXIF block, else in XMP, 1 without one. Other entries are stepped over, since Pillow gives
+    up at the first that is odd. Raises `struct.error` for a block that ends before its entries do.
     """
-    block = block.removeprefix(b"Exif\0\0")
+    while block.startswith(b"Exif\0\0"):  # some programs write it twice
+        block = block[6:]
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return 1
-    (first,) = struct.unpack_from(f"{order}I", block, 4)
-    (count,) = struct.unpack_from(f"{order}H", block, first)
-    for at in range(first + 2, first + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", block, at)
-        if tag == ORIENTATION:
-            width = {1: "B", 6: "b", 4: "I", 9: "i"}.get(
-                kind, "H"
-            )  # a SHORT, as the standard has it, or what is written
-            return int(struct.unpack_from(f"{order}{width}", block, at + 8)[0])
-    return 1
+    if order is not None:
+        (first,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, first)
+        for at in range(first + 2, first + 2 + 12 * count, 12):
+            (tag,) = struct.unpack_from(f"{order}H", block, at)
+            if tag == ORIENTATION:  # a SHORT, as the standard has it, or what was written in its place
+                read = (struct.unpack_from(f"{order}{width}", block, at + 8)[0] for width in "HIB")
+                return next((number for number in read if 1 <= number <= 8), 1)
+    found = _XMP.search(xmp if isinstance(xmp, bytes) else str(xmp).encode())
+    return int(found[1]) if found else 1
 
 
 def in_colour(image: Image.Image, name: str, background: tuple[int, int, int] = WHITE) -> Image.Image:
@@ -80,8 +82,8 @@ def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     whole = values.dtype.kind in "iu"
     for top, bits in ((255, 8), (4095, 12), (65535, 16)) if whole else ((1.0, 0), (255.0, 0)):
         if low >= 0 and high <= top:
-            if bits == 12:
-                note("12 bits", f"{name}: its numbers end at {high:.0f}, so they are taken for 12 bits")
+            if bits == 12 or (bits == 8 and values.dtype.itemsize > 1):
+                note("few bits", f"{name}: its numbers end at {high:.0f}, so they are taken for {bits} bits")
             return (values.astype(np.float64) * (255 / top)).round().astype(np.uint8)
     reason = f"its numbers go from {low:.6g} to {high:.6g}, which is no usual range of brightness"
     raise BadImage(name, reason, "save it with 8 or 16 bits a channel")

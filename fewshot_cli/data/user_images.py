@@ -214,6 +214,9 @@ class LooseImages(_Files):
         if not regular(path).is_dir():
             if not path.is_file():
                 raise DataError(f"{path}: no such file or folder; give images or folders of images")
+            reason = left_out(path.name, _head(path))
+            if reason not in (None, "not an image"):  # what decodes it says the latter best
+                raise DataError(f"{path}: is {reason}")
             return [str(path)]
         with guarded(path):
             names, skipped = walk(path)

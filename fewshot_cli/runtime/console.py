@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from fewshot_cli.runtime.shown import shown, unsteered
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+stderr_lock = threading.RLock()  # whoever keeps C code from writing to stderr for a moment holds it
 _notes: Counter[str] = Counter()
 _silent_rank = 0  # of this process, where it is not the first of several and therefore prints nothing
 
@@ -64,7 +66,7 @@ def note(kind: str, text: str) -> None:
 def _write(text: str) -> None:
     if sys.stderr is None:  # print(file=None) would write to stdout
         return
-    with suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
+    with stderr_lock, suppress(OSError, ValueError, AttributeError):  # a closed stderr must not stop the work
         print(unsteered(text), file=sys.stderr, flush=True)
 
 

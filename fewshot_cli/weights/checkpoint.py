@@ -188,6 +188,8 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError("it is neither an archive nor a pickle")
         else:
             content = unpickle.load(path)
+    except unpickle.Unsupported as error:
+        raise DataError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
         raise DataError(
@@ -203,7 +205,7 @@ def _read(path: Path) -> Checkpoint:
     return _finite(Checkpoint(tensors, {}, digest, path))
 
 
-_NOT_THE_MODEL = re.compile(r"optim|sched|scaler|ema|teacher|momentum|swa|target", re.IGNORECASE)
+_NOT_THE_MODEL = re.compile(rf"^(?:optim|sched|scaler)|{foreign.COPY.pattern}", re.IGNORECASE)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
@@ -225,7 +227,25 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if others:
         taken = ".".join(found[0][4]) or "the outermost"
         say(f"note: {path}: holds several networks; {taken} is taken, not {', '.join(others)}")
-    return found[0][5]
+    return _of_the_network(found[0][5], path)
+
+
+def _of_the_network(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors without those of other parts that cannot be used, such as a mask of infinities; a note where several
+    whole networks are in one mapping.
+    """
+    whole = foreign.recognised(tensors)
+    if not whole:
+        return tensors
+    first = whole[0].prefix
+    others = [other for other in dict.fromkeys(one.prefix for one in whole) if other != first]
+    if others:
+        say(f"note: {path}: holds several networks; {first or 'the outermost'} is taken, not {', '.join(others)}")
+
+    def used(key: str, tensor: Tensor) -> bool:
+        return key.startswith(first) or (_plain(key, tensor) and _is_finite(tensor))
+
+    return {key: tensor for key, tensor in tensors.items() if used(key, tensor)}
 
 
 def _plain(name: Any, tensor: Any) -> bool:
@@ -239,11 +259,17 @@ def _plain(name: Any, tensor: Any) -> bool:
         and tensor.layout == torch.strided
         and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.is_complex())
         and not (tensor.is_floating_point() and tensor.itemsize < 2)
+        and tensor.untyped_storage().nbytes()
+        >= tensor.numel() * tensor.itemsize  # or a few bytes would fill the memory
     )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def _finite(checkpoint: Checkpoint) -> Checkpoint:
     for name, tensor in checkpoint.tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not _is_finite(tensor):
             raise DataError(f"{checkpoint.path}: {name} holds NaN or infinity; such weights are not used")
     return checkpoint

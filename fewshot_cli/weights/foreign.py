@@ -21,7 +21,8 @@ from fewshot_cli.contracts import Layout, Step
 from fewshot_cli.errors import DataError, RecipeError
 
 WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|_forward_module)\.)*")  # around a whole network, its classifier too
-COPY = re.compile(r"ema|teacher|momentum|target|swa|_k\.|_m\.", re.IGNORECASE)  # of averages beside a network
+_AVERAGE = r"(?:^|[._])(?:ema|teacher|momentum|target|swa|averaged?)(?:[._]|$)"  # beside the network itself
+COPY = re.compile(_AVERAGE + r"|_[km](?:\.|$)", re.IGNORECASE)
 CLASSIFIER = re.compile(r"(?:module\.)*(?:fc|head|classifier\w*|linear|logits|last_linear)(?:\.|$)", re.IGNORECASE)
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
@@ -56,21 +57,29 @@ def layouts() -> Iterator[tuple[str, Layout]]:
 def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
     """Whose tensors these are, or None. A stem before the blocks, as other ResNets have it, is unknown.
 
-    Whatever stands before the backbone's own names is a prefix. Of several layouts and prefixes that have the first
-    convolution, the first that finds all its tensors is taken: a network's own before its averages, then the shortest
-    prefix.
+    Of several layouts and prefixes that have the first convolution, the first that finds all its tensors is taken.
     """
+    return next(iter(recognised(tensors) or _beginnings(tensors)), None)
+
+
+def recognised(tensors: dict[str, Tensor]) -> list[Recognised]:
+    """Every whole network among the tensors: one's own before its averages, then the shortest prefix."""
+    return [
+        one
+        for one in _beginnings(tensors)
+        if all(one.prefix + key in tensors for step in one.layout.steps for key in _needed(step))
+    ]
+
+
+def _beginnings(tensors: dict[str, Tensor]) -> list[Recognised]:
+    """The layouts whose first convolution is there; whatever stands before the backbone's own names is a prefix."""
     candidates = []
     for name, layout in layouts():
         end = f".{layout.sign}"
         for key, tensor in tensors.items():
             if (key == layout.sign or key.endswith(end)) and tensor.ndim == 4 and tensor.shape[1] in (1, 3):
                 candidates.append(Recognised(name, layout, key.removesuffix(layout.sign)))
-    candidates.sort(key=lambda one: (bool(COPY.search(one.prefix)), len(one.prefix)))
-    whole = (
-        c for c in candidates if all(c.prefix + key in tensors for step in c.layout.steps for key in _needed(step))
-    )
-    return next(whole, candidates[0] if candidates else None)
+    return sorted(candidates, key=lambda one: (bool(COPY.search(one.prefix)), len(one.prefix)))
 
 
 def nearest(tensors: dict[str, Tensor]) -> str:

@@ -4,7 +4,10 @@ PyTorch's weights-only loader refuses every class that is not on its list. The n
 stand-ins of our own, so that neither NumPy's unpickling nor a foreign class is reached.
 """
 
+import pickle
 import re
+import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-_NUMBERS = re.compile(r"[biuf]\d{1,2}")
+_NUMBERS = re.compile(r"[biuf][1248]")
+_WRAPPED = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+MOST = 20  # times its own size that a file may unpack to: PyTorch does not pack
+
+
+class Unsupported(Exception):
+    """A file that PyTorch's weights-only loader cannot read, though there may be nothing wrong with it."""
 
 
 class Unknown:
@@ -112,12 +121,21 @@ _STAND_INS: list[tuple[Any, list[str]]] = [
     (
         Unknown,
         [
-            *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "uuid.UUID", "decimal.Decimal"),
+            *(
+                "collections.deque",
+                "datetime.timezone",
+                "argparse.Namespace",
+                "types.SimpleNamespace",
+                "typing.Any",
+                "uuid.UUID",
+                "decimal.Decimal",
+            ),
             *_names("datetime", "datetime date time timedelta"),
             *_names("pathlib", _PATHS),
             *_names("pathlib._local", _PATHS),
             *_names("omegaconf.dictconfig", "DictConfig"),
             *_names("omegaconf.listconfig", "ListConfig"),
+            *_names("numpy", "float16 float32 float64 int8 int16 int32 int64 uint8 bool_"),
             *_names("omegaconf.base", "Metadata ContainerMetadata"),
             *_names("omegaconf.nodes", "AnyNode StringNode IntegerNode FloatNode BooleanNode PathNode"),
             *_names("builtins", _BUILTINS),
@@ -132,18 +150,43 @@ def load(path: Path) -> Any:
 
     Raises `pickle.UnpicklingError` for classes and functions that are not known.
     """
+    _check_size(path)
     known: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (stand_in, name) for stand_in, names in _STAND_INS for name in names
     ]
-    with torch.serialization.safe_globals(known):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(known), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they advise to load it with code
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except RuntimeError as error:
+            if "TorchScript" in str(error):
+                raise Unsupported(
+                    "is a TorchScript program; give the state_dict of the network it was made from"
+                ) from error
+            raise
+        except pickle.UnpicklingError as error:
+            if "Unsupported operand" in str(error) or "pickle protocol" in str(error):
+                raise Unsupported(
+                    "is pickled in a way that only code can read; where it was made, save it once more with "
+                    "torch.save(state_dict, path)"
+                ) from error
+            raise
+
+
+def _check_size(path: Path) -> None:
+    """Raise `Unsupported` for an archive that would fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MOST * path.stat().st_size + (1 << 20):
+            raise Unsupported(f"would unpack to {size:,} bytes from {path.stat().st_size:,}: a bomb; it was not read")
 
 
 def tensor_of(value: Any) -> torch.Tensor | None:
     """A tensor, or the tensor of an array of numbers; else None."""
     if isinstance(value, _Array):
         array = value.value
-        if array is None or array.dtype == np.uint16:
+        if array is None or array.dtype.kind == "u" and array.dtype.itemsize > 1:
             return None
         return torch.from_numpy(np.array(array.astype(array.dtype.newbyteorder("=")), order="C"))
     return value if isinstance(value, torch.Tensor) else None
@@ -153,11 +196,15 @@ def mappings(content: Any, depth: int = 4) -> list[tuple[tuple[str, ...], dict[s
     """Every mapping of names in a content, with the names that lead to it, the outermost first."""
     found: list[tuple[tuple[str, ...], dict[str, Any]]] = []
     layer: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    seen: set[int] = set()  # small files may hold one mapping a million times
     for _ in range(depth):
         below = []
         for place, value in layer:
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
             if isinstance(value, dict):
-                found.append((place, {key: one for key, one in value.items() if isinstance(key, str)}))
+                found.append((place, {_WRAPPED.sub("", k): one for k, one in value.items() if isinstance(k, str)}))
                 below += [((*place, str(key)), one) for key, one in value.items()]
             elif isinstance(value, (list, tuple)) and len(value) <= 8:
                 below += [((*place, str(i)), one) for i, one in enumerate(value)]

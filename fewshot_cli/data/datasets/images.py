@@ -48,7 +48,7 @@ class Images(DatasetBuilder[ImagesOptions]):
         path = sources[0]
         writer.info["upright"] = True  # a user's own images are rotated as the camera recorded
         writer.max_pixels = self.options.max_pixels
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() in (".csv", ".tsv"):
             writer.where = f"{path.parent}/"
             self._write(from_csv(path), path, writer, lambda name: _content(path.parent / name))
             return
