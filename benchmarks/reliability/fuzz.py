@@ -209,7 +209,7 @@ def judged(words: list[str]) -> str | None:
         return f"{words}: {said[-300:]}"
     if code not in (0, 1, 2, 3, 4, 5, 130):
         return f"{words}: exit {code}"
-    if code and not (said + out.getvalue()).strip() or len(said.splitlines()) > 20 and "--help" not in said:
+    if code and not (said + out.getvalue()).strip() or len(said.splitlines()) > 20 and "--debug" not in words:
         return f"{words}: exit {code} with {len(said.splitlines())} lines"
     return f"{words}: {seconds:.1f} s of processor time" if seconds > 2 else None
 

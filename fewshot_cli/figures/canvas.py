@@ -13,6 +13,7 @@ def _pyplot() -> Any:  # Matplotlib is imported only when something is drawn
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a $
     from matplotlib import pyplot
 
     return pyplot

@@ -306,11 +306,11 @@ GROUP wide solve_problem(Problem &p, COST *u, COST *v) {
         if (!entering(p, row, column, first) || reduced_cost(p, row, column) >= 0) done = !entering_exactly(p, row, column);
         if (!done) pivot(p, row, column), pivots++;
     }
-    double unit = ldexp(1.0, -mass_bits), mass_unit = ldexp(1.0, mass_bits), step = ldexp(1.0, -cost_bits);
+    double unit = ldexp(1.0, -mass_bits), step = ldexp(1.0, -cost_bits);
     EACH(x, n + m) if (x != root) {
         int i = x < n ? x : p.parent[x], j = (x < n ? p.parent[x] : x) - n;
         wide units = (p.flow[x] + (1LL << (PERTURB_BITS - 1))) >> PERTURB_BITS;
-        if (p.supply[i] * mass_unit <= 0.5 || p.demand[j] * mass_unit <= 0.5) units = 0;  // given to it, over any arc
+        if (units <= 4) units = 0;  // rounding, which would go over any arc, however dear
         p.flow_out[i * p.row_step + j * p.column_step] = (COST)(units * unit);
     }
     EACH(i, n) u[i] = (COST)((p.price[i] + p.mean[i]) * step);

@@ -21,6 +21,7 @@ COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the t
 ROW_BITS = np.int64(5)
 BLOCK = 32  # rows priced together, told apart by ROW_BITS
 NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+NOTHING = 4  # units of mass and less are rounding, which would go over any arc, however dear
 ROUNDS = 64  # of integers for one problem
 ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
 PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
@@ -392,9 +393,8 @@ def solve_range(
             if x != root:
                 is_row = x < n
                 i, j = x if is_row else parent[x], (parent[x] if is_row else x) - n
-                amount = ((flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS) * ounce
-                if left[i] * unit <= 0.5 or right[j] * unit <= 0.5:  # the unit that it was given, over any arc
-                    amount = 0.0
+                units = (flow[x] + (1 << (PERTURB_BITS - 1))) >> PERTURB_BITS
+                amount = units * ounce if units > NOTHING else 0.0
                 if swap:
                     flow_out[b, j, i] = amount
                 else:

@@ -7,6 +7,7 @@ import lzma
 import os
 import stat
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -289,3 +290,26 @@ def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="scratch: a part of this path is a file"):
         Source(pack(tmp_path / "x", "tar.gz"), tmp_path / "file" / "scratch")
+
+
+def test_hard_links_are_read_holes_are_named_and_a_name_that_comes_again_is_told(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as out:
+        info = tarfile.TarInfo("a")
+        info.size = 3
+        out.addfile(info, io.BytesIO(b"one"))
+        link = tarfile.TarInfo("b")
+        link.type, link.linkname = tarfile.LNKTYPE, "a"
+        out.addfile(link)
+    assert everything(tmp_path / "x.tar", tmp_path) == {"a": b"one", "b": b"one"}
+    with warnings.catch_warnings(), zipfile.ZipFile(tmp_path / "x.zip", "w") as out:
+        warnings.simplefilter("ignore")
+        for content in ("first", "second"):
+            out.writestr("a", content)
+    with Source(tmp_path / "x.zip", tmp_path) as files:
+        assert files.read("a") == b"second"
+        assert files.skipped == {"replaced by a later file of the same name": ["a"]}
+
+
+def test_a_folder_with_a_colon_is_no_drive(tmp_path):
+    path = pack(tmp_path / "x.zip", "zip", {"Time 12:/a": b"1"})
+    assert everything(path, tmp_path) == {"Time 12:/a": b"1"}

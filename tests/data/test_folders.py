@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fewshot_cli.config.schema import ImageSpec
+from fewshot_cli.data import walk as walk_module
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.arrange import LOOSE, MASK, arrange
 from fewshot_cli.data.user_images import Folder, LooseImages, Taking, images_of
@@ -135,6 +136,37 @@ LAYOUTS = {
         {},
         {"camera raw; export them as JPEG": 1},
     ),
+    "a picture beside the class folders, inside the folder around them": (
+        "d/apple/{1,2}.png d/cup/{1,2}.png d/cover.png",
+        {"apple": 2, "cup": 2},
+        {},
+        {LOOSE: 1},
+    ),
+    "a picture beside the split folders": (
+        "d/train/a/{1,2}.png d/test/b/{1,2}.png d/sample.png",
+        {"a": 2, "b": 2},
+        {"a": "train", "b": "test"},
+        {LOOSE: 1},
+    ),
+    "Kaggle's spelling": ("training_set/a/1.png test_set/b/1.png", {"a": 1, "b": 1}, {"a": "train", "b": "test"}, {}),
+    "masks by their file names": (
+        "benign/{1,2}.png benign/{1_mask,2_mask}.png normal/3.png normal/3_mask.png",
+        {"benign": 2, "normal": 1},
+        {},
+        {MASK: 3},
+    ),
+    "masks by their folders' names": (
+        "cat/{1,2}.png cat_mask/{1,2}.png dog/3.png dog_mask/3.png",
+        {"cat": 2, "dog": 1},
+        {},
+        {MASK: 3},
+    ),
+    "a class called crops": (
+        "crops/{a,b}.png test/{c,d}.png weeds/{e,f}.png",
+        {"crops": 2, "test": 2, "weeds": 2},
+        {},
+        {},
+    ),
     "no suffixes, and other people's": ("a/1 a/2.jpe a/3.jfif b/4.dat", {"a": 3, "b": 1}, {}, {}),
 }
 TEXT = dict.fromkeys(("labels.csv", "README.md", "Thumbs.db", "desktop.ini"), b"some text\n")
@@ -193,6 +225,16 @@ QUESTIONS = {
         "apple/{1,2}.png cup/{3,4}.png masks/{1,2,3,4}.png",
         r"folder masks may hold masks of the other images.*--class-level 1",
         {1: {"apple": 2, "cup": 2, "masks": 4}},
+    ),
+    "years with a picture each": (
+        "2023/cat/{1,2}.png 2023/folder.png 2024/dog/{1,2}.png 2024/folder.png",
+        r"its classes may be the first folders \(2: 2023, 2024",
+        {1: {"2023": 3, "2024": 3}},
+    ),
+    "split folders without classes": (
+        "train/{1,2}.png test/3.png",
+        r"hold images themselves, without class folders",
+        {},
     ),
     "Roboflow, for detection": ("train/images/{1,2}.png valid/images/3.png", r"class images is in two splits", {}),
     "Roboflow, for classification": ("train/a/1.png valid/a/2.png", r"class a is in two splits \(train, val\)", {}),
@@ -272,3 +314,20 @@ def test_a_file_that_changes_meanwhile_is_not_taken_for_what_it_was(tmp_path):
     (mine / "b" / "1.png").write_bytes(picture(99))
     with pytest.raises(DataError, match="b/1.png: was changed while it was used; run the command again"):
         folder.decode(8)
+
+
+def test_links_that_multiply_are_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(walk_module, "MAX_FOLDERS", 200)
+    for level in range(12):
+        (tmp_path / f"l{level}").mkdir()
+        for side in "ab":
+            (tmp_path / f"l{level}" / side).symlink_to(tmp_path / f"l{level + 1}")
+    (tmp_path / "l12").mkdir()
+    with pytest.raises(DataError, match="links that multiply them"):
+        walk(tmp_path / "l0")
+
+
+def test_what_a_single_file_is_is_said_as_in_a_folder(tmp_path):
+    (tmp_path / "a.cr2").write_bytes(b"II*\0" + bytes(60))
+    with pytest.raises(DataError, match="a.cr2: is camera raw; export them as JPEG"):
+        LooseImages([tmp_path / "a.cr2"], ImageSpec())

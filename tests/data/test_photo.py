@@ -3,12 +3,14 @@
 import io
 import struct
 import sys
+import threading
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_cli.data import decode
 from fewshot_cli.data.decode import LARGE, OWN, Reading, decode_image, measure, open_image, read_image
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import console
@@ -216,4 +218,34 @@ def test_what_libtiff_stumbles_over_is_one_sentence(capfd):
     with pytest.raises(DataError, match="x.tif: does not decode as an image"):
         open_image(bytes(data), "x.tif")
     print("heard", file=sys.stderr)
+    assert capfd.readouterr().err == "heard\n"
+
+
+@pytest.mark.parametrize("how", ["twice", "in XMP"])
+def test_orientations_that_cameras_and_programs_write_elsewhere(how):
+    block = exif(0x010F, 2, 1)[6:]
+    if how == "twice":
+        data = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=b"Exif\0\0Exif\0\0" + block)
+    else:
+        other = struct.pack("<HHHII", 1, 0x0131, 2, 1, 65) + bytes(4)
+        xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+        data = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + other, xmp=xmp)
+    assert open_image(data, "x.jpg", OWN).size == (4, 8)
+
+
+def test_twelve_bits_in_deep_colours_are_refused_rather_than_black():
+    rows = (np.arange(48, dtype=np.uint16) * 80).reshape(4, 12).astype(">u2")  # 4 pixels of RGB in a row, at most 3760
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match="its 16 bits hold no more than 12"):
+        open_image(data, "x.png")
+
+
+def test_a_message_of_another_thread_waits_for_libtiff(capfd):
+    with decode._silently():
+        thread = threading.Thread(target=console.say, args=("heard",))
+        thread.start()
+        thread.join(0.05)
+    thread.join()
     assert capfd.readouterr().err == "heard\n"

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import zipfile
 
 import numpy as np
 import pytest
@@ -344,6 +345,46 @@ def test_numbers_of_numpy_and_plain_containers_are_read_without_code(imported, t
     assert read["best"] == 71.5 and read["history"][:2] == [1.5, 3] and read["counts"] == {"a": [1]}
     assert np.array_equal(read["history"][2].value, np.arange(6.0).reshape(2, 3)) and read["objects"].value is None
     assert isinstance(read["args"], unpickle.Unknown) and isinstance(read["when"], unpickle.Unknown)
+
+
+def test_a_part_called_semantic_is_no_average(imported, tmp_path):
+    network, other = lively(Residual()), lively(Residual(), 9)
+    report, err = imported(state(network, "semantic.") | state(other, "auxiliary_net."))
+    assert "holds several networks; semantic. is taken, not auxiliary_net." in err
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+@pytest.mark.parametrize("wrapped", ["layer{}._orig_mod.", "_fsdp_wrapped_module.layer{}._fsdp_wrapped_module."])
+def test_wrappers_inside_of_names_do_not_matter(imported, tmp_path, wrapped):
+    network = lively(Residual())
+    names = {key: re.sub(r"^layer(\d)\.", lambda hit: wrapped.format(hit[1]), key) for key in state(network)}
+    report, _ = imported({names[key]: tensor for key, tensor in state(network).items()})
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+def test_what_lies_beside_the_network_does_not_stop_it(imported, tmp_path):
+    network = lively(Residual())
+    beside = {"mask": torch.full((3, 3), -torch.inf), "phase": torch.zeros(2) * 1j, "stat": np.zeros(3, np.longdouble)}
+    report, _ = imported({"model": state(network, "encoder.") | {f"decoder.{k}": v for k, v in beside.items()}})
+    same(network, ours(tmp_path / "w.safetensors", report["backbone"]))
+
+
+def test_files_that_only_code_can_read_say_so(refused, tmp_path):
+    torch.save(state(lively(Residual())), tmp_path / "w.pth", pickle_protocol=4)
+    refused(Exit.DATA, r"w\.pth: is pickled in a way that only code can read", "w.pth", "-o", "w.safetensors")
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "s.pt")
+    refused(Exit.DATA, r"s\.pt: is a TorchScript program; give the state_dict", "s.pt", "-o", "w.safetensors")
+
+
+def test_a_few_bytes_do_not_become_gigabytes(refused, tmp_path):
+    torch.save({"layer1.0.conv1.weight": torch.zeros(1, 1, 1, 1).expand(64, 3, 10**5, 10**5)}, tmp_path / "w.pth")
+    refused(Exit.DATA, r"is not a mapping of names to tensors", "w.pth", "-o", "w.safetensors")
+    packed = tmp_path / "packed.pth"
+    torch.save({"layer1.0.conv1.weight": torch.zeros(64, 3, 300, 300)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in whole.namelist():
+            out.writestr(name, whole.read(name))
+    refused(Exit.DATA, r"packed\.pth: would unpack to .* a bomb", packed, "-o", "w.safetensors")
 
 
 def test_a_numpy_type_that_claims_to_be_another_makes_no_object(tmp_path):

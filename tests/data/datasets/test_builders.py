@@ -434,6 +434,20 @@ def test_spaces_and_separators_of_a_csv_do_not_matter(prepare, tmp_path, encoded
     assert table(prepare("images", tmp_path / "x" / "list.CSV")) == {"train": {"red": 2}, "test": {"blue": 1}}
 
 
+def test_a_csv_of_excel_and_one_with_a_row_for_each_box(prepare, tmp_path, encoded):
+    write(tmp_path / "x", {"1.png": encoded(1), "2.png": encoded(2)})
+    rows = (
+        "sep=;",
+        "file;class;class_name;split",
+        "1.png;a;z;Training Set",
+        "./1.png;a;z;train",
+        "2.png;b;z;test",
+        ";;;",
+    )
+    (tmp_path / "x" / "list.csv").write_text("\r\n".join(rows), encoding="utf-16")
+    assert table(prepare("images", tmp_path / "x" / "list.csv")) == {"train": {"a": 1}, "test": {"b": 1}}
+
+
 def test_a_file_with_two_labels_is_refused_with_its_line(refused, tmp_path, encoded):
     write(tmp_path, {"1.png": encoded(1)})
     rows = [["file", "label"], ["1.png", "a"], ["1.png", "b"]]
