@@ -133,8 +133,11 @@ def without_masks(chains: Chains, ask: str | None = None) -> tuple[list[str], li
                 certain = any(plain(other) in _IMAGES for other in folders)
                 split = any(plain(other) in SPLIT_FOLDERS for other in folders)
                 suspects[*above, folder] = certain or (None if split else False)
-            elif (base := _unmarked(folder)) and any(base in (other, _unmarked(other, _IMAGES)) for other in folders):
-                suspects[*above, folder] = True
+            elif base := _unmarked(folder):
+                if any(base == _unmarked(other, _IMAGES) for other in folders):
+                    suspects[*above, folder] = True
+                elif base in folders:
+                    suspects[*above, folder] = False
     inside: dict[tuple[str, ...], list[str]] = defaultdict(list)
     stems: Counter[str] = Counter()
     masks: list[str] = []

@@ -156,10 +156,16 @@ LAYOUTS = {
         {MASK: 3},
     ),
     "masks by their folders' names": (
-        "cat/{1,2}.png cat_mask/{1,2}.png dog/3.png dog_mask/3.png",
-        {"cat": 2, "dog": 1},
+        "skin_images/a/{1,2}.png skin_images/b/3.png skin_masks/a/{1,2}_segmentation.png",
+        {"a": 2, "b": 1},
         {},
-        {MASK: 3},
+        {MASK: 2},
+    ),
+    "faces and masks for faces": (
+        "face/{a,b}.png face_mask/{c,d}.png",
+        {"face": 2, "face_mask": 2},
+        {},
+        {},
     ),
     "a class called crops": (
         "crops/{a,b}.png test/{c,d}.png weeds/{e,f}.png",
@@ -225,6 +231,11 @@ QUESTIONS = {
         "apple/{1,2}.png cup/{3,4}.png masks/{1,2,3,4}.png",
         r"folder masks may hold masks of the other images.*--class-level 1",
         {1: {"apple": 2, "cup": 2, "masks": 4}},
+    ),
+    "a folder of masks for each class": (
+        "cat/{1,2}.png cat_mask/{1,2}.png dog/{3,4}.png dog_mask/{3,4}.png",
+        r"folder cat_mask may hold masks of the other images.*--class-level 1",
+        {1: {"cat": 2, "cat_mask": 2, "dog": 2, "dog_mask": 2}},
     ),
     "years with a picture each": (
         "2023/cat/{1,2}.png 2023/folder.png 2024/dog/{1,2}.png 2024/folder.png",
