@@ -13,7 +13,7 @@ SIZES = {
     "recipes": ("fuzz.py", "recipes", 150),
     "disk": ("disk.py", 6),
     "files": ("files.py", 28),
-    "images": ("images.py", 400),
+    "images": ("images.py", 200),
     "kills": ("kills.py", 6),
     "pairs": ("pairs.py", 5),
     "server": ("server.py", 40),

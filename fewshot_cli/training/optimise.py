@@ -7,6 +7,7 @@ anew and ends, on the CPU, with the same bytes as an uninterrupted one.
 import hashlib
 import io
 import math
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -120,7 +121,8 @@ class _Training:
             "run": self.run.key,
             "log": sha256(self.run.path / LOG),
             "epoch": record["epoch"],
-            "best": self.done.best or {},
+            # pickle writes a string once where it is one object: after resuming, these keys would be other objects
+            "best": {sys.intern(key): value for key, value in (self.done.best or {}).items()},
             "stale": self.done.validations_without_improvement,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -40,7 +40,7 @@ def test_pretraining_killed_and_resumed_ends_with_the_same_bytes(tiny, children,
     assert (run / "log.jsonl").read_text().count("\n") == 2 and not (run / "summary.json").exists()
     done = children.run(*words, "--resume", cwd=tmp_path)
     assert done.returncode == 0 and f"resuming after epoch {epochs}\n" in done.stderr, done.stderr
-    for name in ("weights.safetensors", "log.jsonl"):
+    for name in ("weights.safetensors", "log.jsonl", "state.pt"):
         assert digest(run / name) == digest(pretrained / name), name
 
 
