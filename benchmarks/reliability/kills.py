@@ -36,24 +36,31 @@ class Verb:
             self.seconds, self.whole = time.monotonic() - begin, content(folder)
         return self.whole
 
+    def goes_on(self, folder: Path) -> tuple[object, ...]:
+        """The command that continues what was begun in a folder, or begins."""
+        return (*self.words, *self.again) if any(folder.rglob("config.json")) else self.words
+
+    def unfinished(self, folder: Path) -> str | None:
+        """What is wrong once the command has gone on: it must succeed, and leave the bytes of an unbroken run."""
+        done = self.here.children.run(*self.goes_on(folder), cwd=folder)
+        if done.returncode != 0:
+            return f"then {done.returncode}: {done.stderr.strip()[-300:]}"
+        names = differing(content(folder), self.whole)
+        return f"other bytes in {names}" if names else None
+
     def __call__(self, rng: random.Random, folder: Path) -> str | None:
-        whole = self.unbroken(folder)
-        number, words = rng.choice(SIGNALS), self.words
+        self.unbroken(folder)
+        number = rng.choice(SIGNALS)
         for _ in range(rng.randint(1, 2)):
-            child = self.here.children.start(*words, cwd=folder)
+            child = self.here.children.start(*self.goes_on(folder), cwd=folder)
             time.sleep(rng.uniform(0, 1.1 * self.seconds))
             with suppress(ProcessLookupError):
                 os.kill(child.pid, number)
             done = child.wait()
             if number != signal.SIGKILL and (said := spoken(done)) is not None:
                 return f"{number.name}: {said}"
-            if any(folder.rglob("config.json")):
-                words = (*self.words, *self.again)
-        done = self.here.children.run(*words, cwd=folder)
-        if done.returncode != 0:
-            return f"{number.name}, then {done.returncode}: {done.stderr.strip()[-300:]}"
-        names = differing(content(folder), whole)
-        return f"{number.name}: other bytes in {names}" if names else None
+        wrong = self.unfinished(folder)
+        return f"{number.name}: {wrong}" if wrong else None
 
 
 def verbs(here: World) -> list[tuple[str, Verb]]:

@@ -91,7 +91,7 @@ def evaluate(
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
-    taking = _taking(query, class_level, skip_bad)
+    taking = o.taking(query, "--query", class_level, skip_bad)
     if expect is not None:
         _refuse_to_write(expect, classifier)
     if check:
@@ -143,15 +143,6 @@ def _refuse_to_write(path: Path, classifier: Path | None) -> None:
         raise FslError(f"--write-expect {path}: already exists; give another name")
     if classifier is not None:
         raise FslError("--write-expect writes the result of a recipe's own evaluation; leave it or --classifier out")
-
-
-def _taking(query: Path | None, class_level: int | None, skip_bad: bool) -> "Taking":
-    """How the folder of queries is taken. Raises `FslError` where there is none."""
-    from fewshot_cli.data.user_images import Taking
-
-    if query is None and (class_level or skip_bad):
-        raise FslError("--class-level and --skip-bad are for folders of your own: give --query too, or leave them out")
-    return Taking(class_level, skip_bad)
 
 
 def _score(

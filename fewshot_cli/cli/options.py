@@ -4,11 +4,15 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.render import Format
+
+if TYPE_CHECKING:
+    from fewshot_cli.data.user_images import Taking
 
 DEFAULT_RECIPE = "glyphs_5w1s"
 
@@ -151,6 +155,17 @@ def data_root(given: Path | None) -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("fsl", appauthor=False)
+
+
+def taking(folder: Path | None, option: str, class_level: int | None, skip_bad: bool) -> "Taking":
+    """How a folder of one's own, which an option names, is taken. Raises `FslError` where there is none to take so."""
+    from fewshot_cli.data.user_images import Taking
+
+    if folder is None and (class_level or skip_bad):
+        raise FslError(
+            f"--class-level and --skip-bad are for folders of your own: give {option} too, or leave them out"
+        )
+    return Taking(class_level, skip_bad)
 
 
 def as_sets(values: dict[str, Any]) -> list[str]:

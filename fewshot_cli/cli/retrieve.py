@@ -42,7 +42,6 @@ def retrieve(
     --format json also lists the ranked images.
     """
     from fewshot_cli.config.load import load_recipe
-    from fewshot_cli.data.user_images import Taking
     from fewshot_cli.predict.retrieve import retrieve as rank
     from fewshot_cli.runtime.device import resolve
 
@@ -50,11 +49,7 @@ def retrieve(
     if query is not None and gallery is None:
         raise FslError("--query needs --gallery, the folder to search in")
     loaded = load_recipe(recipe, sets, solver, seed)
-    if gallery is None and (class_level or skip_bad):
-        raise FslError(
-            "--class-level and --skip-bad are for folders of your own: give --gallery too, or leave them out"
-        )
-    root, place, taking = o.data_root(data_root), resolve(device), Taking(class_level, skip_bad)
+    root, place, taking = o.data_root(data_root), resolve(device), o.taking(gallery, "--gallery", class_level, skip_bad)
     result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, root, place, taking)
     records = [{"k": k, **values} for k, values in result["recall"].items()]
     emit(in_format(format, result, [_table(result)], ["\n".join(_notes(result))], records))

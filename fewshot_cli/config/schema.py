@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
+MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -86,7 +87,7 @@ class ImageSpec(Section):
         "white", description="colour behind transparent parts of an image: a name, or #rrggbb"
     )
     max_pixels: int = Field(
-        128_000_000, ge=1, description="pixels of one image of your own that may be held in memory; changes no result"
+        MAX_PIXELS, ge=1, description="pixels of one image of your own that may be held in memory; changes no result"
     )
 
     @property

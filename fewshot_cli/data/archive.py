@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO, Self, TypeVar
+from typing import IO, Self, TypeVar
 
 from fewshot_cli.data.kinds import HEAD, litter
 from fewshot_cli.data.walk import walk
@@ -21,6 +21,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import explain, guarded, regular
 
 T = TypeVar("T")
+Stream = io.BufferedReader | io.BytesIO
 _DRIVE = re.compile("[A-Za-z]:")
 MAX_MEMBER = 1 << 30  # bytes of one member
 MAX_TOTAL = 400 << 30  # bytes of all members together
@@ -137,7 +138,7 @@ class Source:
             raise DataError(f"{self.path}: ends inside {name}; download it again")
         return content
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> Stream:
         """The same as a stream; a file of a folder is not read at once, however large. Raises `DataError`."""
         if self.path.is_dir():
             with guarded(self.path / name):

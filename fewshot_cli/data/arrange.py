@@ -102,8 +102,9 @@ def _below_wrappers(chains: Chains, levels: int, made: Arrangement) -> Chains:
     """The chains without folders around all of them, as long as so many are left; split folders stay. A few images
     beside the folders inside are in no class folder.
     """
-    while chains and {chain[0] for chain in chains.values()} == {next(iter(chains.values()))[0]}:
-        if plain(next(iter(chains.values()))[0]) in SPLIT_FOLDERS:
+    while chains:
+        tops = {chain[0] for chain in chains.values()}
+        if len(tops) > 1 or plain(next(iter(tops))) in SPLIT_FOLDERS:
             break
         below = {name: chain[1:] for name, chain in chains.items() if len(chain) > levels}
         beside = [name for name, chain in chains.items() if len(chain) <= levels]

@@ -15,13 +15,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fewshot_cli.config.schema import MAX_PIXELS
 from fewshot_cli.data import photo
 from fewshot_cli.data.bad import BadImage
 from fewshot_cli.data.kinds import HEAD, decoder
 from fewshot_cli.runtime.console import stderr_lock
 
 T = TypeVar("T")
-MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
 LARGE = 64_000_000  # pixels above which an image is decoded smaller where its format can, and alone
 # what Pillow's readers raise for data that are not what they should be
 UNREADABLE = (

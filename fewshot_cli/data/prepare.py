@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_cli import registry
+from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import DatasetBuilder
 from fewshot_cli.data.download import fetch
 from fewshot_cli.data.photo import WHITE
@@ -27,6 +28,13 @@ def open_dataset(name: str, store: str, root: Path, background: tuple[int, int, 
                 say(f"generating the embedded dataset {store} in {root} …")
                 build_store(store, builder(), [], root)
     return open_store(root, store, background)
+
+
+def dataset_of(recipe: Recipe, root: Path) -> Store:
+    """The packed store of a recipe's dataset, its images on the recipe's background. Raises `DataError` as
+    `open_dataset`.
+    """
+    return open_dataset(recipe.dataset.name, recipe.store, root, recipe.image.behind)
 
 
 def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:

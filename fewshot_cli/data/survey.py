@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fewshot_cli import registry
+from fewshot_cli.config.schema import MAX_PIXELS
 from fewshot_cli.contracts import DatasetBuilder
-from fewshot_cli.data.decode import MAX_PIXELS
 from fewshot_cli.errors import DataError
 
 

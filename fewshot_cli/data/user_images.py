@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from fewshot_cli.config.schema import ImageSpec
-from fewshot_cli.data.archive import Source
+from fewshot_cli.data.archive import Source, Stream
 from fewshot_cli.data.arrange import arrange
 from fewshot_cli.data.bad import BadImage, BadImages
 from fewshot_cli.data.decode import Reading, cut_out, decode_image, in_threads, open_image
 from fewshot_cli.data.kinds import HEAD, left_out
 from fewshot_cli.data.store import BoxesOf
-from fewshot_cli.data.walk import told, walk
+from fewshot_cli.data.walk import told
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import guarded, regular
@@ -56,7 +56,7 @@ class _Files:
         self.skipped: dict[str, int] = {}
         self.unreadable: dict[str, str] = {}
 
-    def _open(self, i: int) -> BinaryIO:
+    def _open(self, i: int) -> Stream:
         """Image i as a stream."""
         raise NotImplementedError
 
@@ -68,11 +68,8 @@ class _Files:
 
     def _digest(self) -> None:
         for i in range(len(self)):
-            digest = hashlib.sha256()
             with self._open(i) as file, guarded(self.paths[i]):
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            self._digests.append(digest.hexdigest())
+                self._digests.append(hashlib.file_digest(file, "sha256").hexdigest())
 
     @property
     def sha256(self) -> str:
@@ -177,18 +174,19 @@ class Folder(_Files):
             self.names, self.paths, self._digests = (
                 [column[i] for i in kept] for column in (self.names, self.paths, self._digests)
             )
-        self.classes, labels = list(made.classes), [cls for _, cls in labelled]
-        if empty := [cls for cls in self.classes if cls not in set(labels)]:
-            raise DataError(f"{path}: class {empty[0]} has no image that can be used; replace them, or move it away")
-        self.labels = torch.tensor([self.classes.index(cls) for cls in labels])
-        self._counts = repr([(cls, labels.count(cls)) for cls in self.classes]).encode()
+        self.classes, counts = list(made.classes), Counter(cls for _, cls in labelled)
+        if empty := next((cls for cls in self.classes if not counts[cls]), None):
+            raise DataError(f"{path}: class {empty} has no image that can be used; replace them, or move it away")
+        number = {cls: i for i, cls in enumerate(self.classes)}
+        self.labels = torch.tensor([number[cls] for _, cls in labelled])
+        self._counts = repr([(cls, counts[cls]) for cls in self.classes]).encode()
 
     @property
     def sha256(self) -> str:
         """The hash of the files and, before them, of the classes."""
         return hashlib.sha256(self._counts + b"".join(map(bytes.fromhex, self._digests))).hexdigest()
 
-    def _open(self, i: int) -> BinaryIO:
+    def _open(self, i: int) -> Stream:
         return self._source.open(self.names[i])
 
 
@@ -218,10 +216,9 @@ class LooseImages(_Files):
             if reason not in (None, "not an image"):  # what decodes it says the latter best
                 raise DataError(f"{path}: is {reason}")
             return [str(path)]
-        with guarded(path):
-            names, skipped = walk(path)
-        kept, others = _sorted_out(names, lambda name: _head(path / name))
-        self._tell({**skipped, **others}, str(path))
+        with Source(path, path) as files:
+            kept, others = images_of(files)
+        self._tell({**files.skipped, **others}, str(path))
         if not kept:
             raise DataError(f"{path}: holds no images")
         return [str(path / name) for name in kept]
@@ -235,7 +232,7 @@ class LooseImages(_Files):
             part._digests = self._digests[start : start + count]
             yield part
 
-    def _open(self, i: int) -> BinaryIO:
+    def _open(self, i: int) -> Stream:
         with guarded(self.paths[i]):
             return regular(Path(self.paths[i])).open("rb")
 
@@ -261,14 +258,10 @@ def omissions(*sets: _Files) -> dict[str, Any]:
 
 def images_of(files: Source) -> tuple[list[str], dict[str, list[str]]]:
     """The images of a folder or archive, and its other files by the reason for which they are none."""
-    return _sorted_out(files.names, files.head)
-
-
-def _sorted_out(names: list[str], head: Callable[[str], bytes]) -> tuple[list[str], dict[str, list[str]]]:
     kept: list[str] = []
     others: dict[str, list[str]] = {}
-    for name in names:
-        if (reason := left_out(name, head(name))) is None:
+    for name in files.names:
+        if (reason := left_out(name, files.head(name))) is None:
             kept.append(name)
         else:
             others.setdefault(reason, []).append(name)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from fewshot_cli.config.schema import MAX_PIXELS
 from fewshot_cli.data.bad import BadImage, BadImages
-from fewshot_cli.data.decode import MAX_PIXELS, Reading, measure
+from fewshot_cli.data.decode import Reading, measure
 from fewshot_cli.data.format import (
     ENCODED,
     FORMAT,

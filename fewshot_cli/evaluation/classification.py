@@ -17,7 +17,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone, Classifier
 from fewshot_cli.data.pixels import Pixels
-from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
@@ -142,9 +142,7 @@ class ClassModel:
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        recipe, behind = self.recipe, self.recipe.image.behind
-        store = self.processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, self.root, behind))
-        return store.split(recipe.eval.split)
+        return self.processes.first(lambda: dataset_of(self.recipe, self.root)).split(self.recipe.eval.split)
 
 
 def evaluate_classes(

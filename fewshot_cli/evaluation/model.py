@@ -12,7 +12,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import Stage, deciding
 from fewshot_cli.contracts import Backbone, Extractor, Head
 from fewshot_cli.data.episodes import Sampler
-from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import ImageSet, Split, open_store
 from fewshot_cli.features.cache import cached_features, features
@@ -79,9 +79,7 @@ class Model:
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        recipe, behind = self.recipe, self.recipe.image.behind
-        store = self.processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, self.root, behind))
-        return store.split(recipe.eval.split)
+        return self.processes.first(lambda: dataset_of(self.recipe, self.root)).split(self.recipe.eval.split)
 
     @cached_property
     def sampler(self) -> Sampler:

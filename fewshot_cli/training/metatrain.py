@@ -16,7 +16,7 @@ from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.pixels import Pixels
-from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.errors import RecipeError
 from fewshot_cli.evaluation.results import TrainingResult
 from fewshot_cli.features.embed import pool_patches
@@ -80,8 +80,7 @@ def metatrain(
         for one in phases.values():
             _phase(one, root, None, resume, processes, given, tensorboard)
         return None
-    behind = recipe.image.behind
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
+    store = processes.first(lambda: dataset_of(recipe, root))
     start = _start(recipe, given, processes)
     decided_by = _identity(recipe, store.index["sha256"], start, processes.device)
     run = Run.shared(processes, run_dir, "metatrain", recipe.resolved(), decided_by, resume)
@@ -186,8 +185,7 @@ def _phase(
     head.
     """
     spec, device = recipe.metatrain, processes.device
-    behind = recipe.image.behind
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
+    store = processes.first(lambda: dataset_of(recipe, root))
     share = processes.share(spec.episodes_per_step, "metatrain.episodes_per_step")
     start = _start(recipe, given, processes)
     backbone = build_backbone(recipe)

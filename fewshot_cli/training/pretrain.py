@@ -13,7 +13,7 @@ from fewshot_cli.config.schema import PretrainSpec, Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.pixels import Pixels
-from fewshot_cli.data.prepare import open_dataset
+from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation import classification
 from fewshot_cli.evaluation.results import TrainingResult, Validation
@@ -94,8 +94,7 @@ def pretrain(
     Without a run directory everything is checked and nothing trained.
     """
     spec, device = recipe.pretrain, processes.device
-    behind = recipe.image.behind
-    store = processes.first(lambda: open_dataset(recipe.dataset.name, recipe.store, root, behind))
+    store = processes.first(lambda: dataset_of(recipe, root))
     split, share = store.split("train"), processes.share(spec.batch, "pretrain.batch")
     if len(split) < spec.batch:
         raise DataError(

@@ -13,6 +13,7 @@ typedef unsigned long long set;
 #define COST_BITS 38
 #define MASS_BITS 48
 #define PERTURB_BITS 12
+#define NOTHING 4      // units of mass and less are rounding, which would go over any arc, however dear
 #define NEAR_BITS 22   // of the costs that the pricing looks at first
 #define PRICE_BITS 24  // and of the prices
 #define ROW_BITS 5
@@ -310,7 +311,7 @@ GROUP wide solve_problem(Problem &p, COST *u, COST *v) {
     EACH(x, n + m) if (x != root) {
         int i = x < n ? x : p.parent[x], j = (x < n ? p.parent[x] : x) - n;
         wide units = (p.flow[x] + (1LL << (PERTURB_BITS - 1))) >> PERTURB_BITS;
-        if (units <= 4) units = 0;  // rounding, which would go over any arc, however dear
+        if (units <= NOTHING) units = 0;
         p.flow_out[i * p.row_step + j * p.column_step] = (COST)(units * unit);
     }
     EACH(i, n) u[i] = (COST)((p.price[i] + p.mean[i]) * step);

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from fewshot_cli.config.schema import MAX_PIXELS
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.arrange import arrange
-from fewshot_cli.data.decode import MAX_PIXELS
 from fewshot_cli.data.format import SPLITS
 from fewshot_cli.data.listed import Table, from_csv
 from fewshot_cli.data.user_images import images_of
