@@ -16,6 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from fewshot_cli.errors import DataError
+
 
 class Options(BaseModel):
     """Base of every part's options: the recipe's schema, its error messages and its documentation in one."""
@@ -197,18 +199,57 @@ class HeadLayout:
     names: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class OwnWeights:
+    """Weights that a backbone brings: tensors by the backbone's own names, where they are from and by what licence, and
+    the data that they have seen, such as `imagenet-1k`.
+    """
+
+    tensors: Mapping[str, Tensor]
+    source: str
+    licence: str
+    saw: tuple[str, ...]
+
+
 class Backbone(nn.Module, Part[OptionsT], ABC):
     """Images [N,3,H,W] → maps [N,d,h,w]; `channels` is d.
 
-    `layouts` are the names that its tensors have in checkpoints which `fsl import` understands.
+    `layouts` are the names that its tensors have in checkpoints which `fsl import` understands. A `pretrained` backbone
+    can bring weights of its own: where it does, no recipe needs to name any, and what a recipe does not say of its
+    images (size, mean, …) is as these weights want it. One that `takes_features` is for datasets that hold features in
+    place of images, and has their channels.
     """
 
     layouts: ClassVar[tuple[Layout, ...]] = ()
+    pretrained: ClassVar[bool] = False
+    takes_features: ClassVar[bool] = False
     channels: int
 
     def __init__(self, options: OptionsT | None = None) -> None:
         nn.Module.__init__(self)
         Part.__init__(self, options)
+
+    @classmethod
+    def brings_weights(cls, options: OptionsT) -> bool:
+        """Whether it brings weights with these options."""
+        return False
+
+    @classmethod
+    def lacking(cls, options: OptionsT) -> str | None:
+        """None when the weights that it brings can be had here, else one sentence that says how to get them."""
+        return None
+
+    @classmethod
+    def preprocessing(cls, options: OptionsT) -> dict[str, Any]:
+        """Keys of a recipe's `image` with the values that its weights want, where the part knows them.
+
+        Raises `RecipeError` where the options name nothing that there is.
+        """
+        return {}
+
+    def own_weights(self) -> OwnWeights:
+        """The weights that it brings. Raises `DataError` where there are none for its options, or not here."""
+        raise DataError(f"backbone {type(self).__name__} brings no weights of its own; give others")
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -259,6 +300,14 @@ class Learns(Protocol):
 
     def score(self, layer: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way] of maps [E,q,d,h,w] under a layer."""
+
+
+@runtime_checkable
+class Deploys(Protocol):
+    """A head that with its examples is a module of plain tensor operations, without a solver: `export` writes it."""
+
+    def deployed(self, maps: Tensor, labels: Tensor) -> nn.Module:
+        """The module maps [N,d,h,w] → logits [N,way] of examples' maps [P,d,h,w] with labels [P]."""
 
 
 @runtime_checkable
@@ -407,7 +456,8 @@ class ImageSink(Protocol):
     def add(
         self, split: str, cls: str, image: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None
     ) -> None:
-        """Add one image, encoded or as uint8 pixels [H,W,3]; splits and classes arrive one after the other.
+        """Add one image, encoded or as uint8 pixels [H,W,3], or features [d,h,w] as float32; splits and classes arrive
+        one after the other.
 
         `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages.
         """
@@ -425,13 +475,15 @@ class DatasetBuilder(Part[OptionsT], ABC):
     `Options` are those of `fsl prepare NAME --set key=value`. `source` says in one line what `--from` takes; `urls`
     maps file names to (address, SHA-256, `md5:…` or None) for the download when no source is given; `embedded` builders
     need neither and are built on first use; `sha256` is the hash of the store made from the complete public data, where
-    it is known: the report says whether the store matches it.
+    it is known: the report says whether the store matches it. `within` are larger collections that hold its images or
+    classes: weights that have seen one of them have seen what is tested.
     """
 
     source: ClassVar[str] = ""
     urls: ClassVar[dict[str, tuple[str, str | None]]] = {}
     embedded: ClassVar[bool] = False
     licence: ClassVar[str] = ""
+    within: ClassVar[tuple[str, ...]] = ()
     sha256: str | None = None
 
     @abstractmethod

@@ -15,15 +15,34 @@ from fewshot_cli.runtime.render import Format
 
 def list_parts(
     kind: Annotated[o.Kind, typer.Argument(help="What to list.")],
+    timm: Annotated[
+        str | None,
+        typer.Option("--timm", metavar="PATTERN", help="Models of timm for backbone timm, such as 'dinov3*'."),
+    ] = None,
     data_root: o.DataRoot = None,
     format: Annotated[
         Format, o.format_option(Format.table, Format.json, help="Format of the list on stdout.")
     ] = Format.table,
 ) -> None:
     """List parts or recipes: name, package, devices, and whether each works here."""
-    rows = _recipes() if kind is o.Kind.recipes else _parts(kind, o.data_root(data_root))
+    if timm is not None:
+        rows = _models(kind, timm)
+    else:
+        rows = _recipes() if kind is o.Kind.recipes else _parts(kind, o.data_root(data_root))
     header = list(rows[0]) if rows else ["name"]
     emit(in_format(format, rows, [(header, [[row[key] for key in header] for row in rows])]))
+
+
+def _models(kind: o.Kind, pattern: str) -> list[dict[str, Any]]:
+    """The models of a library that a backbone takes by name."""
+    from fewshot_cli.registry import backbone
+
+    if kind is not o.Kind.backbones:
+        raise FslError("--timm searches for backbones; write `fsl list backbones --timm PATTERN`")
+    rows: list[dict[str, Any]] = backbone("timm").search(pattern)  # type: ignore[attr-defined]
+    if not rows:
+        raise FslError(f"--timm {pattern}: timm has no such model; try fewer letters, as in {pattern.strip('*')[:3]}")
+    return rows
 
 
 def _recipes() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
-from fewshot_cli.config.schema import PartSpec, Recipe, Section
+from fewshot_cli.config.schema import OWN, PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -28,6 +28,7 @@ _PARTS = {
 }
 
 _OF_ITSELF = ("expect", "description")
+_OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
 
 
 class Source:
@@ -60,12 +61,43 @@ class Source:
     def over(self, base: "Source") -> "Source":
         """This source merged over its base: mappings merge, a part with another name replaces the base's.
 
-        What a recipe says about itself (`expect`, `description`) is not inherited.
+        What a recipe says about itself (`expect`, `description`) is not inherited, nor by another backbone that brings
+        weights what belongs to the base's.
         """
         kept = {k: v for k, v in base.data.items() if k not in _OF_ITSELF}
-        out = Source(self.where, _merge(kept, self.data), {})
-        out.places = {path: place for path, place in base.places.items() if path[0] not in _OF_ITSELF} | self.places
+        below = Source(base.where, kept, {})
+        below.places = {path: place for path, place in base.places.items() if path[0] not in _OF_ITSELF}
+        below.change_backbone(_name(self.data.get("backbone")))
+        out = Source(self.where, _merge(below.data, self.data), {})
+        out.places = below.places | self.places
         return out
+
+    def change_backbone(self, name: str | None) -> None:
+        """Forget the weights and what they want of images, but what `--set` says, where another backbone takes the
+        place that brings weights of its own.
+        """
+        if name in (None, _name(self.data.get("backbone"))) or not _brings_weights(name):
+            return
+        gone: list[tuple] = [("weights",), *(("image", key) for key in _OF_WEIGHTS)]
+        gone = [path for path in gone if not self.places.get(path, "").startswith("--set ")]
+        self.data = {k: v for k, v in self.data.items() if (k,) not in gone}
+        if isinstance(image := self.data.get("image"), dict):
+            self.data["image"] = {k: v for k, v in image.items() if ("image", k) not in gone}
+        self.places = {path: place for path, place in self.places.items() if path not in gone}
+
+
+def _name(part: Any) -> str | None:
+    """The name of a part in raw data, written alone or in a mapping."""
+    name = part.get("name") if isinstance(part, dict) else part
+    return name if isinstance(name, str) else None
+
+
+def _brings_weights(backbone: str | None) -> bool:
+    """Whether a backbone of this name brings weights of its own; one that cannot be had is told where it is built."""
+    try:
+        return backbone in registry.entries("backbones") and registry.backbone(str(backbone)).pretrained
+    except RecipeError:
+        return False
 
 
 def _merge(base: Any, top: Any) -> Any:
@@ -143,6 +175,8 @@ def overridden(sets: list[str]) -> dict[str, Any]:
 def _override(source: Source, text: str) -> None:
     key, value = overrides.parse(text)
     path = tuple(key.split("."))
+    if path in (("backbone",), ("backbone", "name")):
+        source.change_backbone(_name(value))
     if path == ("name",):
         raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
     spot = source.data
@@ -171,6 +205,7 @@ def validate(source: Source) -> Recipe:
         if isinstance(spot, dict) and spot.get(path[-1]) is not None:
             parts[path] = _part(source, kind, path, spot[path[-1]])
             spot[path[-1]] = {"name": parts[path].name}
+    _as_own_weights_want(data, parts.get(("backbone",)))
     recipe = validate_options(Recipe, data, source)
     try:
         registry.dataset(recipe.dataset.name)
@@ -180,6 +215,20 @@ def validate(source: Source) -> Recipe:
     for name, phase in whole.phases.items():
         head_in(whole, phase.options, source, ("metatrain", "phases", name, "options"))
     return whole
+
+
+def _as_own_weights_want(data: dict[str, Any], backbone: PartSpec | None) -> None:
+    """Where a backbone brings weights, take them, and images as they want them, unless the recipe says otherwise."""
+    image = data.get("image", {})
+    if backbone is None or not isinstance(image, dict):
+        return
+    cls = registry.backbone(backbone.name)
+    wanted = cls.preprocessing(backbone.options)
+    if cls.brings_weights(backbone.options) and data.get("weights") is None:
+        data["weights"] = OWN
+    if "size" in image:  # a centre crop is a share of another size
+        wanted = {key: value for key, value in wanted.items() if key != "resize"}
+    data["image"] = {**json.loads(json.dumps(wanted)), **image}
 
 
 def head_in(recipe: Recipe, options: dict[str, Any], source: Source | str = "recipe", path: tuple = ()) -> PartSpec:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
+OWN = "own"  # weights that the backbone brings
 MAX_PIXELS = 128_000_000  # an image with more to hold in memory is taken for a decompression bomb
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -85,6 +86,9 @@ class ImageSpec(Section):
     )
     background: Annotated[str, AfterValidator(colour)] = Field(
         "white", description="colour behind transparent parts of an image: a name, or #rrggbb"
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="how images are brought to another size, always averaging what a pixel covers"
     )
     max_pixels: int = Field(
         MAX_PIXELS, ge=1, description="pixels of one image of your own that may be held in memory; changes no result"
@@ -335,7 +339,11 @@ class Recipe(Section):
     extractor: PartSpec = PartSpec(name="fcn")
     head: PartSpec
     solver: PartSpec = PartSpec(name="network_simplex")
-    weights: str | None = Field(None, description="shipped or trained weights by name")
+    weights: str | None = Field(
+        None,
+        description="shipped or trained weights by name, own (what the backbone brings), none (random), "
+        "hf:OWNER/NAME[@REVISION][:FILE] or timm:MODEL",
+    )
     seed: int = Field(1, ge=0, lt=2**63)
     episode: EpisodeSpec = EpisodeSpec()
     eval: EvalSpec = EvalSpec()
@@ -383,6 +391,8 @@ class Recipe(Section):
         del data["image"]["max_pixels"]
         if self.image.behind == (255, 255, 255):  # runs from before it was there go on
             del data["image"]["background"]
+        if self.image.interpolation == "bilinear":  # the same
+            del data["image"]["interpolation"]
         if self.pretrain.grow == GrowSpec():  # runs from before it was there go on
             del data["pretrain"]["grow"]
         if self.pretrain.distil == DistilSpec():  # the same

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from fewshot_cli.config.schema import MAX_PIXELS
+from fewshot_cli.config.schema import MAX_PIXELS, ImageSpec
 from fewshot_cli.data import photo
 from fewshot_cli.data.bad import BadImage
 from fewshot_cli.data.kinds import HEAD, decoder
@@ -48,13 +48,22 @@ _alone = threading.Lock()
 @dataclass(frozen=True)
 class Reading:
     """How images are read: turned as their cameras recorded (published results do not), what lies behind transparent
-    parts, and how many pixels may be held in memory; `option` is the command's option that raises that.
+    parts, how many pixels may be held in memory (`option` is the command's option that raises that), and how they are
+    brought to another size: `bilinear` or `bicubic`. Sides of `enough` pixels are enough: the decoder of a JPEG may
+    leave out resolution beyond, which is much faster.
     """
 
     upright: bool = False
     background: tuple[int, int, int] = photo.WHITE
     max_pixels: int | None = MAX_PIXELS
     option: str = "--set image.max_pixels"
+    interpolation: str = "bilinear"
+    enough: int | None = None
+
+    @classmethod
+    def of(cls, spec: ImageSpec, upright: bool = False) -> "Reading":
+        """What a recipe says of its images."""
+        return cls(upright, spec.behind, spec.max_pixels, interpolation=spec.interpolation)
 
 
 PUBLISHED, OWN = Reading(), Reading(upright=True)
@@ -72,22 +81,24 @@ def decode_image(data: bytes, name: str, side: int, how: Reading = OWN) -> tuple
     Raises `BadImage` when it does not decode.
     """
     image, (width, height) = read_image(data, name, how)
-    return squash(image, side)[0], torch.tensor([height, width])
+    return squash(image, side, how)[0], torch.tensor([height, width])
 
 
-def squash(image: Image.Image, side: int) -> tuple[Tensor, Tensor]:
+def squash(image: Image.Image, side: int, how: Reading = PUBLISHED) -> tuple[Tensor, Tensor]:
     """An RGB image as uint8 [3,side,side], whatever its aspect ratio, and its original size [2] (h, w)."""
     size = torch.tensor([image.height, image.width])
     if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
+        image = image.resize((side, side), Image.Resampling[how.interpolation.upper()])
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
 
 
-def cut_out(image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: list[bool], side: int) -> Tensor:
+def cut_out(
+    image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: list[bool], side: int, how: Reading = PUBLISHED
+) -> Tensor:
     """Boxes of an RGB image in pixels, each resized to a square and mirrored if `flip` says so: [P,3,side,side]."""
     out = torch.empty(len(boxes), 3, side, side, dtype=torch.uint8)
     for place, (box, mirrored) in enumerate(zip(boxes, flip, strict=True)):
-        patch, _ = squash(image.crop(box), side)
+        patch, _ = squash(image.crop(box), side, how)
         out[place] = patch.flip(2) if mirrored else patch
     return out
 
@@ -133,6 +144,8 @@ def _decoded(data: bytes, name: str, how: Reading) -> tuple[Image.Image, tuple[i
     large = size[0] * size[1] > LARGE
     if large:
         _decode_smaller(image)
+    elif how.enough is not None and image.format in ("JPEG", "MPO"):
+        image.draft(image.mode, (how.enough, how.enough))
     held = image.width * image.height
     if how.max_pixels is not None and held > how.max_pixels:
         raise BadImage(

@@ -14,6 +14,7 @@ FORMAT = 1
 IMAGES, INDEX = "images.bin", "index.json"
 SPLITS = ("train", "val", "test")
 RAW = "raw"  # uint8 RGB pixels, row by row
+FEATURES = "features"  # float32 [d,h,w] in place of an image
 ENCODED = "encoded"  # an image file as it was published
 
 

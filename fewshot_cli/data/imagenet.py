@@ -18,6 +18,7 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import guarded
 
 LICENCE = "ImageNet's terms of access: non-commercial research and education; the images keep their owners' rights"
+COLLECTIONS = ("imagenet-1k", "imagenet-12k", "imagenet-21k", "lvd-142m")  # that hold its classes
 SMALL = 84  # side in pixels of the copies that most few-shot code trains on
 WNID = re.compile(r"n\d{8}")
 _NAME = re.compile(r"(?P<wnid>n\d{8})(?:_(?P<own>\d+)|(?P<listed>\d{8}))")

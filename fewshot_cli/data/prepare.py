@@ -8,8 +8,8 @@ from typing import Any
 from fewshot_cli import registry
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import DatasetBuilder
+from fewshot_cli.data.decode import PUBLISHED, Reading
 from fewshot_cli.data.download import fetch
-from fewshot_cli.data.photo import WHITE
 from fewshot_cli.data.store import Store, open_store
 from fewshot_cli.data.writer import StoreWriter
 from fewshot_cli.errors import DataError
@@ -17,24 +17,24 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import exclusive, guarded, sha256
 
 
-def open_dataset(name: str, store: str, root: Path, background: tuple[int, int, int] = WHITE) -> Store:
+def open_dataset(name: str, store: str, root: Path, how: Reading = PUBLISHED) -> Store:
     """The packed store of dataset `name`; an embedded dataset is generated on first use.
 
-    `background` is the colour behind transparent parts. Raises `DataError` when it is not prepared.
+    Its images are read as `how` says. Raises `DataError` when it is not prepared.
     """
     if not (root / store).exists() and (builder := registry.dataset(name)).embedded:
         with exclusive(root / store):
             if not (root / store).exists():  # another process may have generated it in the meantime
                 say(f"generating the embedded dataset {store} in {root} …")
                 build_store(store, builder(), [], root)
-    return open_store(root, store, background)
+    return open_store(root, store, how)
 
 
 def dataset_of(recipe: Recipe, root: Path) -> Store:
-    """The packed store of a recipe's dataset, its images on the recipe's background. Raises `DataError` as
+    """The packed store of a recipe's dataset, its images read as the recipe says. Raises `DataError` as
     `open_dataset`.
     """
-    return open_dataset(recipe.dataset.name, recipe.store, root, recipe.image.behind)
+    return open_dataset(recipe.dataset.name, recipe.store, root, Reading.of(recipe.image))
 
 
 def sources_of(dataset: str, given: Path | None, root: Path) -> list[Path]:

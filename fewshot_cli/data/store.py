@@ -4,7 +4,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_cli.data.decode import Reading, cut_out, in_threads, open_image, squash
-from fewshot_cli.data.format import FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
-from fewshot_cli.data.photo import WHITE
+from fewshot_cli.data.decode import PUBLISHED, Reading, cut_out, in_threads, open_image, squash
+from fewshot_cli.data.format import FEATURES, FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded, regular
 
@@ -76,6 +75,7 @@ class Split:
     _file: Path
     _encoding: str
     _how: Reading = Reading(max_pixels=None)  # what is in a store was decoded when it was prepared
+    _channels: int | None = None  # of features
 
     def members(self) -> list[Tensor]:
         """Indices of each class's images, in the store's order."""
@@ -108,12 +108,27 @@ class Split:
         out = torch.empty(len(picks), 3, side, side, dtype=torch.uint8) if into is None else into
 
         def decode_one(place: int) -> None:
-            out[place], sizes[place] = squash(self._image(picks[place], crop), side)
+            out[place], sizes[place] = squash(self._image(picks[place], crop), side, self._how)
 
         for i, _ in enumerate(in_threads(decode_one, range(len(picks)))):
             if tick and i % 256 == 255:
                 tick(i + 1)
         return out, sizes
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of its features, where it holds features in place of images."""
+        return self._channels
+
+    def maps(self) -> Tensor:
+        """Its features [N,d,h,w]. Raises `DataError` for a damaged store, or one of images."""
+        if self._channels is None:
+            raise DataError(f"{self.store}: holds images, not features; use another backbone than identity")
+        shape = (len(self), self._channels, *self._index["shape"][0])
+        try:
+            return torch.frombuffer(bytearray(self._blob), dtype=torch.float32).reshape(shape)
+        except RuntimeError:
+            self._refuse("its features are not of one shape")
 
     def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
         """As `ImageSet.patches`. Raises `DataError` for a damaged store."""
@@ -121,7 +136,7 @@ class Split:
 
         def cut_one(i: int) -> Tensor:
             image = self._image(i, crop)
-            return cut_out(image, *boxes(i, image.width, image.height), side)
+            return cut_out(image, *boxes(i, image.width, image.height), side, self._how)
 
         return torch.stack(list(in_threads(cut_one, picks)))
 
@@ -144,6 +159,8 @@ class Split:
             self._refuse(f"the classes or labels of {self.split} do not match their SHA-256 in the index")
 
     def _image(self, i: int, crop: str) -> Image.Image:
+        if self._channels is not None:
+            raise DataError(f"{self.store}: holds features, not images; use backbone identity, or a dataset of images")
         data = bytes(self._blob[self._ends[i] - self._index["size"][i] : self._ends[i]])
         if self._encoding == RAW:
             h, w = self._index["shape"][i]
@@ -180,12 +197,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store; `background` is the colour behind what is transparent in its images."""
+    """An opened store; `how` its images are read, but that it says itself whether they are turned."""
 
     name: str
     path: Path
     index: dict[str, Any]
-    background: tuple[int, int, int] = WHITE
+    how: Reading = PUBLISHED
 
     def split(self, split: str) -> Split:
         """One split. Raises `DataError` when the dataset has no such split."""
@@ -203,7 +220,8 @@ class Store:
                 columns,
                 self.path / IMAGES,
                 self.index["encoding"],
-                Reading(self.index.get("upright", False), self.background, max_pixels=None),
+                replace(self.how, upright=self.index.get("upright", False), max_pixels=None),
+                self.index["channels"] if self.index["encoding"] == FEATURES else None,
             )
             made.verify_labels()
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
@@ -214,7 +232,7 @@ class Store:
         return made
 
 
-def open_store(root: Path, name: str, background: tuple[int, int, int] = WHITE) -> Store:
+def open_store(root: Path, name: str, how: Reading = PUBLISHED) -> Store:
     """Open `<root>/<name>`. Raises `DataError` when it is absent, half-written, damaged or of another format."""
     path = root / name
     again = f"run `fsl prepare {name} --force` again"
@@ -238,4 +256,4 @@ def open_store(root: Path, name: str, background: tuple[int, int, int] = WHITE) 
         raise DataError(f"{path}: is not a whole store ({error}); {again}") from error
     if size != index.get("bytes"):
         raise DataError(f"{path / IMAGES}: has {size} bytes, its index says {index.get('bytes')}; {again}")
-    return Store(name, path, index, background)
+    return Store(name, path, index, how)

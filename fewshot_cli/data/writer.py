@@ -16,6 +16,7 @@ from fewshot_cli.data.bad import BadImage, BadImages
 from fewshot_cli.data.decode import Reading, measure
 from fewshot_cli.data.format import (
     ENCODED,
+    FEATURES,
     FORMAT,
     IMAGES,
     INDEX,
@@ -76,12 +77,15 @@ class StoreWriter:
     def add(
         self, split: str, cls: str, image: bytes | np.ndarray, name: str, box: tuple[int, ...] | None = None
     ) -> None:
-        """Add one image: encoded bytes, or uint8 pixels [H,W,3]. Splits and classes arrive one after the other.
+        """Add one image: encoded bytes, uint8 pixels [H,W,3], or float32 features [d,h,w]. Splits and classes arrive
+        one after the other.
 
         `box` is (left, top, right, bottom) in pixels; `name` identifies the image in messages. One that does not decode
         is remembered for `finish`.
         """
-        if isinstance(image, np.ndarray):
+        if isinstance(image, np.ndarray) and image.dtype == np.float32:
+            data, shape, encoding = np.ascontiguousarray(image).tobytes(), list(image.shape[1:]), FEATURES
+        elif isinstance(image, np.ndarray):
             data, shape, encoding = np.ascontiguousarray(image, np.uint8).tobytes(), list(image.shape[:2]), RAW
         else:
             how = Reading(max_pixels=self.max_pixels, option="--set max_pixels")
@@ -93,7 +97,7 @@ class StoreWriter:
                 return
         columns = self._columns(split, cls)
         if self.info.setdefault("encoding", encoding) != encoding:
-            raise ValueError("raw and encoded images do not mix in one store")
+            raise ValueError("raw and encoded images and features do not mix in one store")
         with guarded(self.target):
             self._file.write(data)
         columns.label.append(len(columns.classes) - 1)

@@ -21,6 +21,7 @@ from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.data.store import Split, Store
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
+from fewshot_cli.evaluation.external import seen
 from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
 from fewshot_cli.features.embed import BATCH
@@ -219,6 +220,7 @@ def _result(
         "seconds": seconds,
         "seed": recipe.seed,
         "weights": model.weights.label,
+        **seen(recipe, model.weights),
         "hashes": {"weights": model.weights.checkpoint.sha256, "data": split.sha256},
         "versions": versions(),
         "device": str(processes.device),

@@ -14,6 +14,7 @@ from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
+from fewshot_cli.evaluation.external import seen
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.records import RECORDS, checked
 from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
@@ -180,6 +181,7 @@ def _result(model: Model, records: list[EpisodeRecord], seconds: dict[str, float
         "seconds": seconds,
         "seed": recipe.seed,
         "weights": model.weights.label,
+        **seen(recipe, model.weights),
         "hashes": {"weights": model.weights.checkpoint.sha256, "data": model.split.sha256},
         "versions": versions(),
         "device": str(model.device),

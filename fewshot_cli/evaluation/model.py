@@ -15,6 +15,7 @@ from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import ImageSet, Split, open_store
+from fewshot_cli.evaluation.external import warn_if_other_constants, warn_if_tested_on_seen
 from fewshot_cli.features.cache import cached_features, features
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import matching_device, place
@@ -57,10 +58,15 @@ class Model:
         if with_dataset:
             _ = model.sampler
         model.weights = processes.each(lambda: find_weights(recipe, weights))
+        warn_if_other_constants(recipe, model.weights)
+        if with_dataset:
+            warn_if_tested_on_seen(recipe, model.weights)
         backbone = build_backbone(recipe)
+        if backbone.takes_features:
+            backbone.channels = model.split.channels or backbone.channels
         model.weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
         head = build_head(recipe.head, backbone.channels, recipe.solver)
-        if head.state_dict():
+        if head.state_dict() and not model.weights.random:
             model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
         model.backbone = place(backbone, torch.device("cpu"))
         model.head = head.to(matching_device(head.solver, processes.device)).eval()
@@ -107,6 +113,11 @@ class Model:
     def feature_key(self, images: ImageSet) -> str:
         """The name of the images' features in the cache: equal names mean equal features."""
         return feature_key(self.recipe, images, self.weights.checkpoint.sha256)
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """What its features depend on beside the images."""
+        return {"weights": self.weights.checkpoint.sha256, **deciding(self.recipe, "features")}
 
     def identity(self, stage: Stage, **inputs: Any) -> dict[str, Any]:
         """What decides the result of a stage: the device, the weights, the recipe's sections and further `inputs`."""

@@ -55,6 +55,8 @@ class Evaluation(Judged):
     seconds: dict[str, float]  # embedding, matching, solver, total, as far as they apply
     seed: int  # of the episodes
     weights: str  # where the weights come from
+    saw: list[str]  # data that the weights were trained on, "unknown" where nothing says so
+    external: list[str]  # those of them that are not the recipe's dataset
     versions: dict[str, str]  # of what decides a result
     device: str  # where the backbone worked
     run_dir: str  # folder of the run

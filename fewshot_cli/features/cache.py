@@ -13,8 +13,8 @@ from torch import Tensor
 from fewshot_cli.config.parts import build_extractor
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Backbone
-from fewshot_cli.data.store import ImageSet
-from fewshot_cli.errors import DataError
+from fewshot_cli.data.store import ImageSet, Split
+from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.features.embed import CutPatches, DecodedImages, Views, embed
 from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.files import atomic, regular
@@ -29,6 +29,8 @@ def cached_features(
     If the cache cannot be written, a note on stderr says so and the features are not kept.
     """
     start, device = perf_counter(), processes.device
+    if backbone.takes_features:  # there is nothing to compute and keep
+        return given_features(recipe, split).to(device), perf_counter() - start
     path = root / "features" / f"{key}-{device.type}.safetensors"
     if all(processes.gather(path.is_file())):
         maps = _read(path, len(split))
@@ -55,12 +57,23 @@ def features(
     tick: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Features [N,d,h,w] of a set of images, on the device and not kept."""
+    if backbone.takes_features:
+        return given_features(recipe, images).to(processes.device)
     views: Views
     if build_extractor(recipe).patches:
         views = CutPatches(images, recipe, processes)
     else:
         views = DecodedImages(images, recipe, processes.device)
     return embed(backbone.to(processes.device), views, processes, tick)
+
+
+def given_features(recipe: Recipe, images: ImageSet) -> Tensor:
+    """The features [N,d,h,w] that a dataset holds. Raises `DataError` for one of images, `RecipeError` for patches."""
+    if build_extractor(recipe).patches:
+        raise RecipeError(f"extractor {recipe.extractor.name} cuts patches from images; features take extractor fcn")
+    if not isinstance(images, Split):
+        raise DataError(f"{images.store}: holds images, not features; use another backbone than identity")
+    return images.maps()
 
 
 def _read(path: Path, count: int) -> Tensor | None:

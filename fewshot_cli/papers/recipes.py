@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fewshot_cli import registry
 from fewshot_cli.config.load import default_part, installed_recipes, load_recipe
 from fewshot_cli.config.parts import build_backbone
 from fewshot_cli.config.schema import Recipe
@@ -35,6 +36,7 @@ def _deepemd(shot: int) -> list[Recipe]:
         recipe
         for recipe in _installed()
         if recipe.eval.protocol == "episodes"
+        and not registry.backbone(recipe.backbone.name).pretrained  # on data that no paper's protocol has
         and (recipe.episode.way, recipe.episode.shot) == (5, shot)
         and recipe.head.name == HEADS[shot]
     ]

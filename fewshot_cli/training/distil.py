@@ -1,7 +1,6 @@
 """Distillation in pre-training: a finished network of the same kind teaches the next one (born-again networks)."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.device import place
 from fewshot_cli.runtime.processes import Processes
-from fewshot_cli.weights import checkpoint
-from fewshot_cli.weights.find import named
+from fewshot_cli.weights.find import find_named
 
 Teacher = Callable[[Tensor], Tensor]
 
@@ -25,8 +23,7 @@ def make_teacher(recipe: Recipe, classes: list[str], processes: Processes) -> tu
     Raises `DataError` for weights without a classifier of these classes.
     """
     spec, given = recipe.pretrain, str(recipe.pretrain.distil.teacher)
-    path = named(Path(given))
-    loaded = processes.each(lambda: checkpoint.load(path))
+    loaded = processes.each(lambda: find_named(recipe, given)).checkpoint
     if loaded.sidecar.get("classes") != classes:
         raise DataError(
             f"pretrain.distil.teacher: {given} was not trained on the {len(classes)} classes of the train split, so "

@@ -241,6 +241,10 @@ def _phase(
         spec.steps,
         validator(validated, whole_images=False),
         {"backbone": backbone, "head": head},
-        {**sidecar("metatrain", recipe, store, parts), "classes": split.classes, "start": start and start.sha256},
+        {
+            **sidecar("metatrain", recipe, store, parts, start),
+            "classes": split.classes,
+            "start": start and start.sha256,
+        },
     )
     return fit(run, spec, job, processes, recipe.seed + before, tensorboard)

@@ -27,7 +27,7 @@ from fewshot_cli.training.optimise import Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
 from fewshot_cli.weights import checkpoint
-from fewshot_cli.weights.find import named
+from fewshot_cli.weights.find import find_named
 
 Batch = tuple[Tensor, Tensor, Mixing | None]
 
@@ -106,7 +106,7 @@ def pretrain(
     classifier = build_classifier(
         spec.classifier, backbone.channels, len(split.classes), recipe.classifier_solver, device
     )
-    start = _started(spec.start, backbone, classifier, split.classes, processes)
+    start = _started(recipe, backbone, classifier, split.classes, processes)
     teacher, taught_by = make_teacher(recipe, split.classes, processes) if spec.distil.teacher else (None, None)
     final = spec.size or recipe.image.size
     if spec.grow.start is not None and spec.grow.start > final:
@@ -120,7 +120,9 @@ def pretrain(
     if run_dir is None:
         return None
     decided_by = {"device": device.type, "data": store.index["sha256"], "recipe": deciding(recipe, "pretrain")}
-    given = {key: digest for key, digest in (("start", start), ("teacher", taught_by)) if digest is not None}
+    given = {
+        key: digest for key, digest in (("start", start and start.sha256), ("teacher", taught_by)) if digest is not None
+    }
     decided_by |= given
     run = Run.shared(processes, run_dir, "pretrain", recipe.resolved(), decided_by, resume)
     side = spec.augment.side or recipe.image.decoded
@@ -150,7 +152,7 @@ def pretrain(
         steps,
         validate,
         {"backbone": backbone, "classifier": classifier},
-        {**sidecar("pretrain", recipe, store, parts), "classes": split.classes, **given},
+        {**sidecar("pretrain", recipe, store, parts, start), "classes": split.classes, **given},
     )
     return fit(run, spec, job, processes, recipe.seed, tensorboard)
 
@@ -171,20 +173,19 @@ def _try_side(backbone: nn.Module, side: int, name: str) -> None:
 
 
 def _started(
-    given: str | None, backbone: nn.Module, classifier: nn.Module, classes: list[str], processes: Processes
-) -> str | None:
-    """Fill in the weights to start from, if there are any, and return their SHA-256.
+    recipe: Recipe, backbone: nn.Module, classifier: nn.Module, classes: list[str], processes: Processes
+) -> checkpoint.Checkpoint | None:
+    """Fill in the weights to start from, if there are any, and return them.
 
     A classifier of other classes keeps its random weights.
     """
-    if given is None:
+    if (given := recipe.pretrain.start) is None:
         return None
-    path = named(Path(given))
-    loaded = processes.each(lambda: checkpoint.load(path))
+    loaded = processes.each(lambda: find_named(recipe, given)).checkpoint
     loaded.fill(backbone, "backbone", "the backbone")
     if loaded.sidecar.get("classes") == classes:
         loaded.fill_known(classifier, "classifier")
-    return loaded.sha256
+    return loaded
 
 
 def _rename_rotation_head(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ class Checkpoint:
     sidecar: dict[str, Any]
     sha256: str
     path: Path
+
+    @property
+    def saw(self) -> list[str]:
+        """The data that they were trained on, as far as the sidecar tells; `unknown` where it does not."""
+        saw = self.sidecar.get("saw")
+        if isinstance(saw, list) and all(isinstance(name, str) for name in saw):
+            return saw
+        name = self.sidecar.get("dataset", {}).get("name")
+        return [name if isinstance(name, str) else "unknown"]
 
     def _under(self, prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
@@ -79,6 +89,15 @@ class Checkpoint:
                     f"{self.path}: {prefix}.{name} holds values beyond {tensor.dtype}; such weights are not used"
                 )
         module.load_state_dict(fitted)
+
+
+def of_tensors(tensors: Mapping[str, Tensor], sidecar: dict[str, Any], source: Path) -> Checkpoint:
+    """Weights that are in no file of ours, `source` standing for their place in messages. Raises as `load`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return _finite(Checkpoint(dict(tensors), sidecar, digest.hexdigest(), source))
 
 
 def save(path: Path, modules: dict[str, nn.Module], sidecar: dict[str, Any]) -> str:

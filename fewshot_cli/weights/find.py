@@ -1,14 +1,24 @@
-"""Where a command's weights come from."""
+"""Where a command's weights come from: the one grammar of `--weights` and of a recipe's `weights`.
+
+A shipped or installed name; a file; `own`, what the backbone brings; `none`, random ones; `hf:OWNER/NAME[@REVISION]
+[:FILE]` from the Hugging Face hub; `timm:MODEL`, what timm has for one of its models.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fewshot_cli.config.schema import Recipe
+from fewshot_cli import registry
+from fewshot_cli.config.parts import build_backbone
+from fewshot_cli.config.schema import OWN, Recipe
+from fewshot_cli.contracts import Backbone
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.runs import SUMMARY
-from fewshot_cli.weights import checkpoint, installed
+from fewshot_cli.weights import checkpoint, hub, installed
+
+NONE, HUB, TIMM = "none", "hf:", "timm:"
 
 
 @dataclass(frozen=True)
@@ -18,19 +28,25 @@ class FoundWeights:
     label: str
     checkpoint: checkpoint.Checkpoint
 
+    @property
+    def random(self) -> bool:
+        """Whether they were drawn, not trained."""
+        return self.label == NONE
+
 
 def find_weights(
     recipe: Recipe, given: Path | None, stages: tuple[str, ...] = ("metatrain", "pretrain")
 ) -> FoundWeights:
-    """`--weights`, else the recipe's shipped weights, else the newest finished training run in `runs/`, else the
+    """`--weights`, else the recipe's, as the grammar says; else the newest finished training run in `runs/`, else the
     shipped weights of its pre-training.
 
     `stages` are the training verbs whose runs count, best first. Raises `DataError` with the command to type next.
     """
     if given is not None:
-        path = named(given)
-        return FoundWeights(str(given) if path == given else installed.label(given.name), checkpoint.load(path))
+        return find_named(recipe, str(given))
     name = recipe.start if stages == ("pretrain",) else recipe.weights or recipe.name
+    if (found := _from_elsewhere(recipe, name)) is not None:
+        return found
     if name in installed.names() and "metatrain" in stages:
         return _installed(name)
     for stage in stages:
@@ -54,10 +70,21 @@ def find_weights(
     )
 
 
+def find_named(recipe: Recipe, given: str) -> FoundWeights:
+    """The weights that a text means, for a recipe's backbone. Raises `DataError` when there are none."""
+    return _from_elsewhere(recipe, given) or _from_file(Path(given))
+
+
 def named(given: Path) -> Path:
     """The file that `--weights` means: a path, or the name of installed weights."""
     file = Path(os.path.expanduser(given))
     return installed.file(given.name) if not file.is_file() and str(given) in installed.names() else file
+
+
+def _from_file(given: Path) -> FoundWeights:
+    path = named(given)
+    by_name = str(given) in installed.names() and path == installed.file(given.name)
+    return FoundWeights(installed.label(given.name) if by_name else str(given), checkpoint.load(path))
 
 
 def _installed(name: str) -> FoundWeights:
@@ -66,3 +93,42 @@ def _installed(name: str) -> FoundWeights:
 
 def _is_run_of(folder: str, name: str) -> bool:
     return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
+
+
+def _from_elsewhere(recipe: Recipe, text: str) -> FoundWeights | None:
+    """Weights that are neither a file nor installed by name; None where the text names none of these."""
+    if text == OWN:
+        return _own(build_backbone(recipe), f"{OWN}:{recipe.backbone.name}")
+    if text == NONE:
+        return _random(recipe)
+    if text.startswith(HUB):
+        path, source = hub.fetch(text.removeprefix(HUB))
+        return FoundWeights(source, checkpoint.load(path))
+    if text.startswith(TIMM):
+        if recipe.backbone.name != "timm":
+            raise DataError(
+                f"--weights {text}: recipe {recipe.name} has backbone {recipe.backbone.name}; timm's weights "
+                "fit backbone timm (--set backbone=timm --set backbone.model=NAME)"
+            )
+        options = recipe.backbone.options.model_copy(update={"model": text.removeprefix(TIMM), "pretrained": True})
+        return _own(registry.backbone("timm")(options), text)
+    return None
+
+
+def _own(backbone: Backbone[Any], label: str) -> FoundWeights:
+    own = backbone.own_weights()
+    sidecar = {
+        "source": own.source,
+        "licence": own.licence,
+        "saw": list(own.saw),
+        "image": type(backbone).preprocessing(backbone.options),
+    }
+    tensors = {f"backbone.{key}": value for key, value in own.tensors.items()}
+    return FoundWeights(label, checkpoint.of_tensors(tensors, sidecar, Path(own.source)))
+
+
+def _random(recipe: Recipe) -> FoundWeights:
+    """Fresh weights of the recipe's backbone, drawn from its seed; a head keeps its own, drawn after them."""
+    tensors = {f"backbone.{key}": value for key, value in build_backbone(recipe).state_dict().items()}
+    say("note: the weights are random")
+    return FoundWeights(NONE, checkpoint.of_tensors(tensors, {"saw": []}, Path("random weights")))

@@ -21,6 +21,7 @@ DIFFERENT = [
     ("image.resize=100",),
     ("image.mean=[0.5, 0.5, 0.5]",),
     ("image.std=[0.5, 0.5, 0.5]",),
+    ("image.interpolation=bicubic",),
     ("backbone=conv64",),
     ("backbone={name: conv64, channels: 32}",),
     ("backbone={name: conv64, last_pool: false}",),
@@ -101,9 +102,9 @@ def test_boxes_and_whole_images_do_not_share_features(tmp_path):
 
     def features(crop):
         loaded = load_recipe(MAPS, [f"dataset.crop={crop}", "image.size=8", "image.resize=8"])
-        return cached_features(
-            loaded, split, torch.nn.AvgPool2d(4), feature_key(loaded, split, WEIGHTS), tmp_path, world
-        )[0]
+        pooled = torch.nn.AvgPool2d(4)
+        pooled.takes_features = False
+        return cached_features(loaded, split, pooled, feature_key(loaded, split, WEIGHTS), tmp_path, world)[0]
 
     box, raw = features("box"), features("raw")
     assert box.max() < raw.min()

@@ -56,6 +56,7 @@ def test_training_starts_from_given_weights(fsl, tiny, pretrained, monkeypatch, 
     if by_name:
         monkeypatch.setattr("fewshot_cli.weights.installed.names", lambda: ["mine"])
         monkeypatch.setattr("fewshot_cli.weights.installed.file", lambda name: path)
+        monkeypatch.setattr("fewshot_cli.weights.installed.label", lambda name: f"shipped:{name}")
     still = ("--set", "pretrain.optimizer={lr: 1e-30, weight_decay: 0}", "--set", "pretrain.epochs=1")
     start = ("--set", f"pretrain.start={'mine' if by_name else path}")
     code, out, err = fsl("pretrain", *tiny.words, *still, *start)

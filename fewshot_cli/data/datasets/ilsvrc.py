@@ -17,7 +17,7 @@ from scipy.io import loadmat
 
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
-from fewshot_cli.data.imagenet import LICENCE, WNID, ClassFolders, absent, class_folder, number
+from fewshot_cli.data.imagenet import COLLECTIONS, LICENCE, WNID, ClassFolders, absent, class_folder, number
 from fewshot_cli.data.kinds import is_image
 from fewshot_cli.data.layouts import ARCHIVE_SUFFIXES, lone_archive
 from fewshot_cli.errors import DataError
@@ -61,6 +61,7 @@ class ILSVRC2012(DatasetBuilder[ILSVRC2012Options]):
         "`fsl show dataset ilsvrc2012` lists the layouts"
     )
     licence = LICENCE
+    within = COLLECTIONS
 
     def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write train, then test, class by class, images by number."""

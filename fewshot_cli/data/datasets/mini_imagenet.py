@@ -13,7 +13,7 @@ import numpy as np
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.format import SPLITS
-from fewshot_cli.data.imagenet import LICENCE, ClassFolders, absent, number, warn_if_small
+from fewshot_cli.data.imagenet import COLLECTIONS, LICENCE, ClassFolders, absent, number, warn_if_small
 from fewshot_cli.data.layouts import lone_archive, split_file
 from fewshot_cli.data.pickles import tame_pickle
 from fewshot_cli.errors import DataError
@@ -59,6 +59,7 @@ class MiniImageNet(DatasetBuilder[Options]):
         "`fsl show dataset mini_imagenet` lists the layouts"
     )
     licence = LICENCE
+    within = COLLECTIONS
 
     def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write class by class in the order of the lists, images by number."""

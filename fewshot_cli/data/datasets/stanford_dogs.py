@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
+from fewshot_cli.data.imagenet import COLLECTIONS
 from fewshot_cli.data.layouts import (
     Box,
     Boxes,
@@ -40,6 +41,7 @@ class StanfordDogs(DatasetBuilder[Options]):
         ),
     }
     licence = "Stanford Dogs by Khosla, Jayadevaprakash, Yao and Li; images of ImageNet, on whose terms they are used"
+    within = COLLECTIONS
 
     def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write the classes present, in the order of the published split."""

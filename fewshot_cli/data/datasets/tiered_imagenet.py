@@ -9,7 +9,7 @@ import numpy as np
 from fewshot_cli.contracts import DatasetBuilder, ImageSink, Options
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.format import SPLITS
-from fewshot_cli.data.imagenet import LICENCE, ClassFolders, absent, warn_if_small
+from fewshot_cli.data.imagenet import COLLECTIONS, LICENCE, ClassFolders, absent, warn_if_small
 from fewshot_cli.data.kinds import is_image
 from fewshot_cli.data.layouts import class_split, lone_archive
 from fewshot_cli.data.pickles import tame_pickle
@@ -40,6 +40,7 @@ class TieredImageNet(DatasetBuilder[Options]):
         "`fsl show dataset tiered_imagenet` lists the layouts"
     )
     licence = LICENCE
+    within = COLLECTIONS
 
     def build(self, sources: list[Path], writer: ImageSink) -> None:
         """Write class by class in the order of the published list, images by number."""
