@@ -57,15 +57,18 @@ class EMD(LocalHead[EMDOptions]):
 
     def match(self, left: Tensor, right: Tensor) -> Matching:
         """The optimal matching of two maps [d,h,w] (Figure 5)."""
-        pyramid = self.options.pyramid
-        query, proto = (nodes(x[None, None], pyramid) for x in (left, right))
-        cost, supply, demand = pose(query, proto, self.options)
-        transport.check(cost, supply, demand)
-        flow = transport.solve(self.needed_solver, cost, supply, demand).flow
-        similarity = float(((1 - cost) * flow).sum() / supply.sum())
-        return Matching(
-            flow[0], supply[0], demand[0], 1 - cost[0], similarity, cells((left.shape[1], left.shape[2]), pyramid)
-        )
+        return match(self.needed_solver, left, right, self.options)
+
+
+def match(solver: Solver, left: Tensor, right: Tensor, options: Posing) -> Matching:
+    """The optimal matching of the nodes of two maps [d,h,w]."""
+    query, proto = (nodes(x[None, None], options.pyramid) for x in (left, right))
+    cost, supply, demand = pose(query, proto, options)
+    transport.check(cost, supply, demand)
+    flow = transport.solve(solver, cost, supply, demand).flow
+    similarity = float(((1 - cost) * flow).sum() / supply.sum())
+    places = cells((left.shape[1], left.shape[2]), options.pyramid)
+    return Matching(flow[0], supply[0], demand[0], 1 - cost[0], similarity, places)
 
 
 def emd_logits(

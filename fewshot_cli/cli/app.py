@@ -18,11 +18,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fewshot_cli.cli import recipe, weights
+from fewshot_cli.cli import gallery, recipe, weights
+from fewshot_cli.cli.calibrate import calibrate
 from fewshot_cli.cli.classify import classify
 from fewshot_cli.cli.compare import compare
 from fewshot_cli.cli.doctor import doctor
 from fewshot_cli.cli.eval import evaluate
+from fewshot_cli.cli.export import export
+from fewshot_cli.cli.features import features
 from fewshot_cli.cli.finetune_sfc import finetune_sfc
 from fewshot_cli.cli.import_weights import import_weights
 from fewshot_cli.cli.list import list_parts
@@ -50,8 +53,11 @@ VERBS: dict[str, Callable[..., None]] = {
     "finetune-sfc": finetune_sfc,
     "eval": evaluate,
     "profile": profile,
+    "features": features,
+    "export": export,
     "compare": compare,
     "classify": classify,
+    "calibrate": calibrate,
     "retrieve": retrieve,
     "match": match,
     "reproduce": reproduce,
@@ -144,9 +150,10 @@ def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
 
 for _name, _verb in VERBS.items():
     app.command(_name, help=_help(_verb))(_at_home(_verb))
-for _command in (*recipe.app.registered_commands, *weights.app.registered_commands):
+for _command in (c for group in (gallery, recipe, weights) for c in group.app.registered_commands):
     if _command.callback is not None:
         _command.callback = _at_home(_command.callback)
+app.add_typer(gallery.app, name="gallery")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(weights.app, name="weights")
 

@@ -1,23 +1,75 @@
 """`fsl classify`: labels for your own images from a few examples."""
 
+import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format, warn_not_converged
-from fewshot_cli.runtime.console import emit
-from fewshot_cli.runtime.render import Format
+from fewshot_cli.errors import FslError
+from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.render import Format, as_csv
+
+if TYPE_CHECKING:
+    from fewshot_cli.predict.classify import Classification
 
 
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images, to label.")],
-    support: o.Support,
-    recipe: o.Recipe = "cifar_fs_5w5s_conv64",
+    images: Annotated[list[Path] | None, typer.Argument(help="Images, or folders of images, to label.")] = None,
+    support: Annotated[
+        Path | None,
+        typer.Option(
+            "--support",
+            help="Labelled examples: a folder or archive <class>/<image>, a CSV of file,label, or a prepared dataset "
+            "(NAME or NAME:SPLIT).",
+        ),
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option("--classifier", dir_okay=False, help="A classifier of finetune-sfc, in place of --support."),
+    ] = None,
+    recipe: o.PhotoRecipe = None,
     weights: o.Weights = None,
     sets: o.Set = None,
     solver: o.Solver = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Likeliest classes shown for each image.")] = 2,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", min=1e-6, max=1e6, help="Of the probabilities, as fsl calibrate found it."),
+    ] = None,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            "--reject",
+            min=0.001,
+            max=0.9,
+            help="Give no label to what looks like none of the classes, but to this share of it (0.05: one in twenty).",
+        ),
+    ] = None,
+    set_of: Annotated[
+        str | None,
+        typer.Option("--set-of", metavar="SHARE", help="Also a set of labels that holds the right one as often: 90%."),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", file_okay=False, help="Draw what matched for each answer into this folder."),
+    ] = None,
+    move: Annotated[
+        Path | None, typer.Option("--move", file_okay=False, help="Move the images into this folder's class folders.")
+    ] = None,
+    link: Annotated[
+        Path | None, typer.Option("--link", file_okay=False, help="Link them there instead, and leave them in place.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Move or link without asking.")] = False,
+    undo: Annotated[
+        Path | None, typer.Option("--undo", dir_okay=False, help="Take back what --move or --link listed in this file.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on with images that are put into the folders, until interrupted.")
+    ] = False,
     format: Annotated[
         Format, o.format_option(Format.table, Format.json, Format.csv, help="Format of the labels on stdout.")
     ] = Format.table,
@@ -30,40 +82,162 @@ def classify(
     """Label your own images from a folder with one or a few examples per class."""
     from fewshot_cli.config.load import load_recipe
     from fewshot_cli.data.user_images import Taking
-    from fewshot_cli.predict.classify import classify as label
+    from fewshot_cli.predict.classify import Asked, Classification
     from fewshot_cli.runtime.device import resolve
 
-    loaded = load_recipe(recipe, sets, solver, seed)
-    taking = Taking(class_level, skip_bad)
-    result = label(loaded, images, support, weights, o.data_root(data_root), resolve(device), taking)
-    emit(in_format(format, result, [_table(result)], [_note(result)], _records(result)))
+    if undo is not None:
+        return _undo(undo)
+    _check(images, support, classifier, (move, link), watch, explain)
+    loaded = load_recipe(o.photo_recipe(recipe, 5), sets, solver, seed)
+    asked, taking = Asked(reject, _share(set_of), temperature), Taking(class_level, skip_bad)
+    made = Classification(loaded, support, classifier, weights, o.data_root(data_root), resolve(device), taking, asked)
+    if watch:
+        return _watch(made, images or [], top, format)
+    return _once(made, images or [], top, format, explain, (move, link), yes)
+
+
+def _check(
+    images: list[Path] | None,
+    support: Path | None,
+    classifier: Path | None,
+    sorting: tuple[Path | None, Path | None],
+    watch: bool,
+    explain: Path | None,
+) -> None:
+    """Refuse options that do not go together."""
+    if not images:
+        raise FslError("give images, or folders of images, to label")
+    if (support is None) == (classifier is None):
+        raise FslError(
+            "give --support, a folder of examples, or --classifier, a file of `fsl finetune-sfc`, one of them"
+        )
+    if all(sorting):
+        raise FslError("--move and --link both sort the images; give one of them")
+    if watch and any((*sorting, explain)):
+        raise FslError("--watch labels as images come; leave out --move, --link and --explain")
+    if explain is not None and support is None:
+        raise FslError("--explain shows the examples that matched, which --classifier does not hold; give --support")
+
+
+def _share(text: str | None) -> float | None:
+    """`--set-of` as a share."""
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise FslError(f"--set-of {text}: write a share such as 90% or 0.9")
+    return share
+
+
+def _once(
+    made: "Classification",
+    paths: list[Path],
+    top: int,
+    form: Format,
+    explain: Path | None,
+    sorting: tuple[Path | None, Path | None],
+    yes: bool,
+) -> None:
+    """Label the images, print the labels, then draw and sort them."""
+    images, result = made.label(paths)
+    rows = result["pictures"]
+    emit(in_format(form, result, [_table(rows, top)], [*_notes(result)], _records(rows, top)))
     warn_not_converged(result["not_converged"])
+    if explain is not None:
+        from fewshot_cli.figures.explain import explain as draw
+        from fewshot_cli.runtime.console import progress
+
+        assert made.support is not None
+        best = [row.get("best") or row["label"] for row in rows]
+        with progress("explain", len(images)) as bar:
+            drawn = draw(made.model, images, best, made.support, explain, bar.update)
+        say(f"figures: {drawn} in {explain}")
+    move, link = sorting
+    if (folder := move or link) is not None:
+        _sort([(row["picture"], row["label"]) for row in rows], folder, "move" if move else "link", yes)
 
 
-def _records(result: dict[str, Any]) -> list[dict[str, str]]:
-    """The rows of the CSV: image, label, and the score of every class."""
-    return [
-        {
-            "picture": r["picture"],
-            "label": r["label"],
-            "score": f"{r['score']:.6f}",
-            **{f"score:{name}": f"{score:.6f}" for name, score in r["scores"].items()},
-        }
-        for r in result["pictures"]
+def _sort(labelled: list[tuple[str, str | None]], folder: Path, how: Any, yes: bool) -> None:
+    from fewshot_cli.predict.sort import carry_out, plan
+
+    steps = plan(labelled, folder)
+    if not yes and not typer.confirm(f"{how} {len(steps)} images into folders below {folder}?", err=True):
+        return say("nothing was done")
+    record = carry_out(steps, folder, how)
+    return say(f"{len(steps)} images sorted into {folder}; fsl classify --undo {record} takes it back")
+
+
+def _undo(record: Path) -> None:
+    from fewshot_cli.predict.sort import undo
+
+    say(f"{undo(record)} images are back where they were")
+
+
+def _watch(made: "Classification", paths: list[Path], top: int, form: Format) -> None:
+    """Label the images, then each one that is added, a line of text, CSV or JSON for each."""
+    from fewshot_cli.predict.watch import labels_as_they_come
+
+    for number, row in enumerate(labels_as_they_come(made, paths)):
+        if form is Format.json:
+            emit(json.dumps(row))
+        elif form is Format.csv:
+            header, line = as_csv(_records([row], top)).splitlines()
+            emit(line if number else f"{header}\n{line}")
+        else:
+            emit("  ".join(cell for cell in _table([row], top)[1][0] if cell))
+
+
+def _likeliest(row: dict[str, Any], top: int) -> list[str]:
+    return sorted(row["scores"], key=row["scores"].get, reverse=True)[:top]
+
+
+def _records(rows: list[dict[str, Any]], top: int) -> list[dict[str, str]]:
+    """The rows of the CSV: image, label, and the score of every class; with more than two asked for, the likeliest."""
+    out = []
+    for r in rows:
+        record = {"picture": r["picture"], "label": r["label"] or "", "score": f"{r['score']:.6f}"}
+        record |= {"probability": f"{r['probability']:.6f}"} if "probability" in r else {}
+        record |= {"best": r["best"]} if "best" in r else {}
+        record |= {"set": " ".join(r["set"])} if "set" in r else {}
+        record |= {f"top{place}": name for place, name in enumerate(_likeliest(r, top), 1) if top > 2}
+        out.append(record | {f"score:{name}": f"{score:.6f}" for name, score in r["scores"].items()})
+    return out
+
+
+def _table(rows: list[dict[str, Any]], top: int) -> tuple[list[str], list[list[str]]]:
+    sure, all_of = ("probability", "probabilities") if rows and "probability" in rows[0] else ("score", "scores")
+    others = ["second", *(f"number {place}" for place in range(3, top + 1))][: top - 1]
+    lines = []
+    for r in rows:
+        line = [r["picture"], r["label"] or f"none (best: {r['best']})", f"{r[sure]:.3f}"]
+        line += [f"{name} {r[all_of][name]:.3f}" for name in _likeliest(r, top)[1:]]
+        lines.append(line + [""] * (2 + top - len(line)) + ([", ".join(r["set"])] if "set" in r else []))
+    return ["image", "label", sure, *others, *(["set"] if rows and "set" in rows[0] else [])], lines
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    examples = ", ".join(name if count is None else f"{name} {count}" for name, count in result["support"].items())
+    found = Counter(row["label"] or "none of these" for row in result["pictures"])
+    notes = [
+        f"labels: {', '.join(f'{name} {count}' for name, count in found.most_common())}",
+        f"examples: {examples}; recipe {result['recipe']}, weights {result['weights']}",
     ]
-
-
-def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for r in result["pictures"]:
-        second = sorted(r["scores"], key=r["scores"].get, reverse=True)[1]
-        rows.append([r["picture"], r["label"], f"{r['score']:.3f}", f"{second} {r['scores'][second]:.3f}"])
-    return ["image", "label", "score", "second"], rows
-
-
-def _note(result: dict[str, Any]) -> str:
-    examples = ", ".join(f"{name} {count}" for name, count in result["support"].items())
-    return (
-        f"examples: {examples}; recipe {result['recipe']}, weights {result['weights']}; a score is a softmax over the "
-        "classes, not a calibrated probability"
-    )
+    if calibration := result.get("calibration"):
+        note = f"a probability is a softmax at temperature {calibration['temperature']:.3g}"
+        if calibration["images"]:
+            note += (
+                f", fitted to {calibration['images']} examples, each left out once: calibration error "
+                f"{calibration['before']:.1f} % without it, {calibration['after']:.1f} % with that of the other half"
+            )
+        notes.append(note)
+    else:
+        notes.append("a score is a softmax over the classes, not a calibrated probability")
+    if reject := result.get("reject"):
+        notes.append(
+            f"no label where familiarity is below {reject['below']:.4g}, which {100 * reject['false_accept']:g} % of "
+            "images of none of the classes are expected to exceed"
+        )
+    return notes

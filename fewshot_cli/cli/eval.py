@@ -8,6 +8,7 @@ import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
+from fewshot_cli.cli.open_set import tell_unknown
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import emit, say
@@ -66,6 +67,14 @@ def evaluate(
     query: Annotated[
         Path | None, typer.Option("--query", help="Folder of class folders to score --classifier on.")
     ] = None,
+    open_set: Annotated[
+        int | None,
+        typer.Option("--open-set", min=1, help="Classes in each episode without support: how well they are told."),
+    ] = None,
+    reject: Annotated[
+        float,
+        typer.Option("--reject", min=0.001, max=0.9, help="With --open-set: share of them that may pass as known."),
+    ] = 0.05,
     class_level: o.ClassLevel = None,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
@@ -91,6 +100,10 @@ def evaluate(
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    root = o.data_root(data_root)
+    if open_set is not None:
+        others = (check, expect, classifier, run_dir, resume or None, devices, nodes, dry_run or None)
+        return tell_unknown(loaded, open_set, reject, weights, root, resolve(device), format, others)
     taking = o.taking(query, "--query", class_level, skip_bad)
     if expect is not None:
         _refuse_to_write(expect, classifier)
@@ -98,7 +111,6 @@ def evaluate(
         _refuse_check_of_something_else(loaded, recipe, check, classifier)
     processes = launch(resolve(device), devices, nodes)
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
-    root = o.data_root(data_root)
     if classifier is not None and query is not None:
         given = (classifier, query, path, resume, weights, root)
         summary: Mapping[str, Any] | None = _score(loaded, *given, processes, taking)
@@ -254,6 +266,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
     if summary["not_converged"]:
         end["not converged"] = str(summary["not_converged"])
+    if summary.get("external"):
+        end["external data"] = ", ".join(summary["external"])
     return begin | middle | end
 
 
@@ -278,6 +292,8 @@ def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
     text = f"accuracy {plus_minus(summary['accuracy'], summary['ci95'])} % over {over}"
     if summary["not_converged"]:
         text += f"; {output.not_converged(summary['not_converged'])}"
+    if summary.get("external"):
+        text += f"; external data: {', '.join(summary['external'])}"
     failure, source = None, ""
     if summary.get("passed") is False:
         expect = summary["expect"]

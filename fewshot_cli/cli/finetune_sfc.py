@@ -7,7 +7,7 @@ from fewshot_cli.runtime.console import say
 
 def finetune_sfc(
     support: o.Support,
-    recipe: o.Recipe = "glyphs_5w5s",
+    recipe: o.PhotoRecipe = None,
     weights: o.Weights = None,
     sets: o.Set = None,
     solver: o.Solver = None,
@@ -28,6 +28,7 @@ def finetune_sfc(
     from fewshot_cli.runtime import runs
     from fewshot_cli.runtime.device import resolve
 
+    recipe = o.photo_recipe(recipe, 5)
     loaded = load_recipe(recipe, sets, solver, seed)
     if print_config:
         return output.print_recipe(loaded)

@@ -23,7 +23,7 @@ def match(
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="Figure to write (PNG, SVG or PDF).")],
     left: Annotated[Path | None, typer.Argument(help="An image.")] = None,
     right: Annotated[Path | None, typer.Argument(help="The image it is matched with.")] = None,
-    recipe: o.Recipe = "cifar_fs_5w1s_conv64",
+    recipe: o.PhotoRecipe = None,
     episode: Annotated[
         int | None,
         typer.Option(
@@ -66,7 +66,9 @@ def match(
     if query is not None and episode is None:
         raise FslError("--query names a query of an episode; give --episode too, or leave --query out")
     check(out)
-    loaded = load_recipe(recipe, sets, solver, seed)
+    if recipe is None and episode is not None:
+        recipe = "cifar_fs_5w1s_conv64"
+    loaded = load_recipe(o.photo_recipe(recipe, 1), sets, solver, seed)
     source = (weights, o.data_root(data_root), resolve(device))
     if loaded.eval.protocol == "classification":
         _check_for_classifier(loaded.name, images, episode, flows, maps)

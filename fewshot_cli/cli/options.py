@@ -84,6 +84,15 @@ Recipe = Annotated[
         help="Name of an installed recipe, or path of a recipe file.",
     ),
 ]
+PhotoRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        autocompletion=recipe_names,
+        help="Name of an installed recipe, or path of a recipe file (default: the best for photos that is installed).",
+    ),
+]
 Solver = Annotated[
     str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver, in place of the recipe's.")
 ]
@@ -166,6 +175,13 @@ def taking(folder: Path | None, option: str, class_level: int | None, skip_bad: 
             f"--class-level and --skip-bad are for folders of your own: give {option} too, or leave them out"
         )
     return Taking(class_level, skip_bad)
+
+
+def photo_recipe(given: str | None, shots: int) -> str:
+    """`--recipe`, or the best for own photos with one or several examples (`shots` is 1 or 5) of each class."""
+    from fewshot_cli.predict.defaults import recipe_for_photos
+
+    return given or recipe_for_photos(shots)
 
 
 def as_sets(values: dict[str, Any]) -> list[str]:

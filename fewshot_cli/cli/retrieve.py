@@ -13,7 +13,7 @@ from fewshot_cli.runtime.render import Format, plus_minus
 
 
 def retrieve(
-    recipe: o.Recipe = "cifar_fs_5w1s_conv64",
+    recipe: o.PhotoRecipe = None,
     gallery: Annotated[
         Path | None,
         typer.Option("--gallery", help="Folder of images as <class>/<image>, in place of the recipe's split."),
@@ -48,7 +48,9 @@ def retrieve(
     ranks = _ranks(k)
     if query is not None and gallery is None:
         raise FslError("--query needs --gallery, the folder to search in")
-    loaded = load_recipe(recipe, sets, solver, seed)
+    if recipe is None and gallery is None:
+        recipe = "cifar_fs_5w1s_conv64"
+    loaded = load_recipe(o.photo_recipe(recipe, 1), sets, solver, seed)
     root, place, taking = o.data_root(data_root), resolve(device), o.taking(gallery, "--gallery", class_level, skip_bad)
     result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, root, place, taking)
     records = [{"k": k, **values} for k, values in result["recall"].items()]

@@ -5,7 +5,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,8 @@ from fewshot_cli.data.arrange import arrange
 from fewshot_cli.data.bad import BadImage, BadImages
 from fewshot_cli.data.decode import Reading, cut_out, decode_image, in_threads, open_image
 from fewshot_cli.data.kinds import HEAD, left_out
-from fewshot_cli.data.store import BoxesOf
+from fewshot_cli.data.listed import from_csv
+from fewshot_cli.data.store import BoxesOf, Split
 from fewshot_cli.data.walk import told
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
@@ -49,7 +50,7 @@ class _Files:
     store, split = "images", "files"
 
     def __init__(self, spec: ImageSpec) -> None:
-        self._how = Reading(True, spec.behind, spec.max_pixels)
+        self._how = Reading.of(spec, upright=True)
         self.names: list[str] = []
         self.paths: list[str] = []
         self._digests: list[str] = []
@@ -67,9 +68,11 @@ class _Files:
             self.skipped[reason] = self.skipped.get(reason, 0) + len(names)
 
     def _digest(self) -> None:
-        for i in range(len(self)):
+        def digest(i: int) -> str:
             with self._open(i) as file, guarded(self.paths[i]):
-                self._digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        self._digests += in_threads(digest, range(len(self)))
 
     @property
     def sha256(self) -> str:
@@ -88,10 +91,11 @@ class _Files:
     ) -> tuple[Tensor, Tensor]:
         """As `ImageSet.decode`; files have no boxes, so `crop` changes nothing. Raises `BadImages` with all of them."""
         picks = range(len(self)) if only is None else only
+        how = replace(self._how, enough=2 * side)
         out, sizes = torch.empty(len(picks), 3, side, side, dtype=torch.uint8), torch.empty(len(picks), 2)
 
         def decode_one(place: int) -> None:
-            out[place], sizes[place] = decode_image(self._read(picks[place]), self.paths[picks[place]], side, self._how)
+            out[place], sizes[place] = decode_image(self._read(picks[place]), self.paths[picks[place]], side, how)
 
         with self._all_bad():
             for done, _ in enumerate(in_threads(decode_one, range(len(picks))), 1):
@@ -104,7 +108,7 @@ class _Files:
 
         def cut_one(i: int) -> Tensor:
             image = open_image(self._read(i), self.paths[i], self._how)
-            return cut_out(image, *boxes(i, image.width, image.height), side)
+            return cut_out(image, *boxes(i, image.width, image.height), side, self._how)
 
         with self._all_bad():
             return torch.stack(list(in_threads(cut_one, picks)))
@@ -148,25 +152,20 @@ class _Files:
 
 
 class Folder(_Files):
-    """`<path>/<class>/<image>`, or an archive of that: `classes`, `labels` [N], `names` [N] and images on demand.
+    """`<path>/<class>/<image>`, an archive of that, or a CSV of file,label: `classes`, `labels` [N], `names` [N] and
+    images on demand.
 
     `option` is the command's option that names the path. The hash covers the files and the classes. Raises `DataError`
-    when there are no class folders with images, or one has none but bad ones, and as `arrange` does.
+    when there are no class folders with images, or one has none but bad ones, and as `arrange` and `from_csv` do.
     """
 
     def __init__(self, path: Path, option: str, spec: ImageSpec, how: Taking = TAKING) -> None:
         super().__init__(spec)
-        self.store, self.split, self._source = path.name, "images", Source(path, path.parent, option)
-        weakref.finalize(self, self._source.close)
-        names, skipped = images_of(self._source)
-        made = arrange(names, str(path), how.level)
-        skipped = {**self._source.skipped, **skipped, **made.skipped}
-        self._tell(skipped, str(path))
-        if not made.classes:
-            raise DataError(f"{path}: holds no images in class folders; put them in {path}/<class>/<image>")
-        labelled = [(name, cls) for cls, group in made.classes.items() for name in group]
+        self.store, self.split = path.name, "images"
+        listed = path.suffix.lower() in (".csv", ".tsv") and path.is_file()
+        labelled = self._listed(path) if listed else self._arranged(path, option, how)
         self.names = [name for name, _ in labelled]
-        self.paths = [f"{path}/{name}" for name in self.names]
+        self.paths = [f"{path.parent if listed else path}/{name}" for name in self.names]
         self._digest()
         if how.skip_bad:
             kept = self._without_bad()
@@ -174,7 +173,7 @@ class Folder(_Files):
             self.names, self.paths, self._digests = (
                 [column[i] for i in kept] for column in (self.names, self.paths, self._digests)
             )
-        self.classes, counts = list(made.classes), Counter(cls for _, cls in labelled)
+        counts = Counter(cls for _, cls in labelled)
         if empty := next((cls for cls in self.classes if not counts[cls]), None):
             raise DataError(f"{path}: class {empty} has no image that can be used; replace them, or move it away")
         number = {cls: i for i, cls in enumerate(self.classes)}
@@ -186,8 +185,31 @@ class Folder(_Files):
         """The hash of the files and, before them, of the classes."""
         return hashlib.sha256(self._counts + b"".join(map(bytes.fromhex, self._digests))).hexdigest()
 
+    def _arranged(self, path: Path, option: str, how: Taking) -> list[tuple[str, str]]:
+        """Names and classes of a folder's or an archive's images."""
+        source = Source(path, path.parent, option)
+        weakref.finalize(self, source.close)
+        self._stream: Callable[[str], Stream] = source.open
+        names, skipped = images_of(source)
+        made = arrange(names, str(path), how.level)
+        self._tell({**source.skipped, **skipped, **made.skipped}, str(path))
+        if not made.classes:
+            raise DataError(f"{path}: holds no images in class folders; put them in {path}/<class>/<image>")
+        self.classes = list(made.classes)
+        return [(name, cls) for cls, group in made.classes.items() for name in group]
+
+    def _listed(self, path: Path) -> list[tuple[str, str]]:
+        """The same of a CSV's."""
+        self._stream = lambda name: _opened(path.parent / name)
+        table = from_csv(path)
+        self.classes = sorted(table)
+        return [(name, cls) for cls in self.classes for name in table[cls][0]]
+
     def _open(self, i: int) -> Stream:
-        return self._source.open(self.names[i])
+        return self._stream(self.names[i])
+
+
+LabelledSet = Folder | Split  # images with their classes: a user's own, or of a prepared dataset
 
 
 class LooseImages(_Files):
@@ -226,15 +248,18 @@ class LooseImages(_Files):
     def parts(self, count: int) -> Iterator[Self]:
         """The set in parts of `count` images, the last of fewer."""
         for start in range(0, len(self), count):
-            part = object.__new__(type(self))
-            part.__dict__.update(self.__dict__)
-            part.names = part.paths = self.paths[start : start + count]
-            part._digests = self._digests[start : start + count]
-            yield part
+            yield self.only(range(start, min(start + count, len(self))))
+
+    def only(self, picks: Sequence[int]) -> Self:
+        """Some of its images, in this order."""
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.names = part.paths = [self.paths[i] for i in picks]
+        part._digests = [self._digests[i] for i in picks]
+        return part
 
     def _open(self, i: int) -> Stream:
-        with guarded(self.paths[i]):
-            return regular(Path(self.paths[i])).open("rb")
+        return _opened(Path(self.paths[i]))
 
 
 @contextmanager
@@ -266,6 +291,11 @@ def images_of(files: Source) -> tuple[list[str], dict[str, list[str]]]:
         else:
             others.setdefault(reason, []).append(name)
     return kept, others
+
+
+def _opened(path: Path) -> Stream:
+    with guarded(path):
+        return regular(path).open("rb")
 
 
 def _head(path: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import ImageSpec, Recipe
 from fewshot_cli.contracts import Matches, Matching
-from fewshot_cli.data.store import ImageSet
+from fewshot_cli.data.store import ImageSet, Split
 from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
@@ -21,6 +21,14 @@ from fewshot_cli.runtime.processes import Processes
 
 SHOWN = 240  # least side of a drawn image
 NO_FLOW = "has no flow between two images; use a 1-shot recipe with head {heads}, or --set head={first}"
+
+
+class Side(NamedTuple):
+    """One image of a pair: a set, its place there, and its map [d,h,w]."""
+
+    images: ImageSet
+    place: int
+    map: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ def match_images(
 ) -> list[dict]:
     """Draw how two image files match; returns a record per pair. Raises `DataError`, `RecipeError`."""
     model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right, recipe.image)
-    panel, failed = _panel(model, images, model.features(images), 0, 1, "similarity ")
+    maps = model.features(images)
+    panel, failed = pair_panel(model, Side(images, 0, maps[0]), Side(images, 1, maps[1]), "similarity ")
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
@@ -91,7 +100,8 @@ def match_episode(
     maps, records, panels = model.features(split), [], []
     for cls, support, same in others:
         name = split.classes[cls] + (" (its class)" if same else "")
-        panel, failed = _panel(model, split, maps, left, support, f"{name}: ")
+        sides = Side(split, left, maps[left]), Side(split, support, maps[support])
+        panel, failed = pair_panel(model, *sides, f"{name}: ")
         records.append(
             {
                 "class": split.classes[cls],
@@ -131,6 +141,11 @@ def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int
 def shown(recipe: Recipe, images: ImageSet, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
     """Images of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
     image = recipe.image
+    if isinstance(images, Split) and images.channels is not None:  # features have no image: how strong they are
+        norms = images.maps()[picks].norm(dim=1, keepdim=True)
+        grey = norms / norms.amax((2, 3), keepdim=True).clamp(min=1e-12)
+        large = torch.nn.functional.interpolate(grey, (SHOWN, SHOWN), mode="nearest").expand(-1, 3, -1, -1)
+        return large, torch.tensor([list(norms.shape[2:])] * len(picks), dtype=torch.float32)
     side = max(1, -(-SHOWN // image.decoded)) * image.decoded
     pixels, sizes = images.decode(side, recipe.dataset.crop, only=picks)
     edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
@@ -144,26 +159,30 @@ def parts_with(
     names of those that have it in place of `{heads}`.
     """
     model = Model.open(recipe, root, Processes(device), given)
-    if not isinstance(model.head, contract):
-        able = registry.able("heads", contract)
-        lacks = lacks.format(heads=" or ".join(able), first=able[0])
-        raise RecipeError(f"recipe {recipe.name} has head {recipe.head.name}, which {lacks}")
+    check_able(model, contract, lacks)
     return model
 
 
-def _panel(model: Model, images: ImageSet, maps: Tensor, left: int, right: int, label: str) -> tuple[Panel, int]:
-    """A panel of two images of a set with the maps [N,d,h,w], and how many of its problems the solver gave up on; the
-    similarity follows the label.
-    """
-    pair, names = [left, right], images.identities()
+def check_able(model: Model, contract: type, lacks: str) -> None:
+    """Raise `RecipeError` as `parts_with`."""
+    if not isinstance(model.head, contract):
+        able = registry.able("heads", contract)
+        lacks = lacks.format(heads=" or ".join(able), first=able[0])
+        raise RecipeError(f"recipe {model.recipe.name} has head {model.recipe.head.name}, which {lacks}")
+
+
+def pair_panel(model: Model, left: Side, right: Side, label: str) -> tuple[Panel, int]:
+    """A panel of two images, and how many of its problems the solver gave up on; the similarity follows the label."""
     patched = model.extractor.patches > 0
-    seen, sizes = shown(model.recipe, images, pair, whole=patched)
+    both = [shown(model.recipe, side.images, [side.place], whole=patched) for side in (left, right)]
+    seen, sizes = (torch.cat(parts) for parts in zip(*both, strict=True))
     patches = Patches(model.recipe)
-    assert isinstance(model.head, Matches)  # or `parts_with` had refused it
+    assert isinstance(model.head, Matches)  # or `check_able` had refused it
     with transport.ledger() as ledger:
-        matching = model.head.match(maps[left], maps[right])
+        matching = model.head.match(left.map, right.map)
     if patched:
-        boxes = torch.stack([patches(names[i], size)[0] for i, size in zip(pair, sizes, strict=True)])
+        names = [side.images.identities()[side.place] for side in (left, right)]
+        boxes = torch.stack([patches(name, size)[0] for name, size in zip(names, sizes, strict=True)])
         places = model.extractor.tiles(boxes[0])
     else:
         places, boxes = matching.places, matching.places[None].expand(2, -1, -1)

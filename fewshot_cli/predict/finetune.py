@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
-from fewshot_cli.config.stages import deciding
 from fewshot_cli.contracts import Head, Learns
 from fewshot_cli.data.user_images import TAKING, Folder, Taking, omissions
 from fewshot_cli.errors import DataError, RecipeError
@@ -23,7 +22,7 @@ LAYER, FILE = "sfc.layer", "classifier.safetensors"
 QUERIES = 256  # images scored in one solver call
 
 
-class _Learner(Model):
+class Learner(Model):
     """A recipe's model with a head that has a layer to learn."""
 
     @classmethod
@@ -43,15 +42,36 @@ class _Learner(Model):
         assert isinstance(self.head, Learns)
         return self.head
 
-    @property
-    def made_for(self) -> dict[str, Any]:
-        """What a classifier that is learned on its features depends on."""
-        return {"weights": self.weights.checkpoint.sha256, **deciding(self.recipe, "features")}
+    def classifier(self, path: Path) -> tuple[list[str], Tensor]:
+        """The classes and the layer [way,…] of a classifier that was learned on these features. Raises `DataError`."""
+        made = _classifier_in(path)
+        self.check_made_for(made)
+        return made.sidecar["classes"], made.tensors[LAYER].to(self.matching_device)
+
+    def check_made_for(self, made: checkpoint.Checkpoint) -> None:
+        """Raise `DataError` for a classifier that was learned on other features, or by another head."""
+        classifier, recipe = made.path, self.recipe
+        for what, ours in self.made_of.items():
+            if made.sidecar.get(what) != ours:
+                raise DataError(
+                    f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
+                    "--recipe and --weights as to `fsl finetune-sfc`"
+                )
+        learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
+        options = learned.get("options", {})
+        other = [k for k, v in _scoring(self.head, ours["options"]).items() if options.get(k) != v]
+        if learned.get("name") != ours["name"] or other:
+            what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
+            raise DataError(
+                f"{classifier}: was learned with {what}, recipe {recipe.name} has "
+                f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
+                "`fsl finetune-sfc`"
+            )
 
     def run(self, path: Path, verb: str, inputs: dict[str, str], resume: bool) -> Run:
         """The run directory of a classifier that is learned, or scored, on `inputs`."""
         identity = {
-            **self.made_for,
+            **self.made_of,
             "head": self.recipe.resolved()["head"],
             "solver": self.recipe.identity()["solver"],
             "device": self.device.type,
@@ -75,7 +95,7 @@ def finetune(
     Without a run directory everything is checked and nothing learned. Classes may have different numbers of images.
     Raises `DataError` for fewer than two classes or undecodable images, `RecipeError` for a head without a layer.
     """
-    model = _Learner.of(recipe, given, root, device)
+    model = Learner.of(recipe, given, root, device)
     folder = Folder(support, "--support", recipe.image, taking)
     if len(folder.classes) < 2:
         raise DataError(
@@ -103,7 +123,7 @@ def finetune(
         "stage": "finetune-sfc",
         "classes": folder.classes,
         "pictures": len(folder),
-        **model.made_for,
+        **model.made_of,
         "head": recipe.resolved()["head"],
         "versions": versions(),
     }
@@ -129,29 +149,10 @@ def score(
     on other weights, or a folder names a class it does not know.
     """
     begin = perf_counter()
-    made = checkpoint.load(classifier)
-    if LAYER not in made.tensors:
-        raise DataError(
-            f"{classifier}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first"
-        )
-    model = _Learner.of(recipe, given, root, device)
+    made = _classifier_in(classifier)
+    model = Learner.of(recipe, given, root, device)
     folder = Folder(query, "--query", recipe.image, taking)
-    for what, ours in model.made_for.items():
-        if made.sidecar.get(what) != ours:
-            raise DataError(
-                f"{classifier}: was learned with other {what} than recipe {recipe.name} names; give the same "
-                "--recipe and --weights as to `fsl finetune-sfc`"
-            )
-    learned, ours = made.sidecar.get("head", {}), recipe.resolved()["head"]
-    options = learned.get("options", {})
-    other = [k for k, v in _scoring(model.head, ours["options"]).items() if options.get(k) != v]
-    if learned.get("name") != ours["name"] or other:
-        what = f"head.{other[0]} {options.get(other[0])}" if other else f"head {learned.get('name')}"
-        raise DataError(
-            f"{classifier}: was learned with {what}, recipe {recipe.name} has "
-            f"{ours['options'][other[0]] if other else ours['name']}; give the same --set options as to "
-            "`fsl finetune-sfc`"
-        )
+    model.check_made_for(made)
     names = made.sidecar["classes"]
     unknown = [c for c in folder.classes if c not in names]
     if unknown:
@@ -183,13 +184,20 @@ def score(
         "seconds": {"embedding": model.embedding_seconds, "matching": ledger.seconds, "total": perf_counter() - begin},
         "seed": recipe.seed,
         "weights": model.weights.label,
-        "hashes": {"weights": model.made_for["weights"], "data": folder.sha256, "classifier": made.sha256},
+        "hashes": {"weights": model.made_of["weights"], "data": folder.sha256, "classifier": made.sha256},
         "versions": versions(),
         "device": str(device),
         "run_dir": str(run_dir),
     }
     run.finish(summary)
     return summary
+
+
+def _classifier_in(path: Path) -> checkpoint.Checkpoint:
+    made = checkpoint.load(path)
+    if LAYER not in made.tensors:
+        raise DataError(f"{path}: is not a classifier of `fsl finetune-sfc`; make one from a support folder first")
+    return made
 
 
 def _scoring(head: Head, options: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_cli import transport
-from fewshot_cli.heads.emd import emd_logits
+from fewshot_cli.contracts import Matching
+from fewshot_cli.heads.emd import emd_logits, match
 from fewshot_cli.heads.shared.batches import batches
 from fewshot_cli.heads.shared.local import LocalHead, ReferenceOptions, nodes
 
@@ -68,6 +69,10 @@ class SFC(LocalHead[SFCOptions]):
     order_matters = True
     trial = {"passes": 2}
 
+    def match(self, left: Tensor, right: Tensor) -> Matching:
+        """The optimal matching of two maps [d,h,w]: between two images there is no layer to learn."""
+        return match(self.needed_solver, left, right, self.options)
+
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         way, shot = support.shape[1:3]
@@ -79,6 +84,14 @@ class SFC(LocalHead[SFCOptions]):
     def score(self, layer: Tensor, query: Tensor) -> Tensor:
         """Logits [E,q,way] of maps [E,q,d,h,w] under the layer [E,way,n,d]."""
         return emd_logits(self.needed_solver, nodes(query, self.options.pyramid), layer, self.options)
+
+    def deployed(self, maps: Tensor, labels: Tensor) -> nn.Module:
+        """As `Deploys`: the layer with entropic matching, whose logits are near the exact ones."""
+        from fewshot_cli.heads.sfc.deploy import EntropicMatching
+
+        single = int(torch.bincount(labels).max()) == 1
+        layer = nodes(maps, self.options.pyramid) if single else self.learn(maps[None], labels)[0]
+        return EntropicMatching(layer, self.options)
 
     def learn(self, images: Tensor, labels: Tensor) -> Tensor:
         """The layer [E,way,n,d] learned on maps [E,P,d,h,w] with labels [P], the same in every episode.

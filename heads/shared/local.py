@@ -69,6 +69,10 @@ class Posing(Weighing, Protocol):
         """See `LocalOptions`."""
 
     @property
+    def pyramid(self) -> tuple[int, ...]:
+        """See `LocalOptions`."""
+
+    @property
     def temperature(self) -> float:
         """See `LocalOptions`."""
 

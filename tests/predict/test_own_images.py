@@ -368,7 +368,7 @@ def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     a = folders / "support" / "class0" / "0.png"
     code, _, err = fsl("match", a, "-o", tmp_path / "m.png")
     assert code == 2 and "give two images" in err
-    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w5s")
+    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s_prototype")
     assert code == 2 and "--set head=emd" in err
     code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--query", "3", "--recipe", "glyphs_5w1s")
     assert code == 2 and "--query names a query of an episode" in err
