@@ -11,10 +11,10 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "reliability"
 SIZES = {
     "commands": ("fuzz.py", "commands", 60),
     "recipes": ("fuzz.py", "recipes", 150),
-    "disk": ("disk.py", 6),
-    "files": ("files.py", 28),
+    "disk": ("disk.py", 3),
+    "files": ("files.py", 15),
     "images": ("images.py", 200),
-    "kills": ("kills.py", 6),
+    "kills": ("kills.py", 4),
     "pairs": ("pairs.py", 5),
     "server": ("server.py", 40),
     "transport": ("transport.py", 160),

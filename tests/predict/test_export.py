@@ -46,8 +46,7 @@ def pixels(paths, facts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["sfc", "prototype"])
-@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+@pytest.mark.parametrize(("head", "ending"), [("sfc", ".onnx"), ("prototype", ".pt2")])
 def test_a_classifier_labels_as_fsl_does(fsl, folders, tmp_path, head, ending):
     words = ("--recipe", "glyphs_5w5s", "--set", f"head={head}", "--support", folders / "support")
     code, out, err = fsl("export", *words, "-o", f"m{ending}", "--format", "json")
