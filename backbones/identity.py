@@ -1,7 +1,5 @@
 """Nothing: for features that were computed elsewhere."""
 
-from typing import Any
-
 from torch import Tensor
 
 from fewshot_cli.contracts import Backbone, Options, OwnWeights
@@ -21,11 +19,6 @@ class Identity(Backbone[Options]):
     def brings_weights(cls, options: Options) -> bool:
         """As `Backbone.brings_weights`: there are none to bring, and none to look for."""
         return True
-
-    @classmethod
-    def preprocessing(cls, options: Options) -> dict[str, Any]:
-        """As `Backbone.preprocessing`: features have none."""
-        return {}
 
     def own_weights(self) -> OwnWeights:
         """As `Backbone.own_weights`."""

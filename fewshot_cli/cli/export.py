@@ -39,8 +39,7 @@ def export(
 
     if out.suffix not in ENDINGS:
         raise FslError(f"{out}: must end in {' or '.join(ENDINGS)}")
-    if out.exists() and not force:
-        raise FslError(f"{out}: already exists; give another name, or --force to replace it")
+    o.refuse_existing(out, force)
     taking = o.taking(support, "--support", class_level, skip_bad)
     loaded = load_recipe(o.photo_recipe(recipe, 5), sets, None, seed)
     result = write(loaded, support, out, weights, o.data_root(data_root), taking)

@@ -7,7 +7,6 @@ import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import say_next
-from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import say
 
 
@@ -35,8 +34,7 @@ def features(
     from fewshot_cli.runtime.processes import Processes
 
     check_ending(out)
-    if out.exists() and not force:
-        raise FslError(f"{out}: already exists; give another name, or --force to replace it")
+    o.refuse_existing(out, force)
     loaded = load_recipe(recipe, [*(sets or []), *o.as_sets({"eval.split": split})], None, seed)
     model = Model.open(loaded, o.data_root(data_root), Processes(resolve(device)), weights)
     shape = export(model, out)

@@ -66,9 +66,7 @@ def match(
     if query is not None and episode is None:
         raise FslError("--query names a query of an episode; give --episode too, or leave --query out")
     check(out)
-    if recipe is None and episode is not None:
-        recipe = "cifar_fs_5w1s_conv64"
-    loaded = load_recipe(o.photo_recipe(recipe, 1), sets, solver, seed)
+    loaded = load_recipe(o.photo_recipe(recipe, 1, episode is None), sets, solver, seed)
     source = (weights, o.data_root(data_root), resolve(device))
     if loaded.eval.protocol == "classification":
         _check_for_classifier(loaded.name, images, episode, flows, maps)

@@ -14,7 +14,7 @@ from fewshot_cli.runtime.render import Format
 if TYPE_CHECKING:
     from fewshot_cli.data.user_images import Taking
 
-DEFAULT_RECIPE = "glyphs_5w1s"
+DEFAULT_RECIPE, BENCHMARK_RECIPE = "glyphs_5w1s", "cifar_fs_5w1s_conv64"
 
 
 class Kind(StrEnum):
@@ -177,11 +177,19 @@ def taking(folder: Path | None, option: str, class_level: int | None, skip_bad: 
     return Taking(class_level, skip_bad)
 
 
-def photo_recipe(given: str | None, shots: int) -> str:
-    """`--recipe`, or the best for own photos with one or several examples (`shots` is 1 or 5) of each class."""
+def photo_recipe(given: str | None, shots: int, photos: bool = True) -> str:
+    """`--recipe`, or the best for own photos with one or several examples (`shots` is 1 or 5) of each class; where no
+    `photos` are given, one whose dataset is a benchmark.
+    """
     from fewshot_cli.predict.defaults import recipe_for_photos
 
-    return given or recipe_for_photos(shots)
+    return given or (recipe_for_photos(shots) if photos else BENCHMARK_RECIPE)
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """Raise `FslError` for a file that is in the way of a result without `--force`."""
+    if out.exists() and not force:
+        raise FslError(f"{out}: already exists; give another name, or --force to replace it")
 
 
 def as_sets(values: dict[str, Any]) -> list[str]:

@@ -48,9 +48,7 @@ def retrieve(
     ranks = _ranks(k)
     if query is not None and gallery is None:
         raise FslError("--query needs --gallery, the folder to search in")
-    if recipe is None and gallery is None:
-        recipe = "cifar_fs_5w1s_conv64"
-    loaded = load_recipe(o.photo_recipe(recipe, 1), sets, solver, seed)
+    loaded = load_recipe(o.photo_recipe(recipe, 1, gallery is not None), sets, solver, seed)
     root, place, taking = o.data_root(data_root), resolve(device), o.taking(gallery, "--gallery", class_level, skip_bad)
     result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, root, place, taking)
     records = [{"k": k, **values} for k, values in result["recall"].items()]

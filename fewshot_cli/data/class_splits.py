@@ -1,6 +1,7 @@
 """How a user's own classes are divided into splits: as the source says, by a file, or by a seed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,12 @@ def assign(options: ClassSplits, table: Table, path: Path) -> dict[str, str]:
     if test + val > len(shuffled):
         raise DataError("val_share and test_share together exceed 1; lower one of them")
     return {c: "test" if i < test else "val" if i < test + val else "train" for i, c in enumerate(shuffled)}
+
+
+def in_order(classes: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Split and class, split by split, classes sorted by name: as a store is written."""
+    for split in SPLITS:
+        yield from ((split, cls) for cls in sorted(classes) if classes[cls] == split)
 
 
 def _from_file(path: Path, table: Table) -> dict[str, str]:

@@ -32,22 +32,35 @@ def from_csv(path: Path) -> Table:
     label_of: dict[str, str] = {}
     seen: set[str] = set()
     for line, row in _rows(path):
-        name, cls, split = row.get("file", ""), row.get("label", ""), plain(row.get("split", "")) or None
+        name, cls = row.get("file", ""), row.get("label", "")
         if not name or not cls:
             raise DataError(f"{path}:{line}: file or label is empty; give both, or remove the line")
-        if split and split not in SPLIT_FOLDERS:
-            raise DataError(f"{path}:{line}: split {row['split']!r} is none of train, val, test")
-        split = SPLIT_FOLDERS[split] if split else None
+        split = split_named(row["split"], f"{path}:{line}") if plain(row.get("split", "")) else None
         name = _there(path, line, name)
         if label_of.setdefault(name, cls) != cls:
             raise DataError(f"{path}:{line}: {name} has the label {cls}, and {label_of[name]} before; leave one out")
-        names, before = table.setdefault(cls, ([], split))
-        if before != split:
-            raise DataError(f"{path}:{line}: class {cls} is in two splits; in few-shot learning a class belongs to one")
+        names = names_of(table, cls, split, f"{path}:{line}")
         if name not in seen:  # a row for each box in an image is common
             names.append(name)
         seen.add(name)
     return table
+
+
+def split_named(text: str, where: str) -> str:
+    """The split that a word means. Raises `DataError`, beginning with `where`, for another word."""
+    if (word := plain(text)) not in SPLIT_FOLDERS:
+        raise DataError(f"{where}: split {text!r} is none of train, val, test")
+    return SPLIT_FOLDERS[word]
+
+
+def names_of(table: Table, cls: str, split: str | None, where: str) -> list[str]:
+    """The names of a class's images in the table, which it enters with its split. Raises `DataError`, beginning with
+    `where`, for a class that is in the table with another split.
+    """
+    names, before = table.setdefault(cls, ([], split))
+    if before != split:
+        raise DataError(f"{where}: class {cls} is in two splits; in few-shot learning a class belongs to one")
+    return names
 
 
 def _there(path: Path, line: int, name: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,22 +263,27 @@ class LooseImages(_Files):
 
 
 @contextmanager
-def all_bad_of(*sets: _Files) -> Iterator[None]:
-    """Where an image of one set turns out to be bad, name the bad ones of all of them."""
+def all_bad_of(*sets: _Files | Split | None) -> Iterator[None]:
+    """Where an image of one set turns out to be bad, name the bad ones of all of them that are a user's files."""
     try:
         yield
     except BadImages as error:
-        raise BadImages([bad for images in dict.fromkeys(sets) for bad in images.bad()]) from error
+        raise BadImages([bad for images in _own(sets) for bad in images.bad()]) from error
 
 
-def omissions(*sets: _Files) -> dict[str, Any]:
-    """What a result says of files that are not in it: their number for each reason, and images that were bad."""
+def omissions(*sets: _Files | Split | None) -> dict[str, Any]:
+    """What a result says of a user's files that are not in it: their number by reason, and images that were bad."""
     skipped: Counter[str] = Counter()
     unreadable: dict[str, str] = {}
-    for images in dict.fromkeys(sets):
+    for images in _own(sets):
         skipped.update(images.skipped)
         unreadable |= images.unreadable
     return {"skipped": dict(skipped), "unreadable": unreadable}
+
+
+def _own(sets: Iterable[_Files | Split | None]) -> list[_Files]:
+    """Those of the sets that are a user's files, each once: a store's images are neither skipped nor bad."""
+    return list(dict.fromkeys(images for images in sets if isinstance(images, _Files)))
 
 
 def images_of(files: Source) -> tuple[list[str], dict[str, list[str]]]:

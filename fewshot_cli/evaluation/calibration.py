@@ -26,7 +26,7 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
     for transport costs.
     """
     wide = logits.detach().cpu().double()
-    usual = math.log(max(float((wide.max(1).values - wide.mean(1)).mean()) / 6, 1e-12))
+    usual = math.log(_usual_temperature(wide))
     own = labels.cpu()[:, None]
 
     def surprise(log_t: float) -> float:
@@ -34,6 +34,11 @@ def temperature(logits: Tensor, labels: Tensor) -> float:
         return (log_t - usual) ** 2 / 2 - float(likely)
 
     return math.exp(minimize_scalar(surprise, bounds=(usual - 6, usual + 6), method="bounded").x)
+
+
+def _usual_temperature(logits: Tensor) -> float:
+    """A sixth of how far the highest of logits [N,way] lies above the mean one, on average."""
+    return max(float((logits.max(1).values - logits.mean(1)).mean()) / 6, 1e-12)
 
 
 def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list[Bin]:
@@ -88,7 +93,7 @@ class Familiarity:
 
     def __init__(self, known: Tensor, unknown: Tensor) -> None:
         seen = known if len(known) else unknown
-        self.scale = max(float((seen.max(1).values - seen.mean(1)).mean()) / 6, 1e-12)
+        self.scale = _usual_temperature(seen)
         self.weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
         if len(known) > 1 and len(unknown) > 1:
             sides = [self._both(known), self._both(unknown)]

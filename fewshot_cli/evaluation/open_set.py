@@ -10,11 +10,11 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.errors import RecipeError
-from fewshot_cli.evaluation.calibration import FAMILIARITY, auroc, calibration_error, familiarity
+from fewshot_cli.evaluation.calibration import FAMILIARITY, auroc, calibration_error, familiarity, temperature
 from fewshot_cli.evaluation.external import seen
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
-from fewshot_cli.evaluation.support import Examples, calibrate
+from fewshot_cli.evaluation.support import Examples
 from fewshot_cli.runtime.console import progress
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
@@ -52,7 +52,8 @@ def evaluate_open_set(
             logits = examples.score(head)(features[episode.query.flatten()]).cpu()
             known = logits[:queries]
             accuracies.append(100 * float((known.argmax(1) == truth).float().mean()))
-            told = examples.recognition(head, accepted)
+            left, left_labels = examples.left_out(head)
+            told = examples.recognition(head, left, accepted)
             near, below = told.familiarity(logits), told.threshold
             areas["learned"].append(auroc(near[:queries], near[queries:]))
             for name in FAMILIARITY:
@@ -62,8 +63,7 @@ def evaluate_open_set(
             refused.append(100 * float((near[:queries] < below).float().mean()))
             plain.append(known.softmax(1))
             if spec.shot > 1:
-                chosen = calibrate(*examples.left_out(head))
-                calibrated.append((known / chosen.temperature).softmax(1))
+                calibrated.append((known / temperature(left, left_labels)).softmax(1))
             bar.update(number + 1)
     labels = truth.repeat(recipe.eval.episodes)
     mean = {key: mean_ci95(values) for key, values in {"accuracy": accuracies, **areas}.items()}

@@ -59,8 +59,9 @@ class Examples:
             return torch.empty(0, int(self.labels.max()) + 1), torch.empty(0, dtype=torch.int64)
         return torch.cat(logits), torch.cat(labels)
 
-    def recognition(self, head: Head[Any], accepted: float) -> "Recognition":
-        """What tells images of none of the classes, so that a share `accepted` of them passes for one.
+    def recognition(self, head: Head[Any], known: Tensor, accepted: float) -> "Recognition":
+        """What tells images of none of the classes from `known` ones, those of `left_out`, by logits [K,way], so that a
+        share `accepted` of them passes for one.
 
         Each class in turn, left out of the support set, plays the unknown one. With one class fewer the nearest is
         farther, so each of the others stands in for it in turn. A few classes do not show how near unknown ones may
@@ -71,7 +72,7 @@ class Examples:
             logits = self.without_class(c).score(head)(self.maps[self.labels == c])
             found += [torch.cat([logits, logits[:, other : other + 1]], 1) for other in range(way - 1)]
         unknown = torch.cat(found)
-        measure = Familiarity(self.left_out(head)[0], unknown)
+        measure = Familiarity(known, unknown)
         near = measure(unknown)
         bound = float(student.ppf(1 - accepted, way - 1)) * math.sqrt(1 + 1 / way)
         return Recognition(measure, float(near.mean() + bound * near.std()))

@@ -30,7 +30,7 @@ def cached_features(
     """
     start, device = perf_counter(), processes.device
     if backbone.takes_features:  # there is nothing to compute and keep
-        return given_features(recipe, split).to(device), perf_counter() - start
+        return features(recipe, split, backbone, processes), perf_counter() - start
     path = root / "features" / f"{key}-{device.type}.safetensors"
     if all(processes.gather(path.is_file())):
         maps = _read(path, len(split))
@@ -58,7 +58,7 @@ def features(
 ) -> Tensor:
     """Features [N,d,h,w] of a set of images, on the device and not kept."""
     if backbone.takes_features:
-        return given_features(recipe, images).to(processes.device)
+        return _given(recipe, images).to(processes.device)
     views: Views
     if build_extractor(recipe).patches:
         views = CutPatches(images, recipe, processes)
@@ -67,7 +67,7 @@ def features(
     return embed(backbone.to(processes.device), views, processes, tick)
 
 
-def given_features(recipe: Recipe, images: ImageSet) -> Tensor:
+def _given(recipe: Recipe, images: ImageSet) -> Tensor:
     """The features [N,d,h,w] that a dataset holds. Raises `DataError` for one of images, `RecipeError` for patches."""
     if build_extractor(recipe).patches:
         raise RecipeError(f"extractor {recipe.extractor.name} cuts patches from images; features take extractor fcn")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.config.parts import build_extractor
@@ -118,6 +119,11 @@ def embed(backbone: Backbone, views: Views, processes: Processes, tick: Callable
 def pool_patches(maps: Tensor, patches: int) -> Tensor:
     """Maps [N·patches,d,h,w] of images' patches, each pooled to one position: [N,d,1,patches]."""
     return maps.mean((2, 3)).unflatten(0, (-1, patches)).mT[:, :, None]
+
+
+def directions(maps: Tensor) -> Tensor:
+    """Maps [N,d,h,w], pooled, as directions of length one: [N,d]."""
+    return F.normalize(maps.flatten(2).mean(-1), dim=-1)
 
 
 class Patches:

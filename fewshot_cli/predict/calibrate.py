@@ -9,9 +9,8 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.user_images import TAKING, Folder, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.calibration import reliability
+from fewshot_cli.evaluation.calibration import calibration_error, reliability, temperature
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.evaluation.support import calibrate as calibrated
 from fewshot_cli.evaluation.support import held_out
 from fewshot_cli.predict.labeller import from_examples, support_set
 from fewshot_cli.runtime.processes import Processes
@@ -38,8 +37,7 @@ def calibrate(
     model = Model.open(recipe, root, Processes(device), given)
     examples = support_set(support, recipe, root, taking)
     asked = Folder(labelled, "--labelled", recipe.image, taking) if labelled else None
-    own = [one for one in (examples, asked) if isinstance(one, Folder)]
-    with all_bad_of(*own), transport.ledger() as ledger:
+    with all_bad_of(examples, asked), transport.ledger() as ledger:
         made = from_examples(model, examples, support)
         assert made.examples is not None
         if asked is not None:
@@ -56,8 +54,7 @@ def calibrate(
             f"{labelled or support}: {len(labels)} images are too few to calibrate with; give --labelled images, or "
             "more examples of each class"
         )
-    fitted = calibrated(logits, labels)
-    bins = {"before": logits.softmax(1), "after": held_out(logits, labels)}
+    found = {"before": logits.softmax(1), "after": held_out(logits, labels)}
     return {
         "format": 1,
         "recipe": recipe.name,
@@ -65,13 +62,12 @@ def calibrate(
         "weights": model.weights.label,
         "support": dict(zip(made.classes, made.counts, strict=True)),
         "labelled": labelled is not None,
-        "images": fitted.images,
+        "images": len(labels),
         "accuracy": 100 * float((logits.argmax(1) == labels).float().mean()),
-        "temperature": fitted.temperature,
-        "before": fitted.before,
-        "after": fitted.after,
-        "bins": {name: [one._asdict() for one in reliability(p, labels)] for name, p in bins.items()},
-        **omissions(*own),
+        "temperature": temperature(logits, labels),
+        **{name: calibration_error(p, labels) for name, p in found.items()},
+        "bins": {name: [one._asdict() for one in reliability(p, labels)] for name, p in found.items()},
+        **omissions(examples, asked),
         "not_converged": sum(ledger.failures(1)),
         "versions": versions(),
     }

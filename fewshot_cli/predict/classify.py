@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
-from fewshot_cli.data.user_images import TAKING, Folder, LabelledSet, LooseImages, Taking, all_bad_of, omissions
+from fewshot_cli.data.user_images import TAKING, LabelledSet, LooseImages, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.support import Calibration, Recognition, calibrate
@@ -92,24 +92,26 @@ class Classification:
                 )
             return
         several = min(self.labeller.counts) > 1
-        if several and (self.calibration is None or self.asked.sets is not None):
-            logits, labels = examples.left_out(head)
-            self.calibration = self.calibration or calibrate(logits, labels)
+        if self.asked.sets is not None and not several:
+            raise DataError(f"{self.where}: --set-of needs two or more examples of every class")
+        if self.asked.reject is not None and len(self.labeller.classes) < 3:
+            raise DataError(f"{self.where}: --reject leaves out one class at a time, which takes three classes or more")
+        fits = several and self.calibration is None
+        if not fits and self.asked.sets is None and self.asked.reject is None:
+            return
+        logits, labels = examples.left_out(head)
+        if fits:
+            self.calibration = calibrate(logits, labels)
         if self.asked.sets is not None:
-            if self.calibration is None or not several:
-                raise DataError(f"{self.where}: --set-of needs two or more examples of every class")
+            assert self.calibration is not None  # given, or fitted to several examples of every class
             self.set_threshold = _conformal((logits / self.calibration.temperature).softmax(1), labels, self.asked.sets)
         if self.asked.reject is not None:
-            if len(self.labeller.classes) < 3:
-                raise DataError(
-                    f"{self.where}: --reject leaves out one class at a time, which takes three classes or more"
-                )
-            self.recognition = examples.recognition(head, self.asked.reject)
+            self.recognition = examples.recognition(head, logits, self.asked.reject)
 
     def label(self, paths: list[Path]) -> tuple[LooseImages, dict[str, Any]]:
         """Label every image of `paths`; the images, and the result of `fsl classify`."""
         images = LooseImages(paths, self.recipe.image, self.taking)
-        own = [one for one in (self.support, images) if isinstance(one, (Folder, LooseImages))]
+        own = (self.support, images)
         with all_bad_of(*own), transport.ledger() as ledger:
             self.learn()
             with progress("classify", len(images)) as bar:

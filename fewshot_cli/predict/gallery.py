@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.features.embed import directions
 from fewshot_cli.predict.nearest import Engine, engine_of
 from fewshot_cli.runtime.files import exclusive, guarded, regular, scratch, write_json
 
@@ -76,17 +76,24 @@ class Gallery:
         folders = sorted(p for p in (self.path / SHARDS).iterdir() if p.is_dir() and not p.name.startswith("."))
         self.shards = [_shard(folder) for folder in folders]
         self.keys = [folder.name for folder in folders]
-        self.deleted = set(_json(self.path / DELETED)["deleted"]) if (self.path / DELETED).is_file() else set()
+        self.starts = np.cumsum([0, *(len(shard.names) for shard in self.shards)])
+        self._delete(set(_json(self.path / DELETED)["deleted"]) if (self.path / DELETED).is_file() else set())
+
+    def _delete(self, digests: set[str]) -> None:
+        """Let these, and no others, not count."""
+        self.deleted = digests
+        every = (digest for shard in self.shards for digest in shard.digests)
+        self.gone = np.array([place for place, digest in enumerate(every) if digest in digests], dtype=np.int64)
 
     def __len__(self) -> int:
-        return sum(digest not in self.deleted for shard in self.shards for digest in shard.digests)
+        return int(self.starts[-1]) - len(self.gone)
 
     def add(self, images: LooseImages, model: Model, tick: Callable[[int], None]) -> int:
         """Embed images that are not there yet, and return how many those were; one that was deleted comes back."""
         known = {digest for shard in self.shards for digest in shard.digests}
-        wanted = images.identities()
-        self._write_deleted(self.deleted - set(wanted))
-        new = [i for i, digest in enumerate(wanted) if digest not in known and wanted.index(digest) == i]
+        first = {digest: i for i, digest in reversed(list(enumerate(images.identities())))}  # of files that are alike
+        self._write_deleted(self.deleted - first.keys())
+        new = sorted(i for digest, i in first.items() if digest not in known)
         done = 0
         for start in range(0, len(new), SHARD):
             done += self._add_shard(images.only(new[start : start + SHARD]), model, done, tick)
@@ -130,7 +137,7 @@ class Gallery:
         if deleted != self.deleted:
             with exclusive(self.path / DELETED):
                 write_json(self.path / DELETED, {"deleted": sorted(deleted)})
-            self.deleted = deleted
+            self._delete(deleted)
 
     def names(self) -> Iterator[str]:
         """The names of its images."""
@@ -140,44 +147,34 @@ class Gallery:
                     yield name
 
     def search(
-        self, model: Model, maps: Tensor, own: list[str], shortlist: int, top: int, engine: str
+        self, model: Model, maps: Tensor, own: list[str], shortlist: int, top: int, engine: Engine
     ) -> list[list[tuple[str, float, float]]]:
         """For each query's maps [Q,d,h,w] its `top` images as (name, cosine, score): the `shortlist` nearest
         directions, re-ranked by the head. An image is never found by itself (`own` [Q] are hashes).
         """
-        found: Engine = engine_of(engine, [shard.pooled for shard in self.shards], self.path, self.keys)
-        starts = np.cumsum([0, *(len(shard.names) for shard in self.shards)])
-        gone = [
-            starts[s] + i
-            for s, shard in enumerate(self.shards)
-            for i, d in enumerate(shard.digests)
-            if d in self.deleted
-        ]
         wanted = min(shortlist + 1, len(self))
-        places, cosines = found.nearest(directions(maps).cpu().numpy(), wanted, np.array(gone, dtype=np.int64))
+        places, cosines = engine.nearest(directions(maps).cpu().numpy(), wanted, self.gone)
         out: list[list[tuple[str, float, float]]] = []
         for query, row, near, digest in zip(maps, places, cosines, own, strict=True):
-            at = [
-                (int(np.searchsorted(starts, p, "right")) - 1, int(p), float(c))
-                for p, c in zip(row, near, strict=True)
-                if p >= 0
-            ]
-            kept = [(s, p - starts[s], c) for s, p, c in at if self.shards[s].digests[p - starts[s]] != digest][
-                :shortlist
-            ]
+            kept = []
+            for place, cosine in zip(row, near, strict=True):
+                shard, i = self._at(place)
+                if place >= 0 and shard.digests[i] != digest:
+                    kept.append((shard.names[i], float(cosine), shard.maps[i]))
+            kept = kept[:shortlist]
             if not kept:
                 out.append([])
                 continue
-            support = torch.stack([torch.from_numpy(self.shards[s].maps[i].astype(np.float32)) for s, i, _ in kept])
+            support = torch.stack([torch.from_numpy(found.astype(np.float32)) for _, _, found in kept])
             scores = model.head(support[None, :, None].to(query.device), query[None, None])[0, 0]
             order = scores.argsort(descending=True, stable=True)[:top].tolist()
-            out.append([(self.shards[kept[j][0]].names[kept[j][1]], kept[j][2], float(scores[j])) for j in order])
+            out.append([(*kept[j][:2], float(scores[j])) for j in order])
         return out
 
-
-def directions(maps: Tensor) -> Tensor:
-    """Maps [N,d,h,w] as directions [N,d]."""
-    return F.normalize(maps.flatten(2).mean(-1), dim=-1)
+    def _at(self, place: int) -> tuple[Shard, int]:
+        """The shard of an image by its place among all, and its place there."""
+        number = int(np.searchsorted(self.starts, place, "right")) - 1
+        return self.shards[number], int(place - self.starts[number])
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -224,9 +221,10 @@ def find(
     if not len(gallery):
         raise DataError(f"{gallery.path}: holds no images; add some with fsl gallery add")
     rows: list[dict[str, Any]] = []
+    opened = engine_of(engine, [shard.pooled for shard in gallery.shards], gallery.path, gallery.keys)
     for part in asked.parts(PART):
         maps = model.features_once(part)
-        hits = gallery.search(model, maps, part.identities(), shortlist, top, engine)
+        hits = gallery.search(model, maps, part.identities(), shortlist, top, opened)
         for name, found in zip(part.names, hits, strict=True):
             rows.append(
                 {"query": name, "found": [{"image": n, "score": score, "cosine": near} for n, near, score in found]}

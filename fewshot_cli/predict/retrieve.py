@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_cli import transport
@@ -19,6 +18,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.episodes import BUDGET
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
+from fewshot_cli.features.embed import directions
 from fewshot_cli.runtime.console import progress
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import versions
@@ -48,7 +48,6 @@ def retrieve(
     model = Model.open(recipe, root, Processes(device), given)
     images = Folder(gallery, "--gallery", recipe.image, taking) if gallery else model.split
     asked = Folder(query, "--query", recipe.image, taking) if query else images
-    own = [one for one in (images, asked) if isinstance(one, Folder)]
     names, same = images.classes, _copies(asked, images)
     size = len(images) - max(map(len, same))
     if max(ks) > size:
@@ -72,10 +71,10 @@ def retrieve(
             "two images or more"
         )
     picks = can[_picks(len(can), count, recipe.seed)]
-    with all_bad_of(*own):
+    with all_bad_of(images, asked):
         gallery_features = model.features(images)
         searched = gallery_features if asked is images else model.features(asked)
-    stored = _pooled(gallery_features)
+    stored = directions(gallery_features)
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
     ranking: list[dict[str, Any]] = []
@@ -113,7 +112,7 @@ def retrieve(
         "pictures": len(images),
         "queries": len(picks),
         "left_out": len(asked) - len(can),
-        **omissions(*own),
+        **omissions(images, asked),
         "shortlist": shortlist,
         "recall": {k: _recall(hits, k) for k in ks},
         "interval": INTERVAL_QUERIES,
@@ -151,11 +150,6 @@ def _queries_a_call(model: Model, shortlist: int, maps: Tensor) -> int:
     return max(1, min(256, BUDGET // 4 // one))
 
 
-def _pooled(maps: Tensor) -> Tensor:
-    """Maps [N,d,h,w] as directions [N,d]."""
-    return F.normalize(maps.flatten(2).mean(-1), dim=-1)
-
-
 @torch.no_grad()
 def _ranks(
     model: Model, query: Tensor, gallery: Tensor, stored: Tensor, shortlist: int, same: list[list[int]]
@@ -164,7 +158,7 @@ def _ranks(
 
     `stored` are the gallery's maps pooled, `same` each query's own places in the gallery.
     """
-    near = _pooled(query) @ stored.T
+    near = directions(query) @ stored.T
     for row, copies in zip(near, same, strict=True):
         row[copies] = -torch.inf
     order = near.topk(shortlist, 1).indices

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fewshot_cli.data.user_images import Folder, LooseImages, all_bad_of
+from fewshot_cli.data.user_images import LooseImages, all_bad_of
 from fewshot_cli.errors import DataError
 from fewshot_cli.predict.classify import Classification, Row
 from fewshot_cli.runtime.console import say
@@ -21,7 +21,7 @@ def labels_as_they_come(made: Classification, paths: list[Path]) -> Iterator[Row
     for path in paths:
         if not path.is_dir():
             raise DataError(f"{path}: is no folder to watch")
-    with all_bad_of(*([made.support] if isinstance(made.support, Folder) else [])):
+    with all_bad_of(made.support):
         made.learn()
     done: dict[Path, tuple[int, int]] = {}
     before: dict[Path, tuple[int, int]] = {}

@@ -14,7 +14,7 @@ def sidecar(
     """What the weights are: stage, parts with options, data and its hash, all data that they or those which they
     `start` from have seen, recipe, versions and licence.
     """
-    ours = f"{recipe.dataset.name}[{len(store.split('train').classes)} classes]"
+    ours = f"{recipe.dataset.name}[{len(store.index['splits']['train']['classes'])} classes]"
     before = start.saw if start is not None else []
     return {
         "stage": stage,

@@ -72,19 +72,19 @@ def find_weights(
 
 def find_named(recipe: Recipe, given: str) -> FoundWeights:
     """The weights that a text means, for a recipe's backbone. Raises `DataError` when there are none."""
-    return _from_elsewhere(recipe, given) or _from_file(Path(given))
+    if (found := _from_elsewhere(recipe, given)) is not None:
+        return found
+    return _installed(given) if _is_installed(given) else FoundWeights(given, checkpoint.load(named(Path(given))))
 
 
 def named(given: Path) -> Path:
     """The file that `--weights` means: a path, or the name of installed weights."""
-    file = Path(os.path.expanduser(given))
-    return installed.file(given.name) if not file.is_file() and str(given) in installed.names() else file
+    return installed.file(given.name) if _is_installed(str(given)) else Path(os.path.expanduser(given))
 
 
-def _from_file(given: Path) -> FoundWeights:
-    path = named(given)
-    by_name = str(given) in installed.names() and path == installed.file(given.name)
-    return FoundWeights(installed.label(given.name) if by_name else str(given), checkpoint.load(path))
+def _is_installed(given: str) -> bool:
+    """Whether a text names installed weights; a file that is called so comes first."""
+    return given in installed.names() and not Path(os.path.expanduser(given)).is_file()
 
 
 def _installed(name: str) -> FoundWeights:

@@ -99,7 +99,7 @@ def test_as_many_unknown_images_pass_as_were_asked_for():
         centres = 3 * torch.randn(12, 2, generator=rng)
         support = centres[:6, None] + 0.3 * torch.randn(6, 5, 2, generator=rng)
         examples = Examples(support.reshape(30, 2, 1, 1), torch.arange(6).repeat_interleave(5))
-        told, score = examples.recognition(head, 0.1), examples.score(head)
+        told, score = examples.recognition(head, examples.left_out(head)[0], 0.1), examples.score(head)
         unknown = (centres[6:] + 0.3 * torch.randn(6, 2, generator=rng)).reshape(6, 2, 1, 1)
         known = (centres[:6] + 0.3 * torch.randn(6, 2, generator=rng)).reshape(6, 2, 1, 1)
         passed.append(float((told.familiarity(score(unknown)) >= told.threshold).float().mean()))

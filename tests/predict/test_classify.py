@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 
+import glyph_files
 import pytest
 import torch
 from PIL import Image
 
-from fewshot_cli.data.store import open_store
 from fewshot_cli.predict.classify import _conformal
 
 WORDS = ("--recipe", "glyphs_5w5s", "--set", "head=prototype", "--set", "head.distance=cosine")
@@ -22,16 +22,10 @@ WORDS = ("--recipe", "glyphs_5w5s", "--set", "head=prototype", "--set", "head.di
 @pytest.fixture(scope="module")
 def folders(glyph_root, tmp_path_factory):
     """Five examples and four queries of five classes of glyphs, and four of three other classes."""
-    split = open_store(glyph_root, "glyphs").split("test")
-    images, _ = split.decode(32)
     root = tmp_path_factory.mktemp("photos")
-    for c, members in enumerate(split.members()[:8]):
-        for kind, picks in (("support", members[:5]), ("query", members[5:9])):
-            folder = root / ("unknown" if c >= 5 else kind) / f"class{c}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for i, one in enumerate(picks):
-                name = f"{kind[0]}{i}.png"
-                Image.fromarray(images[one].permute(1, 2, 0).numpy()).save(folder / name)
+    for kind, pick in (("support", slice(5)), ("query", slice(5, 9))):
+        glyph_files.save(glyph_root, root / kind, range(5), pick, f"{kind[0]}{{}}.png")
+        glyph_files.save(glyph_root, root / "unknown", range(5, 8), pick, f"{kind[0]}{{}}.png")
     return root
 
 

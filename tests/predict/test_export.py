@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import glyph_files
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.data.store import open_store
 from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.predict import export
@@ -22,15 +22,9 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "matching.py"
 
 @pytest.fixture(scope="module")
 def folders(glyph_root, tmp_path_factory):
-    split = open_store(glyph_root, "glyphs").split("test")
-    images, _ = split.decode(32)
     root = tmp_path_factory.mktemp("photos")
-    for c, members in enumerate(split.members()[:3]):
-        for kind, picks in (("support", members[:3]), ("query", members[3:6])):
-            folder = root / kind / f"class{c}"
-            folder.mkdir(parents=True)
-            for i, one in enumerate(picks):
-                Image.fromarray(images[one].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    for kind, pick in (("support", slice(3)), ("query", slice(3, 6))):
+        glyph_files.save(glyph_root, root / kind, range(3), pick)
     return root
 
 

@@ -3,11 +3,10 @@
 import json
 import shutil
 
+import glyph_files
 import numpy as np
 import pytest
-from PIL import Image
 
-from fewshot_cli.data.store import open_store
 from fewshot_cli.errors import FslError
 from fewshot_cli.predict import nearest
 from fewshot_cli.predict.nearest import Exact, engine_of
@@ -18,13 +17,8 @@ WORDS = ("--recipe", "glyphs_5w1s")
 @pytest.fixture(scope="module")
 def photos(glyph_root, tmp_path_factory):
     """Six glyphs of each of five classes."""
-    split = open_store(glyph_root, "glyphs").split("test")
-    images, _ = split.decode(32)
     root = tmp_path_factory.mktemp("photos")
-    for c, members in enumerate(split.members()[:5]):
-        (root / f"class{c}").mkdir()
-        for i, one in enumerate(members[:6]):
-            Image.fromarray(images[one].permute(1, 2, 0).numpy()).save(root / f"class{c}" / f"{i}.png")
+    glyph_files.save(glyph_root, root, range(5), slice(6))
     return root
 
 

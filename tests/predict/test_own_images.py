@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import glyph_files
 import numpy as np
 import pytest
 import torch
@@ -31,15 +32,9 @@ def embedded(backbone, images, recipe):
 @pytest.fixture(scope="module")
 def folders(glyph_root, tmp_path_factory):
     """Glyphs of four classes as files: three examples and four queries per class."""
-    split = open_store(glyph_root, "glyphs").split("test")
-    images, _ = split.decode(32)
-    root = tmp_path_factory.mktemp("pictures")
-    for c, members in enumerate(split.members()[:4]):
-        for kind, picks in (("support", members[:3]), ("query", members[3:7])):
-            folder = root / kind / f"class{c}"
-            folder.mkdir(parents=True)
-            for i, one in enumerate(picks):
-                Image.fromarray(images[one].permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    root = tmp_path_factory.mktemp("photos")
+    for kind, pick in (("support", slice(3)), ("query", slice(3, 7))):
+        glyph_files.save(glyph_root, root / kind, range(4), pick)
     return root
 
 

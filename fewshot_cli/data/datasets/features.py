@@ -5,12 +5,9 @@ from pathlib import Path
 from pydantic import Field
 
 from fewshot_cli.contracts import DatasetBuilder, ImageSink
-from fewshot_cli.data.arrange import SPLIT_FOLDERS, plain
 from fewshot_cli.data.arrays import ENDINGS, SHAPES, read
-from fewshot_cli.data.class_splits import ClassSplits, assign
-from fewshot_cli.data.format import SPLITS
-from fewshot_cli.data.listed import Table
-from fewshot_cli.errors import DataError
+from fewshot_cli.data.class_splits import ClassSplits, assign, in_order
+from fewshot_cli.data.listed import Table, names_of, split_named
 
 
 class FeaturesOptions(ClassSplits):
@@ -36,21 +33,11 @@ class Features(DatasetBuilder[FeaturesOptions]):
         table: Table = {}
         members: dict[str, list[int]] = {}
         for i, cls in enumerate(arrays.labels):
-            split = _split(arrays.splits[i], path) if arrays.splits is not None else None
-            names, before = table.setdefault(cls, ([], split))
-            if before != split:
-                raise DataError(f"{path}: class {cls} is in two splits; in few-shot learning a class belongs to one")
-            names.append(arrays.names[i])
+            split = split_named(arrays.splits[i], str(path)) if arrays.splits is not None else None
+            names_of(table, cls, split, str(path)).append(arrays.names[i])
             members.setdefault(cls, []).append(i)
         classes = assign(o, table, path)
         writer.info["channels"] = int(arrays.features.shape[1])
-        for split in SPLITS:
-            for cls in sorted(c for c, s in classes.items() if s == split):
-                for i in members[cls]:
-                    writer.add(split, cls, arrays.features[i], arrays.names[i])
-
-
-def _split(text: str, path: Path) -> str:
-    if (word := plain(text)) not in SPLIT_FOLDERS:
-        raise DataError(f"{path}: split {text!r} is none of train, val, test")
-    return SPLIT_FOLDERS[word]
+        for split, cls in in_order(classes):
+            for i in members[cls]:
+                writer.add(split, cls, arrays.features[i], arrays.names[i])

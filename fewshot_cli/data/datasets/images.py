@@ -9,8 +9,7 @@ from fewshot_cli.config.schema import MAX_PIXELS
 from fewshot_cli.contracts import DatasetBuilder, ImageSink
 from fewshot_cli.data.archive import Source
 from fewshot_cli.data.arrange import arrange
-from fewshot_cli.data.class_splits import ClassSplits, assign
-from fewshot_cli.data.format import SPLITS
+from fewshot_cli.data.class_splits import ClassSplits, assign, in_order
 from fewshot_cli.data.listed import Table, from_csv
 from fewshot_cli.data.user_images import images_of
 from fewshot_cli.data.walk import told
@@ -61,10 +60,9 @@ class Images(DatasetBuilder[ImagesOptions]):
         if not table:
             raise DataError(f"{path}: holds no images in class folders; --from takes {self.source}")
         classes = assign(self.options, table, path)
-        for split in SPLITS:
-            for cls in sorted(c for c, s in classes.items() if s == split):
-                for name in table[cls][0]:
-                    writer.add(split, cls, read(name), name)
+        for split, cls in in_order(classes):
+            for name in table[cls][0]:
+                writer.add(split, cls, read(name), name)
 
 
 def _content(path: Path) -> bytes:
