@@ -7,12 +7,12 @@ other; they are shifted so that both sides have the same mean, which no admissib
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -105,13 +105,15 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     the value or a price would not be finite. A solver without prices gives no gradient to supply and demand (OpenCV's,
     for one); a note on stderr says so once.
     """
-    cost, supply, demand = _alike(cost, supply, demand)
-    check(cost, supply, demand)
+    cost, supply, demand = alike(cost, supply, demand)
+    _check_shapes(cost, supply, demand)
     if cost.numel() == 0:
+        check(cost, supply, demand)
         return cost.sum((1, 2)) + supply.sum(1) - demand.sum(1)  # zeros, with their zero gradients
     if solver.gradient == "autograd":
+        check(cost, supply, demand)
         return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))
-    return _Envelope.apply(cost, supply, demand, solver, basis)
+    return _Envelope.apply(cost, supply, demand, solver, basis)[0]
 
 
 def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Plan:
@@ -142,27 +144,34 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
 
 def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
     """Refuse an invalid problem with a one-sentence error. Raises `DataError`; wrong shapes raise `ValueError`."""
-    batch, n, m = cost.shape if cost.ndim == 3 else (-1, -1, -1)
-    if supply.shape != (batch, n) or demand.shape != (batch, m):
-        raise ValueError(
-            f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}"
-        )
-    total_s, total_d = supply.detach().sum(1), demand.detach().sum(1)
-    if cost.numel() > 0:
-        _check_numbers(cost.detach(), supply.detach(), demand.detach(), total_s, total_d)
-    unequal = (total_s - total_d).abs() > TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
-    if unequal.any():
-        i = int(unequal.nonzero()[0])
+    _check_shapes(cost, supply, demand)
+    cost, supply, demand = cost.detach(), supply.detach(), demand.detach()
+    total_s, total_d = supply.sum(1), demand.sum(1)
+    excess = (total_s - total_d).abs() - TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
+    unequal = bool((excess > 0).any()) if cost.numel() == 0 else _check_numbers(cost, supply, demand, total_s, excess)
+    if unequal:
+        i = int((excess > 0).nonzero()[0])
         raise DataError(
             f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
             "normalise both sides to the same mass"
         )
 
 
-def _check_numbers(cost: Tensor, supply: Tensor, demand: Tensor, total_s: Tensor, total_d: Tensor) -> None:
-    """Refuse what is not finite, or negative, or would not be finite in the value or a price. Raises `DataError`."""
+def _check_shapes(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
+    batch, n, m = cost.shape if cost.ndim == 3 else (-1, -1, -1)
+    if supply.shape != (batch, n) or demand.shape != (batch, m):
+        raise ValueError(
+            f"cost {tuple(cost.shape)} does not go with supply {tuple(supply.shape)}, demand {tuple(demand.shape)}"
+        )
+
+
+def _check_numbers(cost: Tensor, supply: Tensor, demand: Tensor, total: Tensor, excess: Tensor) -> bool:
+    """Refuse what is not finite, or negative, or would not be finite in the value or a price. Raises `DataError`.
+
+    Returns whether some `excess` [B] of the totals' difference is positive: a GPU is waited for once.
+    """
     low, high = torch.aminmax(cost)
-    facts = torch.stack([low, high, total_s.amax(), total_d.amax(), supply.amin(), demand.amin()]).tolist()
+    facts = torch.stack([low, high, total.amax(), supply.amin(), demand.amin(), excess.amax()]).tolist()
     if not all(math.isfinite(fact) for fact in facts):
         for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
             bad = (~torch.isfinite(x)).flatten(1).any(1)
@@ -171,18 +180,20 @@ def _check_numbers(cost: Tensor, supply: Tensor, demand: Tensor, total_s: Tensor
                     f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
                     "check the weights and the features they give"
                 )
-    if min(facts[4:]) < 0:
+    if min(facts[3:5]) < 0:
         raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
     _, n, m = cost.shape
-    largest, heaviest = max(-facts[0], facts[1]), max(1.0, *facts[2:4])
+    largest = max(-facts[0], facts[1])
+    heaviest = max(1.0, facts[2] + abs(facts[5])) if math.isfinite(facts[5]) else math.inf
     if not 4 * (n + m) * largest * heaviest <= torch.finfo(cost.dtype).max:
         raise DataError(
             f"transport problems have costs up to {largest:.3g} and total masses up to {heaviest:.3g}, whose products "
             f"do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
         )
+    return facts[5] > 0
 
 
-def _alike(*given: Tensor) -> list[Tensor]:
+def alike(*given: Tensor) -> list[Tensor]:
     """The tensors in one floating dtype that every solver takes. Raises `DataError` for complex numbers."""
     if all(x.dtype == torch.float32 for x in given) or all(x.dtype == torch.float64 for x in given):
         return list(given)
@@ -208,30 +219,75 @@ def _in_units(supply: Tensor, demand: Tensor, totals: Tensor) -> tuple[Tensor, T
     )
 
 
+def double_backward() -> RuntimeError:
+    """The error of a second derivative: the plan is constant in the cost almost everywhere, but not in the masses."""
+    return RuntimeError(
+        "the optimal value of a transport problem is differentiable once: its plan and prices, which are the first "
+        "derivatives, carry no gradient; leave out create_graph"
+    )
+
+
+def gradients(
+    needed: Sequence[bool], grad: Tensor, flow: Tensor, supply_price: Tensor | None, demand_price: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of cost [B,n,m], supply [B,n] and demand [B,m], those that are `needed`, of values' `grad` [B]."""
+    d_cost = grad[:, None, None] * flow if needed[0] else None
+    if supply_price is None or demand_price is None or not (needed[1] or needed[2]):
+        return d_cost, None, None
+    shift = (demand_price.mean(1, keepdim=True) - supply_price.mean(1, keepdim=True)) / 2
+    d_supply = grad[:, None] * (supply_price + shift) if needed[1] else None
+    return d_cost, d_supply, grad[:, None] * (demand_price - shift) if needed[2] else None
+
+
 class _Envelope(torch.autograd.Function):
-    """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices."""
+    """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices. Returns the value, flow and prices."""
 
     @staticmethod
-    def forward(ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> Tensor:
-        plan = solve(solver, cost.detach(), supply.detach(), demand.detach(), basis)
-        ctx.priced = plan.supply_price is not None and plan.demand_price is not None
-        if plan.supply_price is not None and plan.demand_price is not None:
-            shift = (plan.demand_price.mean(1, keepdim=True) - plan.supply_price.mean(1, keepdim=True)) / 2
-            ctx.save_for_backward(plan.flow, plan.supply_price + shift, plan.demand_price - shift)
-        else:
-            ctx.save_for_backward(plan.flow)
-            if (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]) and type(solver) not in _TOLD:
-                _TOLD.add(type(solver))
-                say(
-                    f"note: solver {type(solver).__name__} returns no dual prices, so node weights get no gradient; "
-                    "--solver network_simplex gives the full one"
-                )
-        return (cost.detach() * plan.flow).sum((1, 2))
+    def forward(
+        cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        check(cost, supply, demand)
+        plan = solve(solver, cost, supply, demand, basis)
+        return (cost * plan.flow).sum((1, 2)), plan.flow, plan.supply_price, plan.demand_price
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        found = [x for x in output[1:] if x is not None]  # differentiable outputs, to refuse their derivatives
+        ctx.solver = type(inputs[3])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*found)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
         flow, *prices = ctx.saved_tensors
-        d_cost = grad[:, None, None] * flow if ctx.needs_input_grad[0] else None
-        d_supply = grad[:, None] * prices[0] if ctx.priced and ctx.needs_input_grad[1] else None
-        d_demand = grad[:, None] * prices[1] if ctx.priced and ctx.needs_input_grad[2] else None
-        return d_cost, d_supply, d_demand, None, None
+        needed = ctx.needs_input_grad[:3]
+        if not prices and (needed[1] or needed[2]) and ctx.solver not in _TOLD:
+            _TOLD.add(ctx.solver)
+            say(
+                f"note: solver {ctx.solver.__name__} returns no dual prices, so node weights get no gradient; "
+                "--solver network_simplex gives the full one"
+            )
+        both = prices or [None, None]
+        if not torch.is_grad_enabled():
+            return (*gradients(needed, grad, flow, *both), None, None)
+        return (*_Gradient.apply(needed, grad, flow, *both), None, None)
+
+
+class _Gradient(torch.autograd.Function):
+    """`gradients` where a graph of them is made, which ends here: flow and prices belong to it as outputs."""
+
+    @staticmethod
+    def forward(
+        needed: Sequence[bool], grad: Tensor, flow: Tensor, supply_price: Tensor | None, demand_price: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return gradients(needed, grad, flow, supply_price, demand_price)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> NoReturn:
+        raise double_backward()

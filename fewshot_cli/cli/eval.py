@@ -111,6 +111,8 @@ def evaluate(
         _refuse_check_of_something_else(loaded, recipe, check, classifier)
     processes = launch(resolve(device), devices, nodes)
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "eval", loaded.name, resume))
+    if path is not None:
+        say(f"run directory: {path}")
     if classifier is not None and query is not None:
         given = (classifier, query, path, resume, weights, root)
         summary: Mapping[str, Any] | None = _score(loaded, *given, processes, taking)

@@ -1,6 +1,5 @@
 """Options common to several verbs, declared once, and the completion of names."""
 
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_cli.errors import FslError
+from fewshot_cli.runtime import roots
 from fewshot_cli.runtime.render import Format
 
 if TYPE_CHECKING:
     from fewshot_cli.data.user_images import Taking
 
 DEFAULT_RECIPE, BENCHMARK_RECIPE = "glyphs_5w1s", "cifar_fs_5w1s_conv64"
+
+
+data_root = roots.data_root
 
 
 class Kind(StrEnum):
@@ -155,15 +158,6 @@ TensorBoard = Annotated[
 Support = Annotated[
     Path, typer.Option("--support", help="Folder or archive of labelled examples, stored as <class>/<image>.")
 ]
-
-
-def data_root(given: Path | None) -> Path:
-    """`--data-root`, `FSL_DATA_ROOT`, or the user's data folder."""
-    if given is not None or os.environ.get("FSL_DATA_ROOT"):
-        return given or Path(os.path.expanduser(os.environ["FSL_DATA_ROOT"]))
-    from platformdirs import user_data_path
-
-    return user_data_path("fsl", appauthor=False)
 
 
 def taking(folder: Path | None, option: str, class_level: int | None, skip_bad: bool) -> "Taking":

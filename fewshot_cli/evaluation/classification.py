@@ -26,7 +26,7 @@ from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecor
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.runtime.console import progress, say
+from fewshot_cli.runtime.console import progress
 from fewshot_cli.runtime.device import place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
@@ -170,7 +170,6 @@ def evaluate_classes(
         "recipe": deciding(recipe, "classification"),
     }
     run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
-    say(f"run directory: {run_dir}")
     pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
     with transport.ledger() as ledger:
         top = predict(recipe, pixels.images, model.backbone, model.classifier, processes)

@@ -16,6 +16,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.external import seen
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.plugged import NOTHING, Plugged
 from fewshot_cli.evaluation.records import RECORDS, checked
 from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
@@ -123,24 +124,28 @@ def evaluate_episodes(
     weights: Path | None = None,
     batch: int = 0,
     check: Check | None = None,
+    plugged: Plugged = NOTHING,
 ) -> EpisodesResult | None:
     """Evaluate a recipe and return its result; None when `run_dir` is None, after everything was checked.
 
     `batch` is the number of episodes in one solver call (0 chooses); it changes no result. `check` judges the result by
-    what the recipe expects. Raises `DataError`.
+    what the recipe expects. `plugged` modules stand in for the recipe's parts. Raises `DataError`.
     """
     begin = perf_counter()
-    model = Model.open(recipe, root, processes, weights, with_dataset=True)
+    model = Model.open(recipe, root, processes, weights, with_dataset=True, plugged=plugged)
     if run_dir is None:
         return None
     split, sampler = model.split, model.sampler
     identity = model.identity("episodes", data=split.sha256, classes=sampler.classes)
+    if plugged != NOTHING:
+        identity["modules"] = model.names
     run = Run.shared(processes, run_dir, "eval", recipe.resolved(), identity, resume)
     queries = recipe.episode.way * recipe.episode.query
     records = processes.first(lambda: checked(run.lines(RECORDS), run_dir / RECORDS, queries, run.mark))
     if len(records) > recipe.eval.episodes:
         raise DataError(f"{run_dir / RECORDS}: holds {len(records)} episodes, the recipe has {recipe.eval.episodes}")
-    say(f"run directory: {run_dir}" + (f", resuming after {len(records)} episodes" if records else ""))
+    if records:
+        say(f"resuming after {len(records)} episodes")
     features = model.features()
     batch = batch or episodes_per_call(model.head, sampler, features)
     with progress(recipe.name, recipe.eval.episodes) as bar:
@@ -165,9 +170,9 @@ def _result(model: Model, records: list[EpisodeRecord], seconds: dict[str, float
         "recipe": recipe.name,
         "dataset": recipe.store,
         "split": model.split.split,
-        "backbone": recipe.backbone.name,
+        "backbone": model.names["backbone"],
         "extractor": recipe.extractor.name,
-        "head": recipe.head.name,
+        "head": model.names["head"],
         "solver": recipe.solver.name if model.head.solver is not None else None,
         "classes": len(model.sampler.classes),
         "way": recipe.episode.way,

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -16,19 +17,20 @@ from fewshot_cli.data.prepare import dataset_of
 from fewshot_cli.data.species import shared
 from fewshot_cli.data.store import ImageSet, Split, open_store
 from fewshot_cli.evaluation.external import warn_if_other_constants, warn_if_tested_on_seen
+from fewshot_cli.evaluation.plugged import NOTHING, Plugged, PluggedBackbone, PluggedHead
 from fewshot_cli.features.cache import cached_features, features
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import matching_device, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import fingerprint
-from fewshot_cli.weights.find import FoundWeights, find_weights
+from fewshot_cli.weights.find import FoundWeights, find_weights, of_module
 
 
 class Model:
     """A recipe with its weights, its backbone and its head, and the features of images where the head works.
 
     `weights` says where the weights come from, `split` is the split of the recipe's dataset that it evaluates.
-    `embedding_seconds` are those that the last call of `features` took.
+    `embedding_seconds` are those that the last call of `features` took; where it `caches`, they are kept.
     """
 
     weights: FoundWeights
@@ -38,6 +40,7 @@ class Model:
     def __init__(self, recipe: Recipe, root: Path, processes: Processes) -> None:
         self.recipe, self.root, self.processes = recipe, root, processes
         self.embedding_seconds = 0.0
+        self.caches = True
 
     @classmethod
     def open(
@@ -48,8 +51,10 @@ class Model:
         weights: Path | None = None,
         *,
         with_dataset: bool = False,
+        plugged: Plugged = NOTHING,
     ) -> Self:
-        """The model of a recipe; `weights` is a file in place of the recipe's own.
+        """The model of a recipe; `weights` is a file in place of the recipe's own, `plugged` modules in place of its
+        parts.
 
         Raises `DataError` when there are no weights, or when they are of another shape than the recipe's parts; and
         `with_dataset` also when the dataset is not prepared or cannot fill an episode, before it looks for weights.
@@ -57,20 +62,39 @@ class Model:
         model = cls(recipe, root, processes)
         if with_dataset:
             _ = model.sampler
-        model.weights = processes.each(lambda: find_weights(recipe, weights))
+        backbone: Backbone[Any]
+        if plugged.backbone is not None:
+            backbone, model.caches = PluggedBackbone(plugged.backbone, recipe.image.size), False
+            model.weights = of_module(plugged.backbone, backbone.name)
+        else:
+            model.weights = processes.each(lambda: find_weights(recipe, weights))
+            backbone = build_backbone(recipe)
         warn_if_other_constants(recipe, model.weights)
         if with_dataset:
             warn_if_tested_on_seen(recipe, model.weights)
-        backbone = build_backbone(recipe)
         if backbone.takes_features:
             backbone.channels = model.split.channels or backbone.channels
-        model.weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
-        head = build_head(recipe.head, backbone.channels, recipe.solver)
-        if head.state_dict() and not model.weights.random:
-            model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
+        if plugged.backbone is None:
+            model.weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+        head: Head[Any]
+        if plugged.head is not None:
+            head = PluggedHead(plugged.head, backbone.channels)
+        else:
+            head = build_head(recipe.head, backbone.channels, recipe.solver)
+            if head.state_dict() and not model.weights.random:
+                model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
         model.backbone = place(backbone, torch.device("cpu"))
         model.head = head.to(matching_device(head.solver, processes.device)).eval()
         return model
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What its backbone and its head are called in results."""
+        recipe, backbone, head = self.recipe, self.backbone, self.head
+        return {
+            "backbone": backbone.name if isinstance(backbone, PluggedBackbone) else recipe.backbone.name,
+            "head": head.name if isinstance(head, PluggedHead) else recipe.head.name,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +124,11 @@ class Model:
     def features(self, images: ImageSet | None = None) -> Tensor:
         """Maps [N,d,h,w] of images, the split's if none are given, cached and on the head's device."""
         images = self.split if images is None else images
+        if not self.caches:  # nothing tells that a module computes what it did before
+            begin = perf_counter()
+            maps = self.features_once(images)
+            self.embedding_seconds = perf_counter() - begin
+            return maps
         key = self.feature_key(images)
         maps, self.embedding_seconds = cached_features(
             self.recipe, images, self.backbone, key, self.root, self.processes

@@ -190,12 +190,16 @@ def pair_panel(model: Model, left: Side, right: Side, label: str) -> tuple[Panel
     return Panel(seen[0], seen[1], places, boxes[0], boxes[1], matching, title), sum(ledger.failures(1))
 
 
-def matches(path: Path, panels: list, flows: bool) -> None:
+def matches(path: Path, panels: list[Panel], flows: bool) -> None:
+    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
+    save(path, draw(panels, flows))
+
+
+def draw(panels: list[Panel], flows: bool) -> Any:
     """A row for each `Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
     between.
 
-    A line joins the centres of two nodes and is as strong as the flow between them. Raises `DataError` when the file
-    cannot be written.
+    A line joins the centres of two nodes and is as strong as the flow between them.
     """
     plt = _pyplot()
     columns, width = (4, 11.5) if flows else (3, 6.6)
@@ -217,7 +221,7 @@ def matches(path: Path, panels: list, flows: bool) -> None:
         for axis in row:  # switching the axis off would leave the title out of the layout
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-    save(path, figure)
+    return figure
 
 
 def _flows(axis: Any, panel: Panel) -> None:

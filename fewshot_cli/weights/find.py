@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fewshot_cli import registry
 from fewshot_cli.config.parts import build_backbone
 from fewshot_cli.config.schema import OWN, Recipe
@@ -75,6 +77,12 @@ def find_named(recipe: Recipe, given: str) -> FoundWeights:
     if (found := _from_elsewhere(recipe, given)) is not None:
         return found
     return _installed(given) if _is_installed(given) else FoundWeights(given, checkpoint.load(named(Path(given))))
+
+
+def of_module(module: nn.Module, name: str) -> FoundWeights:
+    """The weights that a module of this name has."""
+    tensors = {f"backbone.{key}": value for key, value in module.state_dict().items()}
+    return FoundWeights(name, checkpoint.of_tensors(tensors, {"saw": ["unknown"]}, Path(name)))
 
 
 def named(given: Path) -> Path:
