@@ -15,7 +15,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Alignment, Aligns
 from fewshot_cli.data.store import ImageSet
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.canvas import save
 from fewshot_cli.figures.matching import against, parts_with, shown, two
 
 NO_MAP = "lays no map over another; use a recipe with head {heads}, or leave out --maps"

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.canvas import save
 
 MARKS = "osD^v<>Phx"
 

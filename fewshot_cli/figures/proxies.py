@@ -16,7 +16,7 @@ from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.classification import ClassModel
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.canvas import save
 from fewshot_cli.figures.matching import shown
 from fewshot_cli.runtime.processes import Processes
 

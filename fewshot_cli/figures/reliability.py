@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.canvas import save
 
 _WORDS = {"before": "softmax as it is", "after": "calibrated"}
 _COLOURS = {"before": "#d55e00", "after": "#0072b2"}  # told apart by the colour-blind too
