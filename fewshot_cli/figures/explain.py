@@ -39,9 +39,7 @@ def explain(
             mine = torch.nonzero(examples.labels == examples.classes.index(labels[number])).flatten().tolist()
             best = max(mine, key=lambda i: match(own, support[i]).similarity)
             captions = f"query: {name.name}", f"most similar example of {label}: {Path(examples.names[best]).name}"
-            panel, _ = pair_panel(
-                model, Side(part, place, own), Side(examples, best, support[best]), captions
-            )
+            panel, _ = pair_panel(model, Side(part, place, own), Side(examples, best, support[best]), captions)
             number += 1
             matches(folder / f"{number:04}-{name.stem}.png", [panel], title=f"labelled {label}")
             tick(number)

@@ -1,4 +1,4 @@
-"""What matches what, of two image files or of a query with the classes of its episode (DeepEMD, CVPR 2020, Figure 5)."""
+"""What matches what in two image files, or in a query and the classes of its episode (DeepEMD, CVPR 2020, Figure 5)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,7 @@ def match_images(
     """Draw how two image files match; returns a record per pair. Raises `DataError`, `RecipeError`."""
     model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right, recipe.image)
     maps = model.features(images)
-    captions = f"query: {left.name}", right.name
+    captions = f"query: {left.name}", f"support: {right.name}"
     panel, failed = pair_panel(model, Side(images, 0, maps[0]), Side(images, 1, maps[1]), captions)
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]

@@ -1,21 +1,21 @@
 """Pairs of images drawn with what matches in them (DeepEMD, CVPR 2020, Figure 5)."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewshot_cli.figures import style
+from fewshot_cli.figures import layout, style
 from fewshot_cli.figures.canvas import new, save, styled
+from fewshot_cli.figures.layout import EDGE, LINE, Spot, Words, caption, write
 from fewshot_cli.figures.panel import Flow, Panel, fade
-from fewshot_cli.figures.style import SIZE, SMALL
+from fewshot_cli.figures.style import SMALL
 
 STRONGEST = 8  # flows in colour, one for each colour of the palette
 FULL = 1.5  # times the mean: the weight at which an image is clear, at most
-EDGE, GAP, LINES_GAP, ROW_GAP = 0.12, 0.2, 0.55, 0.1  # inches around, and between images: columns, lines, rows
+GAP, LINES_GAP, ROW_GAP = 0.2, 0.55, 0.1  # inches between columns, where lines run between them, and between rows
 LARGE, MIDDLE, LARGE_ROWS = 2.0, 1.5, 2  # inches of an image's side; up to so many rows are large
-LINE = 1.25 * SMALL / 72  # of a caption
 MARK = 0.15  # a mark's diameter
 BEND = 0.035  # how much further each line bends than the next one
 Point = tuple[float, float]
@@ -24,20 +24,6 @@ VERDICTS = {
     "wrong": ("✗ predicted, but wrong", style.WRONG, "-"),
     "truth": ("the right class", style.TRUTH, "--"),
 }
-
-
-class Spot(NamedTuple):
-    """Where an image lies in the figure, in inches from its lower left corner."""
-
-    x: float
-    y: float
-    wide: float
-    high: float
-
-    def at(self, places: Tensor, node: int) -> Point:
-        """The middle of a node."""
-        left, top, wide, high = places[node].tolist()
-        return self.x + (left + wide / 2) * self.wide, self.y + (1 - top - high / 2) * self.high
 
 
 def matches(path: Path, panels: list[Panel], flows: bool = False, title: str = "") -> None:
@@ -54,19 +40,18 @@ def figure(panels: list[Panel], flows: bool = False, title: str = "") -> Any:
     figure.
     """
     side = LARGE if len(panels) <= LARGE_ROWS else MIDDLE
-    sizes = [[_fitted(image, side) for image in (panel.left, panel.right, panel.left)] for panel in panels]
+    sizes = [[layout.fitted(image, side) for image in (panel.left, panel.right, panel.left)] for panel in panels]
     texts = [_captions(panel, side) for panel in panels]
     below = [0.07 + LINE * max(len(column) for column in text) for text in texts]
     heights = [max(high for _, high in row) for row in sizes]
     width = 2 * EDGE + 3 * side + LINES_GAP + GAP
-    heading = style.wrap(title, width - 2 * EDGE, SIZE + 1, 3, bold=True)
-    over = EDGE + (0.19 * len(heading.splitlines()) + 0.06 if heading else 0)
+    over = layout.heading_height(title, width)
     legend = _legend_lines(panels, flows, width)
-    foot = 0.5 + LINE * len(legend)
+    foot = 0.42 + LINE * len(legend)
     drawn = new(width, over + sum(heights) + sum(below) + ROW_GAP * (len(panels) - 1) + foot)
-    if heading:
-        _write(drawn, EDGE, drawn.get_figheight() - EDGE, heading, size=SIZE + 1, weight="bold", va="top")
-    full = min(FULL, max(panel.heaviest() for panel in panels))
+    layout.heading(drawn, title)
+    heaviest = max(panel.heaviest() for panel in panels)
+    full = min(FULL, heaviest)
     strongest = max(flow.share for panel in panels for flow in panel.flows(1))
     top = drawn.get_figheight() - over
     for panel, row, text, high, under in zip(panels, sizes, texts, heights, below, strict=True):
@@ -74,62 +59,38 @@ def figure(panels: list[Panel], flows: bool = False, title: str = "") -> Any:
         spots = [Spot(x + (side - w) / 2, top - (high + h) / 2, w, h) for x, (w, h) in zip(columns, row, strict=True)]
         _row(drawn, panel, spots, full)
         for x, column in zip(columns, text, strict=True):
-            _caption(drawn, x + side / 2, top - high - 0.05, column)
+            layout.write_caption(drawn, x + side / 2, top - high - 0.05, column)
         _flows(drawn, panel, spots[0], spots[1], strongest, flows)
         top -= high + under + ROW_GAP
-    _legend(drawn, legend, full, width, foot)
+    _legend(drawn, legend, full, heaviest, foot)
     return drawn
 
 
-def _fitted(image: Tensor, side: float) -> tuple[float, float]:
-    """Width and height in inches of an image whose longer side has this length."""
-    high, wide = image.shape[1:]
-    return side * wide / max(high, wide), side * high / max(high, wide)
-
-
-def _captions(panel: Panel, side: float) -> list[list[tuple[str, str, str]]]:
-    """Below each image of a row: lines with their colour and weight."""
-    left, right = ([(line, style.INK, "normal") for line in _lines(text, side)] for text in panel.captions)
-    right.append((f"similarity {panel.matching.similarity:.3f}", style.INK, "normal"))
+def _captions(panel: Panel, side: float) -> list[list[Words]]:
+    """Below each image of a row: what it is."""
+    left, right = (caption(text, side) for text in panel.captions)
+    right.append(Words(f"similarity {panel.matching.similarity:.3f}"))
     if panel.verdict is not None:
         words, colour, _ = VERDICTS[panel.verdict]
-        right += [(line, colour, "bold") for line in _lines(words, side, bold=True)]
-    made = "query rebuilt from patches of the image beside it"
-    return [left, right, [(line, style.MUTED, "normal") for line in _lines(made, side)]]
-
-
-def _lines(text: str, width: float, bold: bool = False) -> list[str]:
-    return [line for part in text.splitlines() for line in style.wrap(part, width, SMALL, 2, bold).splitlines()]
-
-
-def _write(drawn: Any, x: float, y: float, text: str, **how: Any) -> None:
-    """Text at a place in inches."""
-    drawn.text(x, y, text, transform=drawn.dpi_scale_trans, **how)
-
-
-def _caption(drawn: Any, x: float, y: float, lines: list[tuple[str, str, str]]) -> None:
-    for number, (line, colour, weight) in enumerate(lines):
-        _write(drawn, x, y - number * LINE, line, size=SMALL, color=colour, weight=weight, ha="center", va="top")
+        right += caption(words, side, colour, "bold")
+    return [left, right, caption("query rebuilt from the support's patches", side, style.MUTED)]
 
 
 def _row(drawn: Any, panel: Panel, spots: list[Spot], full: float) -> None:
     """The three images of a pair, the predicted and the right one in a frame."""
     left, right = panel.fogged(full)
     for number, (image, spot) in enumerate(zip((left, right, panel.rebuilt()), spots, strict=True)):
-        axes = _axes(drawn, spot)
-        axes.imshow(image.permute(1, 2, 0).clamp(0, 1).cpu().numpy(), aspect="auto")
+        axes = layout.axes_at(drawn, spot)
+        layout.show(axes, image)
         if number == 1 and panel.verdict is not None:
             _, colour, dashes = VERDICTS[panel.verdict]
             axes.spines[:].set(visible=True, color=colour, linewidth=2, linestyle=dashes)
 
 
-def _axes(drawn: Any, spot: Spot) -> Any:
-    """Axes without ticks at a place in inches."""
-    width, height = drawn.get_size_inches()
-    axes = drawn.add_axes((spot.x / width, spot.y / height, spot.wide / width, spot.high / height))
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
-    return axes
+def _middle(spot: Spot, places: Tensor, node: int) -> Point:
+    """Where the middle of a node lies."""
+    left, top, wide, high = places[node].tolist()
+    return spot.x + (left + wide / 2) * spot.wide, spot.y + (1 - top - high / 2) * spot.high
 
 
 def _flows(drawn: Any, panel: Panel, left: Spot, right: Spot, most: float, every: bool) -> None:
@@ -137,11 +98,11 @@ def _flows(drawn: Any, panel: Panel, left: Spot, right: Spot, most: float, every
     chosen = panel.flows(STRONGEST)
     nodes = sorted({flow.left for flow in chosen}, key=lambda i: _reading_order(panel.left_places[i]))
     number = {node: place for place, node in enumerate(nodes)}
-    starts = dict(zip(nodes, _apart([left.at(panel.left_places, node) for node in nodes]), strict=True))
-    ends = _apart([right.at(panel.right_places, flow.right) for flow in chosen])
+    starts = dict(zip(nodes, _apart([_middle(left, panel.left_places, node) for node in nodes]), strict=True))
+    ends = _apart([_middle(right, panel.right_places, flow.right) for flow in chosen])
     if every:
         for flow in panel.flows()[len(chosen) :]:
-            between = left.at(panel.left_places, flow.left), right.at(panel.right_places, flow.right)
+            between = _middle(left, panel.left_places, flow.left), _middle(right, panel.right_places, flow.right)
             _line(drawn, between, (style.MUTED, 0.5, 0), flow)
     for flow, end in reversed(list(zip(chosen, ends, strict=True))):
         place = number[flow.left]
@@ -176,8 +137,8 @@ def _apart(points: list[Point]) -> list[Point]:
 def _line(drawn: Any, ends: tuple[Point, Point], look: tuple[str, float, float], flow: Flow) -> None:
     """A line of a colour and width that bends by so many inches, with a white casing: it is seen on any image."""
     from matplotlib.patches import PathPatch
-    from matplotlib.patheffects import withStroke
     from matplotlib.path import Path as Curve
+    from matplotlib.patheffects import withStroke
 
     colour, wide, bend = look
     middle = (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2 + 2 * bend
@@ -196,7 +157,7 @@ def _mark(drawn: Any, at: tuple[float, float], number: int) -> None:
     disc.set(transform=drawn.dpi_scale_trans, zorder=6)
     drawn.add_artist(disc)
     text = {"size": 6.5, "color": "white", "weight": "bold", "ha": "center", "va": "center_baseline", "zorder": 7}
-    _write(drawn, *at, str(number + 1), **text)
+    write(drawn, *at, str(number + 1), **text)
 
 
 def _legend_lines(panels: list[Panel], every: bool, width: float) -> list[str]:
@@ -212,16 +173,11 @@ def _legend_lines(panels: list[Panel], every: bool, width: float) -> list[str]:
     return style.wrap(text, width - 2 * EDGE, SMALL, 4).splitlines()
 
 
-def _legend(drawn: Any, lines: list[str], full: float, width: float, foot: float) -> None:
-    """At the foot of the figure: what lines mean, and the scale of the fog."""
+def _legend(drawn: Any, lines: list[str], full: float, heaviest: float, foot: float) -> None:
+    """At the foot of the figure: what lines mean, and the scale of the fog over black and over white."""
     for number, line in enumerate(lines):
-        _write(drawn, EDGE, foot - 0.12 - number * LINE, line, size=SMALL, color=style.INK, va="top")
-    words = "Weight of a node, times the mean of its image:"
-    y, x, wide = EDGE + 0.02, EDGE + style._wide(words, SMALL, False) + 0.2, 1.5
-    _write(drawn, EDGE, y + 0.06, words, size=SMALL, va="center")
-    steps = torch.linspace(0, 1, 256).expand(2, -1)
+        write(drawn, EDGE, foot - 0.08 - number * LINE, line, size=SMALL, va="top")
     stripes = torch.tensor([0.0, 1.0])[:, None].expand(3, 2, 256)
-    axes = _axes(drawn, Spot(x, y, wide, 0.12))
-    axes.imshow(fade(stripes, steps).permute(1, 2, 0).numpy(), aspect="auto", interpolation="nearest")
-    _write(drawn, x - 0.05, y + 0.06, "0", size=SMALL, ha="right", va="center")
-    _write(drawn, x + wide + 0.05, y + 0.06, f"{full:.2g} or more", size=SMALL, va="center")
+    colours = fade(stripes, torch.linspace(0, 1, 256).expand(2, -1)).permute(1, 2, 0).numpy()
+    ends = "0", f"{full:.2g}" + (" or more" if heaviest > full else "")
+    layout.scale(drawn, EDGE, EDGE + 0.08, "Weight of a node, times the mean of its image:", colours, ends)

@@ -1,4 +1,4 @@
-"""Two images and how they match, as a figure shows it: the strongest flows, node weights, one image made of the other."""
+"""Two images and how they match, as a figure shows it: strongest flows, node weights, one image made of the other."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -92,7 +92,7 @@ def smooth(places: Tensor, weights: Tensor, high: int, wide: int) -> Tensor:
 
 
 def fog(image: Tensor, places: Tensor, weights: Tensor, full: float) -> Tensor:
-    """An image [3,H,W] under fog that is the thicker the smaller the weight there, and gone at `full` times the mean."""
+    """An image [3,H,W] under fog, the thicker the smaller the weight there, and gone from `full` times the mean on."""
     weight = smooth(places, weights, *(min(64, side) for side in image.shape[1:]))
     weight = F.interpolate(weight[None, None], tuple(image.shape[1:]), mode="bilinear")[0, 0]
     return fade(image, weight / full)

@@ -78,34 +78,34 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     return {name: plain(name) if count[plain(name)] == 1 else name for name in names}
 
 
-def wrap(text: str, width: float, size: float = SIZE, lines: int = 2, bold: bool = False) -> str:
+def wrap(text: str, room: float, size: float = SIZE, lines: int = 2, bold: bool = False) -> str:
     """Text in up to so many lines of a width in inches; what does not fit ends in an ellipsis."""
     done: list[str] = []
     rest = text.split()
     while rest:
         last = len(done) == lines - 1
         line = rest.pop(0)
-        while rest and _wide(f"{line} {rest[0]}", size, bold) <= width:
+        while rest and width(f"{line} {rest[0]}", size, bold) <= room:
             line += f" {rest.pop(0)}"
         if last and rest:
             line, rest = f"{line} {' '.join(rest)}", []
-        if _wide(line, size, bold) > width:
-            line, cut = _cut(line, width, size, bold, "…" if last else "")
+        if width(line, size, bold) > room:
+            line, cut = _cut(line, room, size, bold, "…" if last else "")
             rest = [cut, *rest] if cut and not last else rest
         done.append(line)
     return "\n".join(done)
 
 
-def _cut(line: str, width: float, size: float, bold: bool, end: str) -> tuple[str, str]:
+def _cut(line: str, room: float, size: float, bold: bool, end: str) -> tuple[str, str]:
     """The most of a line that fits with this end, and the rest of it; one character at least."""
     kept = len(line)
-    while kept > 1 and _wide(line[:kept].rstrip() + end, size, bold) > width:
+    while kept > 1 and width(line[:kept].rstrip() + end, size, bold) > room:
         kept -= 1
     return line[:kept].rstrip() + end, line[kept:]
 
 
 @cache
-def _wide(text: str, size: float, bold: bool) -> float:
+def width(text: str, size: float, bold: bool = False) -> float:
     """The width of a line in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
