@@ -8,9 +8,9 @@ from fewshot_cli.figures import style
 from fewshot_cli.figures.canvas import new, save, styled
 from fewshot_cli.figures.style import SIZE, SMALL
 
-HEIGHT = 3.6  # inches of a figure of one panel
+HEIGHT = 3.8  # inches of a figure of one panel, at least
 EDGE, GAP = 0.08, 0.12  # inches around the figure, and between a curve's end and its name
-LINE = 1.35 * SMALL / 72  # of a name
+LINE, BETWEEN = 1.35 * SMALL / 72, 0.03  # of a name, and between two
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NAMES = 2.3  # inches that names may take of the width
 
@@ -22,7 +22,7 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
 
     The ending of the path decides the format (PNG, SVG, PDF). Raises `DataError` when it cannot be written.
     """
-    figure, axes = _axes(title, HEIGHT + 0.4)
+    figure, axes = _axes(title, len(fits))
     measured = [r for r in records if "seconds" in r]
     ends, ticks = [], sorted({math.sqrt(r["n"] * r["m"]) for r in measured})
     for fit in fits:
@@ -35,7 +35,8 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
     axes.set(xlabel=f"problem size {'n = m' if square else '√(n·m)'} (nodes per side)", ylabel="seconds per problem")
     axes.set_xticks(_readable(ticks), [f"{x:.0f}" for x in _readable(ticks)])
     axes.xaxis.minorticks_off()
-    _powers(axes.yaxis, [r["seconds"] for r in measured])
+    if ends:
+        _powers(axes.yaxis, [r["seconds"] for r in measured])
     _name_ends(figure, axes, ends)
     save(path, figure)
 
@@ -54,7 +55,7 @@ def _powers(axis: Any, values: list[float]) -> None:
     """Label a logarithmic axis with powers of ten, and with twos and fives between where it has few of them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    few = not values or max(values) < 200 * min(values)
+    few = max(values) < 200 * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
@@ -83,9 +84,10 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
 
     The ending of the path decides the format. Raises `DataError` when it cannot be written.
     """
-    figure, axes = _axes(title)
+    rows = list(dict.fromkeys(r["row"] for r in records))
+    figure, axes = _axes(title, len(rows))
     ends = []
-    for row in dict.fromkeys(r["row"] for r in records):
+    for row in rows:
         measured = sorted(
             (r["shot"], r["accuracy"], r["ci95"] or 0) for r in records if r["row"] == row and "accuracy" in r
         )
@@ -106,7 +108,7 @@ def iterations(path: Path, records: list[dict[str, Any]], title: str) -> None:
 
     Raises `DataError` when it cannot be written.
     """
-    figure, axes = _axes(title)
+    figure, axes = _axes(title, len(records))
     ends = []
     for r in (r for r in records if "iterations" in r):
         epochs, look = r["iterations"]["epochs"], style.look(len(ends))
@@ -143,8 +145,11 @@ def training(path: Path, records: list[dict[str, Any]], title: str) -> None:
     save(path, figure)
 
 
-def _axes(title: str, height: float = HEIGHT) -> tuple[Any, Any]:
-    """A figure with one panel below its title; `_name_ends` gives the panel its width."""
+def _axes(title: str, names: int) -> tuple[Any, Any]:
+    """A figure with one panel below its title, high enough for names of two lines; `_name_ends` gives the panel its
+    width.
+    """
+    height = max(HEIGHT, 1.2 + (2 * LINE + BETWEEN) * names)
     title = style.wrap(title, style.WIDTH - 2 * EDGE, SIZE + 1, bold=True)
     figure = new(style.WIDTH, height)
     figure.text(EDGE / style.WIDTH, 1 - EDGE / height, title, size=SIZE + 1, weight="bold", va="top")
@@ -173,7 +178,7 @@ def _name_ends(figure: Any, axes: Any, ends: list[tuple[tuple[float, float], lis
     _ = axes.viewLim  # settles the limits, on which the ends' places depend
     bottom, top = box.y0 * height, box.y1 * height
     wanted = [axes.transData.transform(point)[1] / figure.dpi for point, _, _ in ends]
-    at = _stacked(wanted, [LINE * len(text) + 0.03 for text in texts], bottom, top)
+    at = _stacked(wanted, [LINE * len(text) + BETWEEN for text in texts], bottom, top)
     for (point, words, colour), text, y, own in zip(ends, texts, at, wanted, strict=True):
         x, _ = axes.transData.transform(point) / figure.dpi
         leader = Line2D([x, right + GAP - 0.03], [own, y], color=colour, linewidth=0.5)

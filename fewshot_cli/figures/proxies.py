@@ -106,7 +106,7 @@ def correspond(
 
 MAPS = 8  # heat maps of a class, of one with more proxies those that count most
 ACROSS = 4  # of them beside each other
-SIDE, GAP, FOOT = 1.05, 0.1, 0.55  # inches of an image's longer side, between images, and of the legend
+SIDE, GAP, FOOT = 1.05, 0.1, 0.45  # inches of an image's longer side, between images, and of the legend
 OTHERS = "#bfbfbf"  # the colour of proxies that are none of those that count most
 
 
@@ -127,6 +127,7 @@ def figure(rows: list[Row], title: str = "") -> Any:
     words = [[caption(text, SIDE) for text in _captions(row, own)] for row, own in zip(rows, picked, strict=True)]
     below = [0.07 + LINE * max(map(len, texts)) for texts in words]
     high = layout.fitted(rows[0].image, SIDE)[1]
+    most = max(float(row.mass[..., own].max()) for row, own in zip(rows, picked, strict=True))
     lines = [-(-len(own) // ACROSS) for own in picked]
     over = layout.heading_height(title, width)
     tall = sum(count * (high + under + GAP) for count, under in zip(lines, below, strict=True))
@@ -141,10 +142,10 @@ def figure(rows: list[Row], title: str = "") -> Any:
             x, y = EDGE + (2 + column) * (SIDE + GAP), top - line * pitch
             axes = layout.axes_at(drawn, Spot(x + (SIDE - wide) / 2, y - high, wide, high))
             layout.show(axes, row.image)
-            _lay_over(axes, row, own, place, colours)
+            _lay_over(axes, row, own, place, colours, most)
             layout.write_caption(drawn, x + SIDE / 2, y - high - 0.05, lines_below)
         top -= count * pitch
-    _legend(drawn, colours)
+    _legend(drawn, colours, most)
     return drawn
 
 
@@ -159,11 +160,11 @@ def _colours(rows: list[Row], picked: list[list[int]]) -> dict[int, str]:
 
 def _captions(row: Row, picked: list[int]) -> list[str]:
     shares = row.shares()[picked].tolist()
-    each = [f"proxy {m + 1}: {100 * share:.0f} %\u00a0of\u00a0logit" for m, share in zip(picked, shares, strict=True)]
+    each = [f"proxy {m + 1}: {100 * share:.0f} % of logit" for m, share in zip(picked, shares, strict=True)]
     return [row.title, "the proxy that gets most of each position", *each]
 
 
-def _lay_over(axes: Any, row: Row, picked: list[int], place: int, colours: dict[int, str]) -> None:
+def _lay_over(axes: Any, row: Row, picked: list[int], place: int, colours: dict[int, str], most: float) -> None:
     """What lies on the image at this place of a row: nothing, the strongest proxies, or what one proxy gets."""
     from matplotlib.colors import to_rgb
 
@@ -173,17 +174,17 @@ def _lay_over(axes: Any, row: Row, picked: list[int], place: int, colours: dict[
         painted = torch.tensor([[to_rgb(colours[m]) for m in line] for line in row.strongest().tolist()])
         axes.imshow(painted.numpy(), alpha=0.65, **over)
     elif place >= 2:
-        axes.imshow(row.mass[..., picked[place - 2]].numpy(), cmap=style.HEAT, vmin=0, vmax=1, alpha=0.65, **over)
+        axes.imshow(row.mass[..., picked[place - 2]].numpy(), cmap=style.HEAT, vmin=0, vmax=most, alpha=0.65, **over)
 
 
-def _legend(drawn: Any, colours: dict[int, str]) -> None:
+def _legend(drawn: Any, colours: dict[int, str], most: float) -> None:
     """At the foot of the figure: the proxies' colours, and the scale of their heat maps."""
     import matplotlib
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=f"proxy {m + 1}") for m, colour in colours.items() if colour != OTHERS]
     handles += [Patch(color=OTHERS, label="other proxies")] if OTHERS in colours.values() else []
-    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.3), "bbox_transform": drawn.dpi_scale_trans}
+    place = {"loc": "lower left", "bbox_to_anchor": (EDGE - 0.07, 0.3), "bbox_transform": drawn.dpi_scale_trans}
     drawn.legend(handles=handles, ncols=5, borderaxespad=0.1, **place)
     heat = matplotlib.colormaps[style.HEAT](torch.linspace(0, 1, 256)[None].numpy())
-    layout.scale(drawn, EDGE, 0.19, "What a proxy gets of a position's mass:", heat, ("0", "all"))
+    layout.scale(drawn, EDGE, 0.19, "What a proxy gets of a position's mass:", heat, ("0", f"{100 * most:.0f} %"))

@@ -29,6 +29,7 @@ STYLE = {
     "legend.fontsize": SMALL,
     "figure.titlesize": SIZE + 1,
     "text.color": INK,
+    "text.hinting": "none",  # so that text is as wide as it was measured
     "text.parse_math": False,  # a $ in a name is a $
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -63,7 +64,7 @@ def look(number: int) -> dict[str, str]:
     }
 
 
-_ID = re.compile(r"^(?:n\d{8}|\d+)[-._ ]+(?=.*[^\W\d_])")  # 003.Sooty_Albatross, n02085620-Chihuahua
+_ID = re.compile(r"^(?:n\d{8}[-_ ]+|\d{3,}[-._ ]+|\d+\. ?)(?=[^\W\d_])")  # 003.Sooty_Albatross, n02085620-Chihuahua
 
 
 def plain(name: str) -> str:
