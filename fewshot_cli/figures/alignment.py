@@ -93,11 +93,11 @@ def map_episode(
 def _sheet(
     model: Model, images: ImageSet, maps: Tensor, left: int, right: int, title: str, same: bool = False
 ) -> tuple[Sheet, int]:
-    seen = [shown(model.recipe, images, pick)[0] for pick in (left, right)]
+    query, support = (shown(model.recipe, images, pick)[0] for pick in (left, right))
     assert isinstance(model.head, Aligns)  # or `parts_with` had refused it
     with transport.ledger() as ledger:
         alignment = model.head.align(maps[left], maps[right])
-    return Sheet(*seen, alignment, title, same), sum(ledger.failures(1))
+    return Sheet(query, support, alignment, title, same), sum(ledger.failures(1))
 
 
 def alignments(path: Path, sheets: list[Sheet], title: str = "") -> None:

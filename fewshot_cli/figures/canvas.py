@@ -1,5 +1,6 @@
 """Figures, drawn by Matplotlib without a display, and without touching what the caller's own program draws."""
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -10,7 +11,11 @@ from fewshot_cli.figures.style import STYLE
 from fewshot_cli.runtime.files import atomic
 
 ENDINGS = (".png", ".svg", ".pdf")
-_UNDATED = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same figure is the same file
+_UNDATED: dict[str, dict[str, Any]] = {
+    ".png": {},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}  # the same figure is the same file
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -22,7 +27,8 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
         import matplotlib  # only when something is drawn
 
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in its place is seen in the figure
             return draw(*args, **kwargs)
 
     return drawn

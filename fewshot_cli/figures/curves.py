@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fewshot_cli.figures import style
 from fewshot_cli.figures.canvas import new, save, styled
@@ -15,6 +15,14 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NAMES = 2.3  # inches that names may take of the width
 
 
+class End(NamedTuple):
+    """Where a curve ends, its name and what else is written there, and its colour."""
+
+    at: tuple[float, float]
+    words: list[str]
+    colour: str
+
+
 @styled
 def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, Any]], title: str) -> None:
     """Seconds per problem over its size on logarithmic axes, a line per solver, named at its end with the exponent that
@@ -24,13 +32,14 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
     """
     figure, axes = _axes(title, len(fits))
     measured = [r for r in records if "seconds" in r]
-    ends, ticks = [], sorted({math.sqrt(r["n"] * r["m"]) for r in measured})
+    ends: list[End] = []
+    ticks = sorted({math.sqrt(r["n"] * r["m"]) for r in measured})
     for fit in fits:
         points = sorted((math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in measured if r["solver"] == fit["solver"])
         if points:
             look = style.look(len(ends))
             axes.loglog(*zip(*points, strict=True), **look)
-            ends.append((points[-1], [fit["solver"].replace("_", " "), *_growth(fit)], look["color"]))
+            ends.append(End(points[-1], [fit["solver"].replace("_", " "), *_growth(fit)], look["color"]))
     square = all(r["n"] == r["m"] for r in measured)
     axes.set(xlabel=f"problem size {'n = m' if square else '√(n·m)'} (nodes per side)", ylabel="seconds per problem")
     axes.set_xticks(_readable(ticks), [f"{x:.0f}" for x in _readable(ticks)])
@@ -86,7 +95,7 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
     """
     rows = list(dict.fromkeys(r["row"] for r in records))
     figure, axes = _axes(title, len(rows))
-    ends = []
+    ends: list[End] = []
     for row in rows:
         measured = sorted(
             (r["shot"], r["accuracy"], r["ci95"] or 0) for r in records if r["row"] == row and "accuracy" in r
@@ -95,7 +104,7 @@ def curves(path: Path, records: list[dict[str, Any]], title: str) -> None:
             shots, accuracy, ci95 = zip(*measured, strict=True)
             look = style.look(len(ends))
             axes.errorbar(shots, accuracy, ci95, capsize=2, elinewidth=0.8, **look)
-            ends.append(((shots[-1], accuracy[-1]), [row], look["color"]))
+            ends.append(End((shots[-1], accuracy[-1]), [row], look["color"]))
     axes.set(xlabel="shots (support images per class)", ylabel="accuracy (%), with 95 % interval")
     axes.set_xticks(sorted({r["shot"] for r in records}))
     _name_ends(figure, axes, ends)
@@ -109,11 +118,11 @@ def iterations(path: Path, records: list[dict[str, Any]], title: str) -> None:
     Raises `DataError` when it cannot be written.
     """
     figure, axes = _axes(title, len(records))
-    ends = []
+    ends: list[End] = []
     for r in (r for r in records if "iterations" in r):
         epochs, look = r["iterations"]["epochs"], style.look(len(ends))
         axes.plot(range(1, len(epochs) + 1), epochs, **look, markersize=3)
-        ends.append(((len(epochs), epochs[-1]), [r["row"]], look["color"]))
+        ends.append(End((len(epochs), epochs[-1]), [r["row"]], look["color"]))
     axes.set(xlabel="epoch", ylabel="solver iterations per problem")
     axes.xaxis.get_major_locator().set_params(integer=True)
     _name_ends(figure, axes, ends)
@@ -159,11 +168,9 @@ def _axes(title: str, names: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _name_ends(figure: Any, axes: Any, ends: list[tuple[tuple[float, float], list[str], str]]) -> None:
-    """Write each curve's name, and what else is known of it, beside its end, in its colour; names give way to each
+def _name_ends(figure: Any, axes: Any, ends: list[End]) -> None:
+    """Write each curve's name, in its colour, and what else is known of it beside its end; they give way to each
     other.
-
-    `ends` has the last point of each curve, its lines of text, of which the first is bold, and its colour.
     """
     from matplotlib.lines import Line2D
 

@@ -162,8 +162,9 @@ def pair_panel(
         patches = Patches(model.recipe)
         names = [side.images.identities()[side.place] for side in (left, right)]
         boxes = [patches(name, one)[0] for name, one in zip(names, (size, other), strict=True)]
-        nodes = [model.extractor.tiles(one) for one in boxes]
+        places, others = (model.extractor.tiles(one) for one in boxes)
     else:
-        nodes = boxes = [matching.places.cpu()] * 2
-    panel = Panel(first, second, *nodes, boxes[1], matching, captions, verdict)
+        places = others = matching.places.cpu()
+        boxes = [places, others]
+    panel = Panel(first, second, places, others, boxes[1], matching, captions, verdict)
     return panel, sum(ledger.failures(1))

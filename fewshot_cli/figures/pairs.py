@@ -108,10 +108,10 @@ def _flows(drawn: Any, panel: Panel, left: Spot, right: Spot, most: float, every
         place = number[flow.left]
         bend = BEND * ((len(nodes) - 1) / 2 - place)  # lines between nodes of one height would cover each other
         _line(drawn, (starts[flow.left], end), (style.PALETTE[place], 0.7 + 2.3 * flow.share / most, bend), flow)
-    for node, place in starts.items():
-        _mark(drawn, place, number[node])
-    for flow, place in zip(chosen, ends, strict=True):
-        _mark(drawn, place, number[flow.left])
+    for node, start in starts.items():
+        _mark(drawn, start, number[node])
+    for flow, end in zip(chosen, ends, strict=True):
+        _mark(drawn, end, number[flow.left])
 
 
 def _reading_order(place: Tensor) -> tuple[float, float]:
@@ -156,8 +156,15 @@ def _mark(drawn: Any, at: tuple[float, float], number: int) -> None:
     disc = Circle(at, MARK / 2, facecolor=style.PALETTE[number], edgecolor="white", linewidth=0.8)
     disc.set(transform=drawn.dpi_scale_trans, zorder=6)
     drawn.add_artist(disc)
-    text = {"size": 6.5, "color": "white", "weight": "bold", "ha": "center", "va": "center_baseline", "zorder": 7}
-    write(drawn, *at, str(number + 1), **text)
+    text: dict[str, Any] = {
+        "size": 6.5,
+        "color": "white",
+        "weight": "bold",
+        "ha": "center",
+        "va": "center_baseline",
+        "zorder": 7,
+    }
+    write(drawn, at[0], at[1], str(number + 1), **text)
 
 
 def _legend_lines(panels: list[Panel], every: bool, width: float) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 # Each has a contrast of at least 3:1 with white, and any two differ by at least 18 in CIELAB for normal sight and for
 # each kind of colour blindness; the more different ones come first.
@@ -19,8 +20,9 @@ HEAT = "viridis"  # perceptually even, for the colour-blind and in grey
 WIDTH = 7.0  # inches: the text of a page
 SIZE, SMALL = 8.0, 7.0  # points
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that text has the same size everywhere
+FONT = "DejaVu Sans"
+STYLE: dict[Any, Any] = {
+    "font.family": FONT,  # comes with Matplotlib, so that text has the same size everywhere
     "font.size": SIZE,
     "axes.titlesize": SIZE,
     "axes.labelsize": SIZE,
@@ -111,5 +113,5 @@ def width(text: str, size: float, bold: bool = False) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=STYLE["font.family"], size=size, weight="bold" if bold else "normal")
+    font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
     return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72

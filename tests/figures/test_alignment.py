@@ -55,9 +55,7 @@ def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
     )
     code, out, err = fsl(*words)
     assert code == 0, err
-    import shutil
 
-    shutil.copy("m.png", "/tmp/figs/maps.png")
     records = json.loads(out)
     assert [r["true"] for r in records].count(True) == 1 and len({r["class"] for r in records}) == 5
     assert all(set(r["distance"]) == {"before", "after_lsc", "after_ssm"} and r["not_converged"] == 0 for r in records)
