@@ -11,11 +11,8 @@ from fewshot_cli.figures.style import STYLE
 from fewshot_cli.runtime.files import atomic
 
 ENDINGS = (".png", ".svg", ".pdf")
-_UNDATED: dict[str, dict[str, Any]] = {
-    ".png": {},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}  # the same figure is the same file
+# a figure's file has no date: the same figure is the same file
+_UNDATED: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 P = ParamSpec("P")
 T = TypeVar("T")
 
