@@ -101,12 +101,12 @@ def _sheet(
 
 
 def alignments(path: Path, sheets: list[Sheet], title: str = "") -> None:
-    """Write the figure that `figure` draws. Raises `DataError` when the file cannot be written."""
-    save(path, figure(sheets, title))
+    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
+    save(path, draw(sheets, title))
 
 
 @styled
-def figure(sheets: list[Sheet], title: str = "") -> Any:
+def draw(sheets: list[Sheet], title: str = "") -> Any:
     """A row for each `Sheet`: query and support, heat maps of the query's map and of the support's at each stage, and
     the correlations with the query. Heat maps of a row share their scale. Returns a Matplotlib figure.
     """

@@ -203,13 +203,11 @@ def _stacked(wanted: list[float], heights: list[float], low: float, high: float)
     """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     at = list(wanted)
-    for _ in range(2):  # up from the bottom, then down from the top, then up again
-        floor = low
-        for i in order:
-            at[i] = max(at[i], floor + heights[i] / 2)
-            floor = at[i] + heights[i] / 2
-        ceiling = max(high, low + sum(heights))
-        for i in reversed(order):
-            at[i] = min(at[i], ceiling - heights[i] / 2)
-            ceiling = at[i] - heights[i] / 2
+    floor, ceiling = low, max(high, low + sum(heights))
+    for i in order:  # up from the bottom, then down from the top
+        at[i] = max(at[i], floor + heights[i] / 2)
+        floor = at[i] + heights[i] / 2
+    for i in reversed(order):
+        at[i] = min(at[i], ceiling - heights[i] / 2)
+        ceiling = at[i] - heights[i] / 2
     return at

@@ -38,9 +38,9 @@ def explain(
             name, label = Path(part.names[place]), plain(labels[number])
             mine = torch.nonzero(examples.labels == examples.classes.index(labels[number])).flatten().tolist()
             best = max(mine, key=lambda i: match(own, support[i]).similarity)
-            captions = f"query: {name.name}", f"most similar example of {label}: {Path(examples.names[best]).name}"
+            captions = f"query: {name.name}", f"most similar example: {Path(examples.names[best]).name}"
             panel, _ = pair_panel(model, Side(part, place, own), Side(examples, best, support[best]), captions)
             number += 1
-            matches(folder / f"{number:04}-{name.stem}.png", [panel], title=f"labelled {label}")
+            matches(folder / f"{number:04}-{name.stem}.png", [panel], title=f"most like {label}")
             tick(number)
     return number

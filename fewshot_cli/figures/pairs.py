@@ -27,12 +27,12 @@ VERDICTS = {
 
 
 def matches(path: Path, panels: list[Panel], flows: bool = False, title: str = "") -> None:
-    """Write the figure that `figure` draws. Raises `DataError` when the file cannot be written."""
-    save(path, figure(panels, flows, title))
+    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
+    save(path, draw(panels, flows, title))
 
 
 @styled
-def figure(panels: list[Panel], flows: bool = False, title: str = "") -> Any:
+def draw(panels: list[Panel], flows: bool = False, title: str = "") -> Any:
     """A row for each pair: query, support image, and the query made of the support's best matching patches.
 
     Lines join the nodes of the strongest flows, in a colour and under a number for each node of the query; with

@@ -111,12 +111,12 @@ OTHERS = "#bfbfbf"  # the colour of proxies that are none of those that count mo
 
 
 def correspondences(path: Path, rows: list[Row], title: str = "") -> None:
-    """Write the figure that `figure` draws. Raises `DataError` when the file cannot be written."""
-    save(path, figure(rows, title))
+    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
+    save(path, draw(rows, title))
 
 
 @styled
-def figure(rows: list[Row], title: str = "") -> Any:
+def draw(rows: list[Row], title: str = "") -> Any:
     """For each `Row` the image, its positions in the colour of the proxy that gets most of each, and for each proxy a
     map of what it gets of every position's mass, with its share of the logit below. Returns a Matplotlib figure.
     """

@@ -117,7 +117,7 @@ def test_a_sheet_has_a_panel_for_each_stage_and_correlation_that_a_head_names():
         Sheet(torch.rand(3, 9, 5), torch.rand(3, 5, 5), Alignment(maps[3], stages, None), name, name == "a class")
         for name in ("a class", "another class whose name goes on and on_without_any_end_that_one_could_see")
     ]
-    figure = alignment.figure(sheets, "a title that is long enough to need more than one line of this figure " * 2)
+    figure = alignment.draw(sheets, "a title that is long enough to need more than one line of this figure " * 2)
     assert_readable(figure)
     said = [text for text, _ in texts(figure)]
     for words in ("query", "a class", "query's map", "stage 0", "stage 1", "stage 2", "correlation"):

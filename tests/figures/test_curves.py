@@ -65,6 +65,19 @@ def test_names_do_not_cover_each_other_where_curves_end_together(drawn, tmp_path
     assert axes.get_position().x1 > 0.55  # no third of the figure is empty
 
 
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ([5, 2], [5, 2]),
+        ([0.1, 0.0, 0.2], [1.5, 0.5, 2.5]),
+        ([9.9, 9.8, 2], [9.5, 8.5, 2]),
+        ([5, 5.1, 4.9], [5.9, 6.9, 4.9]),
+    ],
+)
+def test_names_are_moved_no_further_than_others_need(wanted, given):
+    assert curves._stacked(wanted, [1.0] * len(wanted), 0, 10) == pytest.approx(given)
+
+
 def test_sizes_of_two_sides_and_few_measurements_are_labelled_too(drawn, tmp_path):
     records = [{"solver": "s", "n": n, "m": 4 * n, "seconds": 1e-4 * n} for n in (2, 3)]
     curves.complexity(tmp_path / "x.png", records, [{"solver": "s", "sizes": 2}], "")

@@ -38,7 +38,7 @@ def lines(figure):
 def test_the_strongest_flows_of_the_plan_are_drawn_the_wider_the_stronger(seed):
     panel = made(seed)
     flow = panel.matching.flow
-    drawn = lines(pairs.figure([panel]))
+    drawn = lines(pairs.draw([panel]))
     want = flow.flatten().topk(pairs.STRONGEST).indices.tolist()
     assert set(drawn) == {divmod(at, 25) for at in want}
     widths = [drawn[divmod(at, 25)].get_linewidth() for at in want]
@@ -48,7 +48,7 @@ def test_the_strongest_flows_of_the_plan_are_drawn_the_wider_the_stronger(seed):
 def test_a_node_of_the_query_has_one_colour_and_number_and_no_other_has_them():
     panel = made()
     panel.matching.flow[7, :3] = 50.0  # three flows from one node
-    figure = pairs.figure([panel])
+    figure = pairs.draw([panel])
     colours = {}
     for (left, _), line in lines(figure).items():
         colours.setdefault(left, set()).add(to_hex(line.get_edgecolor()))
@@ -66,7 +66,7 @@ def test_lines_end_in_the_nodes_that_they_join():
     places = cells((2, 2))
     square = torch.zeros(3, 20, 20)
     panel = Panel(square, square, places, places, places, Matching(flow, flow[1], flow[1], flow, 0.0, places))
-    figure = pairs.figure([panel])
+    figure = pairs.draw([panel])
     left, right, _ = (axes.get_position() for axes in figure.axes[:3])
     (line,) = lines(figure).values()
     start, end = line.get_path().vertices[[0, -1]] / figure.get_size_inches()
@@ -76,7 +76,7 @@ def test_lines_end_in_the_nodes_that_they_join():
 
 def test_all_flows_are_drawn_when_they_are_wanted():
     panel = made(side=3)
-    drawn = lines(pairs.figure([panel], flows=True))
+    drawn = lines(pairs.draw([panel], flows=True))
     assert len(drawn) == len(panel.flows()) == 81
     thin = [line for line in drawn.values() if to_hex(line.get_edgecolor()) == style.MUTED]
     assert len(thin) == 81 - pairs.STRONGEST and max(line.get_linewidth() for line in thin) < 0.7
@@ -84,7 +84,7 @@ def test_all_flows_are_drawn_when_they_are_wanted():
 
 @pytest.mark.parametrize("side", [1, 2, 12])
 def test_marks_do_not_cover_each_other(side):
-    figure = pairs.figure([made(side=side)])
+    figure = pairs.draw([made(side=side)])
     centres = torch.tensor([disc.center for disc in figure.findobj(Circle)])
     apart = torch.cdist(centres, centres).fill_diagonal_(9)
     assert float(apart.min()) > 0.95 * pairs.MARK
@@ -96,11 +96,11 @@ def test_texts_lie_inside_and_apart_whatever_they_say(rows):
     captions = f"query: {name}", f"{rows}. {name.replace('_', ' ')}"
     verdicts = ["wrong", "truth", None, None, "right"] * 4
     panels = [made(i, side=4, captions=captions, verdict=verdicts[i]) for i in range(rows)]
-    assert_readable(pairs.figure(panels, title=f"some_recipe, episode 3, query 7: {name}, taken for {name}"))
+    assert_readable(pairs.draw(panels, title=f"some_recipe, episode 3, query 7: {name}, taken for {name}"))
 
 
 def test_a_figure_says_what_it_shows():
-    figure = pairs.figure([made(verdict="wrong"), made(1, verdict="truth")], title="a title")
+    figure = pairs.draw([made(verdict="wrong"), made(1, verdict="truth")], title="a title")
     said = [text for text, _ in texts(figure)]
     for words in (
         "a title",
@@ -117,12 +117,12 @@ def test_a_figure_says_what_it_shows():
     panel = made()
     share = sum(flow.share for flow in panel.flows(8))
     assert f"the 8 strongest flows of the optimal matching, {100 * share:.0f} % of its mass" in " ".join(
-        text for text, _ in texts(pairs.figure([panel]))
+        text for text, _ in texts(pairs.draw([panel]))
     )
 
 
 def test_the_predicted_and_the_right_class_are_framed():
-    figure = pairs.figure([made(verdict="right"), made(1), made(2, verdict="truth")])
+    figure = pairs.draw([made(verdict="right"), made(1), made(2, verdict="truth")])
     frames = [axes.spines["top"] for axes in figure.axes[1:9:3]]
     assert [frame.get_visible() for frame in frames] == [True, False, True]
     assert [to_hex(frames[i].get_edgecolor()) for i in (0, 2)] == [style.RIGHT, style.TRUTH]

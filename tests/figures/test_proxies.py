@@ -120,10 +120,10 @@ def test_a_class_of_many_proxies_shows_those_that_count():
     mass = torch.zeros(2, 2, 10)
     mass[0, 0, 1], mass[0, 1, 2], mass[1, 0, 0], mass[1, 1, 9] = 1, 0.5, 1, 1
     row = Row(torch.rand(3, 8, 8), mass, parts, "a class")
-    single = proxies.figure([Row(row.image, mass[..., :1], parts[1:2], "another")])
+    single = proxies.draw([Row(row.image, mass[..., :1], parts[1:2], "another")])
     said = [text for text, _ in texts(single)]
     assert {"another", "proxy 1: 100 % of", "logit"} <= set(said) and "proxy 2" not in " ".join(said)
-    figure = proxies.figure([row])
+    figure = proxies.draw([row])
     said = " ".join(text for text, _ in texts(figure))
     assert "proxy 2: 75 % of logit" in said and "proxy 3: -100 % of logit" in said
     assert said.count("of logit") == 8 and "proxy 1:" not in said and "proxy 9:" not in said
@@ -143,7 +143,7 @@ def test_a_class_of_many_proxies_shows_those_that_count():
 def test_captions_can_be_read_whatever_they_say(most):
     name = "a class with a really long name that nobody would expect here\n61.2 %, logit 4.21"
     rows = [Row(torch.rand(3, 30, 20), torch.rand(3, 3, m), torch.rand(m), name) for m in (most, 2)]
-    assert_readable(proxies.figure(rows, f"{name} {name} {name}"))
+    assert_readable(proxies.draw(rows, f"{name} {name} {name}"))
 
 
 def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
