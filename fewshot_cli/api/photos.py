@@ -13,6 +13,8 @@ from fewshot_cli.api.work import PathLike, recipe_of
 from fewshot_cli.contracts import Matches
 from fewshot_cli.data.user_images import TAKING
 from fewshot_cli.figures import matching as figures
+from fewshot_cli.figures import pairs
+from fewshot_cli.figures.panel import Panel
 from fewshot_cli.predict.classify import Asked, Classification
 from fewshot_cli.predict.defaults import recipe_for_photos
 from fewshot_cli.runtime import roots
@@ -72,15 +74,17 @@ class Match:
     supply: Tensor
     demand: Tensor
     places: Tensor
-    panel: figures.Panel
+    panel: Panel
 
-    def figure(self, *, flows: bool = True) -> Any:
-        """A `matplotlib` figure of the two images, what was matched, and with `flows` lines between them."""
-        return figures.draw([self.panel], flows)
+    def figure(self, *, flows: bool = False) -> Any:
+        """A `matplotlib` figure of the two images with the strongest flows between them, or with `flows` all of them,
+        and of the first made of the second's patches.
+        """
+        return pairs.draw([self.panel], flows)
 
-    def save(self, path: PathLike, *, flows: bool = True) -> None:
+    def save(self, path: PathLike, *, flows: bool = False) -> None:
         """Write the figure as PNG, SVG or PDF by the suffix. Raises `DataError` when the file cannot be written."""
-        figures.matches(Path(path), [self.panel], flows)
+        pairs.matches(Path(path), [self.panel], flows)
 
     def __repr__(self) -> str:
         return f"Match(similarity={self.similarity:.4f}, flow={list(self.flow.shape)})"
@@ -112,6 +116,7 @@ def match(
         images = figures.two(Path(first), Path(second), loaded.image)
         maps = model.features_once(images)
         sides = figures.Side(images, 0, maps[0]), figures.Side(images, 1, maps[1])
-        panel, _ = figures.pair_panel(model, *sides, "similarity ")
+        captions = f"query: {Path(first).name}", f"support: {Path(second).name}"
+        panel, _ = figures.pair_panel(model, *sides, captions)
     m = panel.matching
-    return Match(m.similarity, m.flow, m.supply, m.demand, panel.places, panel)
+    return Match(m.similarity, m.flow, m.supply, m.demand, panel.left_places, panel)

@@ -33,7 +33,7 @@ def match(
     query: Annotated[
         int | None, typer.Option("--query", min=0, help="Query of the episode, against all its classes (default: 0).")
     ] = None,
-    flows: Annotated[bool, typer.Option("--flows", help="Also draw the full flow as lines.")] = False,
+    flows: Annotated[bool, typer.Option("--flows", help="Draw all flows, not only the strongest.")] = False,
     maps: Annotated[
         bool, typer.Option("--maps", help="For head align: heat maps and correlations before and after each step.")
     ] = False,
@@ -52,7 +52,7 @@ def match(
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
 ) -> None:
-    """Draw LEFT, LEFT rebuilt from RIGHT's best matching patches (brightness: node weight), and RIGHT.
+    """Draw LEFT and RIGHT with the strongest flows between them, and LEFT rebuilt from RIGHT's best matching patches.
 
     With --maps and a recipe with head align: how it aligns RIGHT's feature map with LEFT's. With a recipe with
     classifier multi_proxy, such as cifar100_resnet20_mpw: which proxy each position of one image is matched with.

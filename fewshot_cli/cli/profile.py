@@ -48,9 +48,11 @@ def profile(
     budget: Annotated[
         float, typer.Option("--budget", min=0.01, help="Seconds to spend on one solver at one size.")
     ] = 20.0,
-    plot: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option("--plot", dir_okay=False, help="Write a log-log plot to this .png, .svg or .pdf file."),
+        typer.Option(
+            "--out", "-o", "--plot", dir_okay=False, help="Draw the time of each solver over size (PNG, SVG or PDF)."
+        ),
     ] = None,
     format: Annotated[Format, o.format_option(Format.table, Format.json, Format.md, Format.csv)] = Format.table,
     threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads of the solvers; 0 means all.")] = 1,
@@ -62,24 +64,33 @@ def profile(
     from fewshot_cli.runtime.device import resolve
 
     chosen_device = resolve(device)
+    if out is not None:
+        _check_figure(out, step)
     if step:
         result = _measure_steps(recipe or o.DEFAULT_RECIPE, solver, sets, rounds, threads, chosen_device)
         return emit(_steps_in_format(result, format))
     sides = _sizes(sizes)
-    if plot is not None:
-        from fewshot_cli.figures.canvas import check
-
-        check(plot)
     solvers = _solvers(solver, sets or [], threads)
     make, features = _source(recipe, weights, o.data_root(data_root), chosen_device)
     settings = Settings(batch, rounds, backward, budget)
     result = _measure_solvers(solvers, sides, make, features, settings, threads, chosen_device)
-    if plot is not None:
+    if out is not None:
         from fewshot_cli.figures.curves import complexity
 
-        complexity(plot, result["records"], result["fits"], f"Transport solvers on {chosen_device}, {features}")
-        say(f"plot: {plot}")
+        complexity(out, result["records"], result["fits"], f"Transport solvers on {chosen_device}, {features}")
+        say(f"figure: {out}")
     return emit(_solvers_in_format(result, format))
+
+
+def _check_figure(out: Path, step: bool) -> None:
+    """Refuse a figure that cannot be drawn, before anything is measured."""
+    from fewshot_cli.figures.canvas import check
+
+    if step:
+        raise FslError(
+            "--out draws the time of solvers over size, which --step does not measure; leave out one of them"
+        )
+    check(out)
 
 
 # Solvers

@@ -92,6 +92,14 @@ def squash(image: Image.Image, side: int, how: Reading = PUBLISHED) -> tuple[Ten
     return torch.from_numpy(np.array(image)).permute(2, 0, 1), size
 
 
+def shrunk(image: Image.Image, most: int) -> Tensor:
+    """An RGB image in its own proportions as uint8 [3,h,w], whose longer side is `most` pixels at most."""
+    if max(image.size) > most:
+        image = image.copy()
+        image.thumbnail((most, most), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 def cut_out(
     image: Image.Image, boxes: list[tuple[int, int, int, int]], flip: list[bool], side: int, how: Reading = PUBLISHED
 ) -> Tensor:

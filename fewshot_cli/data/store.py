@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fewshot_cli.data.decode import PUBLISHED, Reading, cut_out, in_threads, open_image, squash
+from fewshot_cli.data.decode import PUBLISHED, Reading, cut_out, in_threads, open_image, shrunk, squash
 from fewshot_cli.data.format import FEATURES, FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.files import guarded, regular
@@ -53,6 +53,11 @@ class ImageSet(Protocol):
 
         `crop` is `box` (to the bounding box where there is one) or `raw`. `tick` is called with the number of images
         decoded so far.
+        """
+
+    def viewed(self, i: int, most: int, crop: str = "box") -> tuple[Tensor, Tensor]:
+        """Image i in its own proportions, for people to look at: uint8 [3,h,w] of sides of `most` pixels at most, and
+        its original size [2] (h, w).
         """
 
     def patches(self, picks: Sequence[int], boxes: "BoxesOf", side: int, crop: str = "box") -> Tensor:
@@ -129,6 +134,11 @@ class Split:
             return torch.frombuffer(bytearray(self._blob), dtype=torch.float32).reshape(shape)
         except RuntimeError:
             self._refuse("its features are not of one shape")
+
+    def viewed(self, i: int, most: int, crop: str = "box") -> tuple[Tensor, Tensor]:
+        """As `ImageSet.viewed`. Raises `DataError` for a damaged store."""
+        image = self._image(i, crop)
+        return shrunk(image, most), torch.tensor([image.height, image.width])
 
     def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
         """As `ImageSet.patches`. Raises `DataError` for a damaged store."""

@@ -16,7 +16,7 @@ from fewshot_cli.config.schema import ImageSpec
 from fewshot_cli.data.archive import Source, Stream
 from fewshot_cli.data.arrange import arrange
 from fewshot_cli.data.bad import BadImage, BadImages
-from fewshot_cli.data.decode import Reading, cut_out, decode_image, in_threads, open_image
+from fewshot_cli.data.decode import Reading, cut_out, decode_image, in_threads, open_image, read_image, shrunk
 from fewshot_cli.data.kinds import HEAD, left_out
 from fewshot_cli.data.listed import from_csv
 from fewshot_cli.data.store import BoxesOf, Split
@@ -102,6 +102,12 @@ class _Files:
                 if tick:
                     tick(done)
         return out, sizes
+
+    def viewed(self, i: int, most: int, crop: str = "box") -> tuple[Tensor, Tensor]:
+        """As `ImageSet.viewed`; files have no boxes, so `crop` changes nothing. Raises `BadImages` with all of them."""
+        with self._all_bad():
+            image, (width, height) = read_image(self._read(i), self.paths[i], replace(self._how, enough=most))
+        return shrunk(image, most), torch.tensor([height, width])
 
     def patches(self, picks: Sequence[int], boxes: BoxesOf, side: int, crop: str = "box") -> Tensor:
         """As `ImageSet.patches`. Raises `BadImages` with all of them."""

@@ -8,7 +8,9 @@ import torch
 from fewshot_cli.contracts import Matches, Matching
 from fewshot_cli.data.user_images import LabelledSet, LooseImages
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.figures.matching import NO_FLOW, Side, check_able, matches, pair_panel
+from fewshot_cli.figures.matching import NO_FLOW, Side, check_able, pair_panel
+from fewshot_cli.figures.pairs import matches
+from fewshot_cli.figures.style import plain
 
 PART = 16  # images that are in memory at once
 
@@ -33,12 +35,12 @@ def explain(
     support, number = model.features(examples), 0
     for part in images.parts(PART):
         for place, own in enumerate(model.features_once(part)):
+            name, label = Path(part.names[place]), plain(labels[number])
             mine = torch.nonzero(examples.labels == examples.classes.index(labels[number])).flatten().tolist()
             best = max(mine, key=lambda i: match(own, support[i]).similarity)
-            panel, _ = pair_panel(
-                model, Side(part, place, own), Side(examples, best, support[best]), f"{labels[number]}: "
-            )
+            captions = f"query: {name.name}", f"most similar example: {Path(examples.names[best]).name}"
+            panel, _ = pair_panel(model, Side(part, place, own), Side(examples, best, support[best]), captions)
             number += 1
-            matches(folder / f"{number:04}-{Path(part.names[place]).stem}.png", [panel], flows=False)
+            matches(folder / f"{number:04}-{name.stem}.png", [panel], title=f"most like {label}")
             tick(number)
     return number

@@ -1,25 +1,25 @@
-"""What matches what: the best patches, node weights and flows of two images (DeepEMD, CVPR 2020, Figure 5)."""
+"""What matches what in two image files, or in a query and the classes of its episode (DeepEMD, CVPR 2020, Figure 5)."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewshot_cli import registry, transport
 from fewshot_cli.config.schema import ImageSpec, Recipe
-from fewshot_cli.contracts import Matches, Matching
+from fewshot_cli.contracts import Matches
 from fewshot_cli.data.store import ImageSet, Split
 from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
-from fewshot_cli.features.crops import cut
 from fewshot_cli.features.embed import Patches
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures.pairs import matches
+from fewshot_cli.figures.panel import Panel, Verdict
+from fewshot_cli.figures.style import plain_names
 from fewshot_cli.runtime.processes import Processes
 
-SHOWN = 240  # least side of a drawn image
+SHOWN = 800  # pixels of a drawn image's longer side, at most
 NO_FLOW = "has no flow between two images; use a 1-shot recipe with head {heads}, or --set head={first}"
 
 
@@ -29,40 +29,6 @@ class Side(NamedTuple):
     images: ImageSet
     place: int
     map: Tensor
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One row of the figure: images [3,S,S] in [0,1], where nodes lie and where their content comes from (boxes [n,4]
-    as shares), how they match, and the words beside it.
-    """
-
-    left: Tensor
-    right: Tensor
-    places: Tensor
-    left_boxes: Tensor
-    right_boxes: Tensor
-    matching: Matching
-    title: str
-
-    def rebuilt(self) -> Tensor:
-        """The left image from the best matching patches of the right, brightness by node weight: [3,S,S].
-
-        Smaller nodes are drawn over larger ones.
-        """
-        out, side = torch.zeros_like(self.left), self.left.shape[-1]
-        best, bright = self.matching.flow.argmax(1), self.matching.supply / self.matching.supply.max()
-        edges = (
-            torch.cat([self.places[:, :2], self.places[:, :2] + self.places[:, 2:]], 1).mul(side).round().int().tolist()
-        )
-        for i in self.places[:, 2:].prod(1).argsort(dim=0, descending=True, stable=True).tolist():
-            x0, y0, x1, y1 = edges[i]
-            patch = cut(
-                self.right[None], self.right_boxes[best[i]][None], torch.tensor([False]), max(x1 - x0, y1 - y0, 1)
-            )
-            patch = torch.nn.functional.interpolate(patch, (max(1, y1 - y0), max(1, x1 - x0)), mode="bilinear")[0]
-            out[:, y0:y1, x0:x1] = float(bright[i]) * patch[:, : y1 - y0, : x1 - x0]
-        return out
 
 
 def match_images(
@@ -78,11 +44,13 @@ def match_images(
     """Draw how two image files match; returns a record per pair. Raises `DataError`, `RecipeError`."""
     model, images = parts_with(recipe, given, root, device, Matches, NO_FLOW), two(left, right, recipe.image)
     maps = model.features(images)
-    panel, failed = pair_panel(model, Side(images, 0, maps[0]), Side(images, 1, maps[1]), "similarity ")
+    captions = f"query: {left.name}", f"support: {right.name}"
+    panel, failed = pair_panel(model, Side(images, 0, maps[0]), Side(images, 1, maps[1]), captions)
     matches(out, [panel], flows)
     return [{"left": str(left), "right": str(right), "similarity": panel.matching.similarity, "not_converged": failed}]
 
 
+@torch.no_grad()
 def match_episode(
     recipe: Recipe,
     episode: int,
@@ -93,26 +61,36 @@ def match_episode(
     root: Path,
     device: torch.device,
 ) -> list[dict]:
-    """Draw how one query of an episode matches every class's first support image; returns a record per class."""
+    """Draw how one query of an episode matches every class's first support image, the classes in the order of the
+    query's logits; returns a record per class in the order of the episode.
+    """
     model = parts_with(recipe, given, root, device, Matches, NO_FLOW)
-    split = model.split
+    split, maps = model.split, model.features()
     left, others = against(model, episode, query)
-    maps, records, panels = model.features(split), [], []
-    for cls, support, same in others:
-        name = split.classes[cls] + (" (its class)" if same else "")
-        sides = Side(split, left, maps[left]), Side(split, support, maps[support])
-        panel, failed = pair_panel(model, *sides, f"{name}: ")
-        records.append(
-            {
-                "class": split.classes[cls],
-                "true": same,
-                "similarity": panel.matching.similarity,
-                "not_converged": failed,
-            }
-        )
+    support = maps[model.sampler(episode).support]  # [way,shot,d,h,w]
+    ranked = model.head(support[None], maps[left][None, None])[0, 0].argsort(descending=True, stable=True).tolist()
+    names = plain_names(split.classes[cls] for cls, _, _ in others)
+    truth = next(names[split.classes[cls]] for cls, _, same in others if same)
+    records, panels = [], []
+    for place, (cls, example, same) in enumerate(others):
+        name = split.classes[cls]
+        captions = f"query: {truth}", f"{ranked.index(place) + 1}. {names[name]}"
+        sides = Side(split, left, maps[left]), Side(split, example, maps[example])
+        panel, failed = pair_panel(model, *sides, captions, _verdict(place == ranked[0], same))
+        similarity = panel.matching.similarity
+        records.append({"class": name, "true": same, "similarity": similarity, "not_converged": failed})
         panels.append(panel)
-    matches(out, panels, flows)
+    taken = names[split.classes[others[ranked[0]][0]]]
+    said = f"{truth}, recognised" if taken == truth else f"{truth}, taken for {taken}"
+    title = f"{recipe.name}, episode {episode}, query {query}: {said}"
+    matches(out, [panels[place] for place in ranked], flows, title)
     return records
+
+
+def _verdict(predicted: bool, same: bool) -> Verdict | None:
+    if predicted:
+        return "right" if same else "wrong"
+    return "truth" if same else None
 
 
 def two(left: Path, right: Path, spec: ImageSpec) -> LooseImages:
@@ -138,18 +116,18 @@ def against(model: Model, episode: int, query: int) -> tuple[int, list[tuple[int
     return int(chosen.query.flatten()[query]), [(cls, support, place == truth) for place, (cls, support) in first]
 
 
-def shown(recipe: Recipe, images: ImageSet, picks: list[int], whole: bool = False) -> tuple[Tensor, Tensor]:
-    """Images of a set to draw, [P,3,S,S] in [0,1], as the network sees them, or `whole`; and their sizes [P,2]."""
-    image = recipe.image
+def shown(recipe: Recipe, images: ImageSet, pick: int, whole: bool = False) -> tuple[Tensor, Tensor]:
+    """An image of a set to draw, [3,H,W] in [0,1] in its own proportions: what the network sees of it, or the `whole`;
+    and its size [2] (h, w).
+    """
     if isinstance(images, Split) and images.channels is not None:  # features have no image: how strong they are
-        norms = images.maps()[picks].norm(dim=1, keepdim=True)
-        grey = norms / norms.amax((2, 3), keepdim=True).clamp(min=1e-12)
-        large = torch.nn.functional.interpolate(grey, (SHOWN, SHOWN), mode="nearest").expand(-1, 3, -1, -1)
-        return large, torch.tensor([list(norms.shape[2:])] * len(picks), dtype=torch.float32)
-    side = max(1, -(-SHOWN // image.decoded)) * image.decoded
-    pixels, sizes = images.decode(side, recipe.dataset.crop, only=picks)
-    edge = 0 if whole else (image.decoded - image.size) * side // image.decoded // 2
-    return (pixels.float() / 255)[..., edge : side - edge, edge : side - edge], sizes
+        norm = images.maps()[pick].norm(dim=0, keepdim=True)
+        return (norm / norm.max().clamp(min=1e-12)).expand(3, -1, -1), torch.tensor(norm.shape[1:])
+    pixels, size = images.viewed(pick, SHOWN, recipe.dataset.crop)
+    share = 0 if whole else (1 - recipe.image.size / recipe.image.decoded) / 2  # the network sees the middle
+    top, side = (round(share * length) for length in pixels.shape[1:])
+    high, wide = pixels.shape[1:]
+    return (pixels.float() / 255)[:, top : high - top, side : wide - side], size.float()
 
 
 def parts_with(
@@ -171,71 +149,22 @@ def check_able(model: Model, contract: type, lacks: str) -> None:
         raise RecipeError(f"recipe {model.recipe.name} has head {model.recipe.head.name}, which {lacks}")
 
 
-def pair_panel(model: Model, left: Side, right: Side, label: str) -> tuple[Panel, int]:
-    """A panel of two images, and how many of its problems the solver gave up on; the similarity follows the label."""
+def pair_panel(
+    model: Model, left: Side, right: Side, captions: tuple[str, str], verdict: Verdict | None = None
+) -> tuple[Panel, int]:
+    """A panel of two images, and how many of its problems the solver gave up on."""
     patched = model.extractor.patches > 0
-    both = [shown(model.recipe, side.images, [side.place], whole=patched) for side in (left, right)]
-    seen, sizes = (torch.cat(parts) for parts in zip(*both, strict=True))
-    patches = Patches(model.recipe)
+    (first, size), (second, other) = (shown(model.recipe, side.images, side.place, patched) for side in (left, right))
     assert isinstance(model.head, Matches)  # or `check_able` had refused it
     with transport.ledger() as ledger:
         matching = model.head.match(left.map, right.map)
     if patched:
+        patches = Patches(model.recipe)
         names = [side.images.identities()[side.place] for side in (left, right)]
-        boxes = torch.stack([patches(name, size)[0] for name, size in zip(names, sizes, strict=True)])
-        places = model.extractor.tiles(boxes[0])
+        boxes = [patches(name, one)[0] for name, one in zip(names, (size, other), strict=True)]
+        places, others = (model.extractor.tiles(one) for one in boxes)
     else:
-        places, boxes = matching.places, matching.places[None].expand(2, -1, -1)
-    title = f"{label}{matching.similarity:.3f}"
-    return Panel(seen[0], seen[1], places, boxes[0], boxes[1], matching, title), sum(ledger.failures(1))
-
-
-def matches(path: Path, panels: list[Panel], flows: bool) -> None:
-    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
-    save(path, draw(panels, flows))
-
-
-def draw(panels: list[Panel], flows: bool) -> Any:
-    """A row for each `Panel`: left, left rebuilt from the right, right; with `flows` both again and lines
-    between.
-
-    A line joins the centres of two nodes and is as strong as the flow between them.
-    """
-    plt = _pyplot()
-    columns, width = (4, 11.5) if flows else (3, 6.6)
-    ratios = [1, 1, 1, 2.1][:columns]
-    figure, axes = plt.subplots(
-        len(panels),
-        columns,
-        figsize=(width, 2.4 * len(panels)),
-        layout="constrained",
-        squeeze=False,
-        width_ratios=ratios,
-    )
-    for row, panel in zip(axes, panels, strict=True):
-        for axis, image in zip(row, (panel.left, panel.rebuilt(), panel.right), strict=False):
-            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-        row[1].set_title(panel.title, fontsize=9)
-        if flows:
-            _flows(row[3], panel)
-        for axis in row:  # switching the axis off would leave the title out of the layout
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-    return figure
-
-
-def _flows(axis: Any, panel: Panel) -> None:
-    side = panel.left.shape[-1]
-    gap = side // 10
-    for image, at in ((panel.left, 0), (panel.right, side + gap)):
-        axis.imshow(
-            image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=(at, at + side, side, 0), interpolation="nearest"
-        )
-    start, end = ((boxes[:, :2] + boxes[:, 2:] / 2) * side for boxes in (panel.left_boxes, panel.right_boxes))
-    strength = panel.matching.flow / panel.matching.flow.max()
-    for i, j in (panel.matching.flow > 0).nonzero().tolist():
-        ends = (start[i, 0], end[j, 0] + side + gap), (start[i, 1], end[j, 1])
-        axis.plot(
-            *ends, color="yellow", linewidth=0.3 + 2 * float(strength[i, j]), alpha=min(1, 0.15 + float(strength[i, j]))
-        )
-    axis.set(xlim=(0, 2 * side + gap), ylim=(side, 0))
+        places = others = matching.places.cpu()
+        boxes = [places, others]
+    panel = Panel(first, second, places, others, boxes[1], matching, captions, verdict)
+    return panel, sum(ledger.failures(1))

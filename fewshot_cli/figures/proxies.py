@@ -16,8 +16,11 @@ from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.classification import ClassModel
 from fewshot_cli.features.preprocess import normalise
-from fewshot_cli.figures.canvas import _pyplot, save
+from fewshot_cli.figures import layout, style
+from fewshot_cli.figures.canvas import new, save, styled
+from fewshot_cli.figures.layout import EDGE, LINE, Spot, caption
 from fewshot_cli.figures.matching import shown
+from fewshot_cli.figures.style import plain
 from fewshot_cli.runtime.processes import Processes
 
 LIKELIEST = 3
@@ -25,8 +28,8 @@ LIKELIEST = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One class: the image [3,S,S] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each
-    proxy adds to the logit [M], and the words beside it.
+    """One class: the image [3,H,W] in [0,1], of each position's mass the share each proxy gets [h,w,M], what each
+    proxy adds to the logit [M], and the words below it.
     """
 
     image: Tensor
@@ -82,10 +85,10 @@ def correspond(
         raise DataError(f"{image}: NaN or infinite logits; check the weights")
     probability, failed = logits.softmax(0), ~torch.cat(ledger.converged).cpu()
     likeliest = logits.argsort(descending=True, stable=True)[:LIKELIEST].tolist()
-    seen = shown(recipe, images, [0])[0][0]
+    seen = shown(recipe, images, 0)[0]
     records, rows = [], []
     for c in [names.index(name) for name in dict.fromkeys(chosen)] or likeliest:
-        title = f"{names[c]}\n{100 * float(probability[c]):.1f} %, logit {float(logits[c]):.2f}"
+        title = f"{plain(names[c])}\n{100 * float(probability[c]):.1f} %, logit {float(logits[c]):.2f}"
         mass = (flow[c] / flow[c].sum(1, keepdim=True)).unflatten(0, maps.shape[2:])
         rows.append(Row(seen, mass, parts[c], title))
         records.append(
@@ -97,52 +100,91 @@ def correspond(
                 "not_converged": int(failed[c]),
             }
         )
-    correspondences(out, rows)
+    correspondences(out, rows, f"{recipe.name}: {image.name}")
     return records
 
 
-MAPS = 8  # heat maps in a row, of a class with more proxies those that count most
+MAPS = 8  # heat maps of a class, of one with more proxies those that count most
+ACROSS = 4  # of them beside each other
+SIDE, GAP, FOOT = 1.05, 0.1, 0.45  # inches of an image's longer side, between images, and of the legend
+OTHERS = "#bfbfbf"  # the colour of proxies that are none of those that count most
 
 
-def correspondences(path: Path, rows: list) -> None:
-    """A line for each `Row`: the image, its positions in the colour of the proxy that gets most of
-    each, and for each proxy a map of what it gets of every position's mass, titled with its share of the logit.
+def correspondences(path: Path, rows: list[Row], title: str = "") -> None:
+    """Write what `draw` draws. Raises `DataError` when the file cannot be written."""
+    save(path, draw(rows, title))
 
-    Raises `DataError` when the file cannot be written.
+
+@styled
+def draw(rows: list[Row], title: str = "") -> Any:
+    """For each `Row` the image, its positions in the colour of the proxy that gets most of each, and for each proxy a
+    map of what it gets of every position's mass, with its share of the logit below. Returns a Matplotlib figure.
     """
-    plt = _pyplot()
-    from matplotlib.colors import BoundaryNorm, ListedColormap
+    picked = [sorted(row.parts.abs().argsort(descending=True)[:MAPS].tolist()) for row in rows]
+    across = min(ACROSS, max(map(len, picked)))
+    width = max(2 * EDGE + (2 + across) * (SIDE + GAP) - GAP, 5.2)
+    colours = _colours(rows, picked)
+    words = [[caption(text, SIDE) for text in _captions(row, own)] for row, own in zip(rows, picked, strict=True)]
+    below = [0.07 + LINE * max(map(len, texts)) for texts in words]
+    high = layout.fitted(rows[0].image, SIDE)[1]
+    most = max(float(row.mass[..., own].max()) for row, own in zip(rows, picked, strict=True))
+    lines = [-(-len(own) // ACROSS) for own in picked]
+    over = layout.heading_height(title, width)
+    tall = sum(count * (high + under + GAP) for count, under in zip(lines, below, strict=True))
+    drawn = new(width, over + tall + FOOT + 0.18 * -(-len(colours) // 5))
+    layout.heading(drawn, title)
+    top = drawn.get_figheight() - over
+    for row, own, texts, under, count in zip(rows, picked, words, below, lines, strict=True):
+        pitch = high + under + GAP
+        for place, lines_below in enumerate(texts):
+            line, column = divmod(place - 2, ACROSS) if place >= 2 else (0, place - 2)
+            wide = layout.fitted(row.image, SIDE)[0]
+            x, y = EDGE + (2 + column) * (SIDE + GAP), top - line * pitch
+            axes = layout.axes_at(drawn, Spot(x + (SIDE - wide) / 2, y - high, wide, high))
+            layout.show(axes, row.image)
+            _lay_over(axes, row, own, place, colours, most)
+            layout.write_caption(drawn, x + SIDE / 2, y - high - 0.05, lines_below)
+        top -= count * pitch
+    _legend(drawn, colours, most)
+    return drawn
+
+
+def _colours(rows: list[Row], picked: list[list[int]]) -> dict[int, str]:
+    """The colours of the proxies that are drawn, by number: a palette's for those that count most over all classes."""
+    shown = {m for row, own in zip(rows, picked, strict=True) for m in [*own, *row.strongest().unique().tolist()]}
+    count = {m: sum(float(row.parts[m].abs()) for row in rows if m < len(row.parts)) for m in sorted(shown)}
+    most = sorted(sorted(count, key=lambda m: -count[m])[: len(style.PALETTE)])
+    named = dict(zip(most, style.PALETTE, strict=False))
+    return named | {m: OTHERS for m in sorted(shown) if m not in named}
+
+
+def _captions(row: Row, picked: list[int]) -> list[str]:
+    shares = row.shares()[picked].tolist()
+    each = [f"proxy {m + 1}: {100 * share:.0f} % of logit" for m, share in zip(picked, shares, strict=True)]
+    return [row.title, "the proxy that gets most of each position", *each]
+
+
+def _lay_over(axes: Any, row: Row, picked: list[int], place: int, colours: dict[int, str], most: float) -> None:
+    """What lies on the image at this place of a row: nothing, the strongest proxies, or what one proxy gets."""
+    from matplotlib.colors import to_rgb
+
+    extent = (*axes.get_xlim(), *axes.get_ylim())
+    over = {"extent": extent, "interpolation": "nearest", "aspect": "auto"}
+    if place == 1:
+        painted = torch.tensor([[to_rgb(colours[m]) for m in line] for line in row.strongest().tolist()])
+        axes.imshow(painted.numpy(), alpha=0.65, **over)
+    elif place >= 2:
+        axes.imshow(row.mass[..., picked[place - 2]].numpy(), cmap=style.HEAT, vmin=0, vmax=most, alpha=0.65, **over)
+
+
+def _legend(drawn: Any, colours: dict[int, str], most: float) -> None:
+    """At the foot of the figure: the proxies' colours, and the scale of their heat maps."""
+    import matplotlib
     from matplotlib.patches import Patch
 
-    most = max(len(r.parts) for r in rows)
-    colours = ListedColormap([plt.get_cmap("tab10" if most <= 10 else "tab20")(m % 20) for m in range(most)])
-    shown = [sorted(r.parts.abs().argsort(descending=True)[:MAPS].tolist()) for r in rows]
-    columns = 2 + max(map(len, shown))
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.9 * columns + 0.8, 2.4 * len(rows) + 0.4), squeeze=False, layout="constrained"
-    )
-    for line, row, picked in zip(axes, rows, shown, strict=True):
-        side = row.image.shape[-1]
-        for axis in line:
-            axis.imshow(row.image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        over = {"extent": (-0.5, side - 0.5, side - 0.5, -0.5), "interpolation": "nearest", "alpha": 0.6}
-        line[0].set_title(row.title, fontsize=9)
-        line[1].set_title("most mass to", fontsize=9)
-        line[1].imshow(row.strongest().numpy(), cmap=colours, norm=BoundaryNorm(range(most + 1), most), **over)
-        for axis, m, share in zip(line[2:], picked, row.shares()[picked].tolist(), strict=True):
-            heat = axis.imshow(row.mass[..., m].numpy(), cmap="inferno", vmin=0, vmax=1, **over)
-            axis.set_title(f"proxy {m + 1}: {100 * share:.0f} % of logit", fontsize=9)
-    named = sorted(
-        {m for row, picked in zip(rows, shown, strict=True) for m in [*picked, *row.strongest().unique().tolist()]}
-    )
-    figure.legend(
-        handles=[Patch(color=colours(m), label=f"proxy {m + 1}") for m in named],
-        frameon=False,
-        fontsize=8,
-        ncols=MAPS,
-        loc="outside lower center",
-    )
-    figure.colorbar(heat, ax=axes[:, 2:], label="share of a position's mass", fraction=0.02)
-    save(path, figure)
+    handles = [Patch(color=colour, label=f"proxy {m + 1}") for m, colour in colours.items() if colour != OTHERS]
+    handles += [Patch(color=OTHERS, label="other proxies")] if OTHERS in colours.values() else []
+    place = {"loc": "lower left", "bbox_to_anchor": (EDGE - 0.07, 0.3), "bbox_transform": drawn.dpi_scale_trans}
+    drawn.legend(handles=handles, ncols=5, borderaxespad=0.1, **place)
+    heat = matplotlib.colormaps[style.HEAT](torch.linspace(0, 1, 256)[None].numpy())
+    layout.scale(drawn, EDGE, 0.19, "What a proxy gets of a position's mass:", heat, ("0", f"{100 * most:.0f} %"))

@@ -23,7 +23,10 @@ def test_two_images_match_as_their_figure_shows(folder_of_glyphs, tmp_path):
     same = fewshot_cli.match(one, one, recipe="glyphs_5w1s", data_root=folder_of_glyphs)
     assert same.similarity == pytest.approx(1, abs=1e-4) and match.similarity < same.similarity
     assert match.flow.sum(1).allclose(match.supply, atol=1e-4) and len(match.places) == len(match.supply)
-    assert len(match.figure().axes) > 1
+    figure = match.figure(flows=True)
+    assert sum((artist.get_gid() or "").startswith("flow-") for artist in figure.artists + figure.patches) == int(
+        (match.flow > 0).sum()
+    )
     match.save(tmp_path / "m.svg")
     assert (tmp_path / "m.svg").read_text().startswith("<?xml")
     with pytest.raises(DataError, match=r"nothing\.png"):

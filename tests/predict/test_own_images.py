@@ -13,14 +13,11 @@ import torch
 from PIL import Image
 
 from fewshot_cli.config.load import load_recipe
-from fewshot_cli.contracts import Matching
 from fewshot_cli.data.store import open_store
 from fewshot_cli.data.user_images import Folder
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.features.embed import WholeImages, embed
 from fewshot_cli.figures import matching
-from fewshot_cli.figures.matching import Panel
-from fewshot_cli.heads.shared.local import cells
 from fewshot_cli.runtime.processes import Processes
 
 
@@ -318,7 +315,7 @@ def test_match_draws_two_images_or_an_episode(fsl, folders, tiny, pretrained, tm
 
 def test_a_image_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folders, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(matching, "matches", lambda path, panels, flows: seen.extend(panels))
+    monkeypatch.setattr(matching, "matches", lambda path, panels, *_: seen.extend(panels))
     a = folders / "support" / "class0" / "0.png"
     assert (
         fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s", "--set", "head.weights=equal")[0] == 0
@@ -326,37 +323,6 @@ def test_a_image_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folder
     (panel,) = seen
     assert abs(panel.matching.similarity - 1) < 1e-5
     assert (panel.rebuilt() - panel.left).abs().mean() < 0.02
-
-
-def test_the_rebuilt_image_takes_the_best_patch_and_darkens_by_weight():
-    left, right = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
-    right[:, :4, :4], right[:, 4:, 4:] = 1.0, 0.5
-    flow = torch.zeros(4, 4)
-    flow[0, 3], flow[1, 0], flow[2, 1], flow[3, 0] = 1, 0.5, 1, 1
-    supply = torch.tensor([1.0, 0.5, 1.0, 1.0])
-    places = cells((2, 2))
-    out = Panel(left, right, places, places, places, Matching(flow, supply, supply, flow, 0.0, places), "").rebuilt()
-    want = torch.tensor([[0.5, 0.5], [0.0, 1.0]])  # the upper right: full patch at half the brightness
-    assert torch.allclose(out[0, 1::4, 1::4], want, atol=0.15)
-
-
-def test_lines_join_what_flows(monkeypatch):
-    drawn = []
-
-    class Axis:
-        def plot(self, x, y, **_):
-            drawn.append((*map(float, x), *map(float, y)))
-
-        def imshow(self, *_, **__): ...
-
-        def set(self, **_): ...
-
-    flow = torch.zeros(4, 4)
-    flow[1, 2] = 1.0
-    places, picture = cells((2, 2)), torch.zeros(3, 20, 20)
-    matched = Matching(flow, flow, flow, flow, 0.0, places)
-    matching._flows(Axis(), Panel(picture, picture, places, places, places, matched, ""))
-    assert drawn == [(15, 5 + 22, 5, 15)]  # from the left one's upper right to the right one's lower left
 
 
 def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):

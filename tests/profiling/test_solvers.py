@@ -61,7 +61,7 @@ def test_profile_prints_every_figure_for_every_solver(fsl, tmp_path):
         1000,  # which no load of the machine exceeds
         "--format",
         "json",
-        "--plot",
+        "-o",
         tmp_path / "plot.svg",
     )
     assert code == 0, err
@@ -105,7 +105,8 @@ def test_profile_in_other_formats_and_on_a_recipes_features(fsl, glyph_root, tmp
     [
         (["--sizes", "9,0"], "whole numbers above zero"),
         (["--sizes", "9,x"], "--sizes 9,x"),
-        (["--plot", "p.jpg"], ".png, .svg or .pdf"),
+        (["--out", "p.jpg"], ".png, .svg or .pdf"),
+        (["--out", "p.png", "--step"], "--out draws the time of solvers over size, which --step does not measure"),
         (["--solver", "opencw"], "did you mean 'opencv'"),
         (["--solver", "pot", "--set", "opencv.workers=1"], "one of pot"),
         (["--solver", "sinkhorn", "--set", "sinkhorn.regularisation=-1"], "regularisation"),
