@@ -1,0 +1,75 @@
+"""The reference pages hold every verb, option, key and part that there is."""
+
+import importlib.util
+import re
+
+import pages
+import pytest
+import typer
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("generate", pages.DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.pages()
+
+
+def sections(text: str) -> dict[str, str]:
+    """A page's text below each heading of the second level."""
+    parts = re.split(r"^## (.*)$", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_option_of_every_verb_is_there(made):
+    from fewshot_cli.cli.app import app
+
+    shown = sections(made["verbs"])
+    pending = [("fsl", typer.main.get_command(app))]
+    seen = 0
+    while pending:
+        path, command = pending.pop()
+        if hasattr(command, "commands"):
+            pending += [(f"{path} {name}", c) for name, c in command.commands.items() if not c.hidden]
+            continue
+        for option in command.params:
+            if option.param_type_name == "option" and not option.hidden:
+                assert option.opts[0] in shown[path], (path, option.opts)
+                seen += 1
+    assert seen > 100
+
+
+def test_every_key_of_a_recipe_is_there_with_its_own_default(made):
+    from fewshot_cli.config.schema import Recipe, Section
+
+    shown = sections(made["recipe-keys"])
+    keys = {key for cls in Section.__subclasses__() for key in cls.model_fields}
+    assert keys <= set(re.findall(r"^\| `(\w+)`", made["recipe-keys"], re.M))
+    assert set(Recipe.model_fields) <= set(re.findall(r"^\| `(\w+)`", shown["The recipe itself"], re.M))
+    assert "| `episodes` | whole number ≥ 1, ≤ 10,000,000 | `1000` |" in shown["metatrain.validation"]
+    assert "| `episodes` | whole number ≥ 1, ≤ 10,000,000 | `100` |" in shown["pretrain.validation"]
+
+
+def test_every_part_is_there_with_its_options(made):
+    from fewshot_cli import registry
+
+    for kind in registry.KINDS:
+        shown = sections(made[kind])
+        for name, entry in registry.entries(kind).items():
+            if entry.built_in:
+                for key in entry.load().Options.model_fields:
+                    assert f"| `{key}` |" in shown[name], (kind, name, key)
+
+
+def test_text_is_shown_as_it_is():
+    import markdown
+
+    spec = importlib.util.spec_from_file_location("generate", pages.DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    said = "scores <A, P> at a*b*c, [N,3] and `x<y|z` of FSL_DATA_ROOT"
+    html = markdown.markdown(module.plain(said))
+    assert html == (
+        "<p>scores &lt;A, P&gt; at a*b*c, [N,3] and <code>x&lt;y|z</code> of FSL_DATA_ROOT</p>"
+    )
