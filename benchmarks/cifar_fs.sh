@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures on real CIFAR-FS that README quotes: prototype and emd from one backbone on the same 2,000 episodes.
+# The figures on real CIFAR-FS that docs/measurements.md quotes: prototype and emd from one backbone on the same 2,000 episodes.
 #
 #     bash benchmarks/cifar_fs.sh [--weights FILE]      after `fsl prepare cifar_fs`
 set -euo pipefail

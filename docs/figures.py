@@ -64,7 +64,7 @@ def matching() -> Figure:
         top = left[i] + (right[j] - left[i]) * ease
         bottom = left[i] - a + (right[j] - b - left[i] + a) * ease
         axes.fill_between(0.03 + 0.94 * t, bottom, top, color=(BLUE, ORANGE, GREEN)[i], alpha=0.25, linewidth=0)
-        at = 46 if (i, j) in ((0, 3), (2, 2)) else 16  # beside the crossing
+        at = 12  # left of where they cross
         term, middle = f"{flow[i, j]:.2f} × {COST[i, j]:.1f}", (top[at] + bottom[at]) / 2
         axes.text(0.03 + 0.94 * t[at], middle, term, ha="center", va="center", fontsize=8)
         left[i] -= a

@@ -41,7 +41,7 @@ def pages() -> dict[str, str]:
 def plain(text: str) -> str:
     """Text as Markdown that shows exactly it, except that what stands in backticks is code."""
     pieces = re.split(r"(`[^`]*`)", text.replace("``", "`"))
-    return "".join(p if p.startswith("`") else re.sub(r"([*_<>\[\]#])", r"\\\1", p) for p in pieces)
+    return "".join(p if p.startswith("`") else re.sub(r"[*_<>\[\]#&]", lambda m: f"&#{ord(m[0])};", p) for p in pieces)
 
 
 def _cell(text: str) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every campaign at the size whose figures README names, one after the other; the reports go to FOLDER (default: reliability).
+# Every campaign at the size whose figures docs/measurements.md names, one after the other; the reports go to FOLDER (default: reliability).
 #   bash benchmarks/reliability/all.sh [FOLDER]
 # PART divides the numbers of tries: PART=10 takes some minutes.
 set -uo pipefail
