@@ -31,7 +31,9 @@ COST = np.array([[0.1, 0.7, 0.9, 0.6], [0.8, 0.2, 0.5, 0.9], [0.9, 0.6, 0.3, 0.4
 SUPPLY, DEMAND = np.array([0.45, 0.35, 0.20]), np.array([0.30, 0.30, 0.15, 0.25])
 
 
-def problem(cost: np.ndarray, supply: np.ndarray, demand: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+def problem(
+    cost: np.ndarray, supply: np.ndarray, demand: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """The value, gradients for cost, supply and demand of one transport problem, as a training step gets them."""
     given = [torch.tensor(x[None], dtype=torch.float64, requires_grad=True) for x in (cost, supply, demand)]
     value = transport.value(registry.solver("network_simplex")(), *given)
@@ -93,7 +95,14 @@ def duals() -> Figure:
 
     for axes, of, grid, at, label, title in (
         (cost_axes, changed, np.linspace(0, 1.3, 131), 0.6, "cost of moving from $s_1$ to $d_4$", "slope = flow"),
-        (mass_axes, moved, np.linspace(-0.3, 0.3, 121), 0.15, "mass moved from $s_2$ to $s_1$", "slope = price of $s_1$ − price of $s_2$"),
+        (
+            mass_axes,
+            moved,
+            np.linspace(-0.3, 0.3, 121),
+            0.15,
+            "mass moved from $s_2$ to $s_1$",
+            "slope = price of $s_1$ − price of $s_2$",
+        ),
     ):
         values = [of(x)[0] for x in grid]
         value, slope = of(at)
@@ -111,7 +120,17 @@ def duals() -> Figure:
 def accuracies(head: str, folder: Path) -> list[float]:
     """Per cent correct in each of the 600 episodes of recipe glyphs_5w1s with a head."""
     run = folder / head
-    words = ["eval", "--recipe", "glyphs_5w1s", "--set", f"head={head}", "--run-dir", str(run), "--data-root", str(folder / "data")]
+    words = [
+        "eval",
+        "--recipe",
+        "glyphs_5w1s",
+        "--set",
+        f"head={head}",
+        "--run-dir",
+        str(run),
+        "--data-root",
+        str(folder / "data"),
+    ]
     subprocess.run([sys.executable, "-m", "fewshot_cli", *words], check=True, stdout=subprocess.DEVNULL)
     lines = (run / "episodes.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line)["accuracy"] for line in lines]
@@ -127,7 +146,9 @@ def intervals() -> Figure:
     running, compared = figure.subplots(1, 2, width_ratios=[3, 2])
     counts = np.arange(10, len(first) + 1, 10)
     means, halves = np.array([stats.mean_ci95(first[:n].tolist()) for n in counts]).T
-    running.fill_between(counts, means - halves, means + halves, color=BLUE, alpha=0.25, linewidth=0, label="95 % interval")
+    running.fill_between(
+        counts, means - halves, means + halves, color=BLUE, alpha=0.25, linewidth=0, label="95 % interval"
+    )
     running.plot(counts, means, color=BLUE, label="mean so far")
     running.set(xlabel="episodes", ylabel="accuracy, per cent", title="head emd", xlim=(0, len(first)))
     running.legend(fontsize=8)

@@ -45,7 +45,8 @@ def plain(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().replace("|", "\\|")
+    pieces = re.split(r"(`[^`]*`)", re.sub(r"\s+", " ", text).strip())  # the bars of code divide no cells
+    return "".join(p if p.startswith("`") else p.replace("|", "&#124;") for p in pieces)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -98,6 +99,7 @@ def _recipe_keys() -> Iterator[str]:
     from fewshot_cli.config.schema import Recipe
 
     schema = Recipe.model_json_schema()
+    del schema["properties"]["name"]  # its file names it
     yield from [
         "# Recipe keys",
         "",
@@ -169,7 +171,9 @@ def _one(kind: dict[str, Any]) -> str:
         return ", ".join(f"`{choice}`" for choice in choices)
     if "const" in kind:
         return f"`{kind['const']}`"
-    bounds = [f"{sign} {_number(kind[word])}" for word, sign in _BOUNDS.items() if word in kind and kind[word] < _LARGEST]
+    bounds = [
+        f"{sign}\u00a0{_number(kind[word])}" for word, sign in _BOUNDS.items() if word in kind and kind[word] < _LARGEST
+    ]
     name = {"integer": "whole number", "boolean": "true, false", "string": "text", "object": "mapping"}
     if kind.get("type") == "array":
         items = kind.get("prefixItems") or [kind.get("items", {})]
@@ -206,7 +210,9 @@ def _recipes() -> Iterator[str]:
         task = "classification" if classes else f"{r.episode.way}-way {r.episode.shot}-shot"
         expected = f"{r.expect[0].accuracy:g} ± {r.expect[0].tolerance:g}" if r.expect else ""
         classifier = r.pretrain.classifier.name
-        rows.append([f"`{name}`", r.dataset.name, r.backbone.name, classifier if classes else r.head.name, task, expected])
+        rows.append(
+            [f"`{name}`", r.dataset.name, r.backbone.name, classifier if classes else r.head.name, task, expected]
+        )
     yield from [
         "# Installed recipes",
         "",
@@ -243,7 +249,12 @@ def _parts(kind: str) -> Iterator[str]:
         yield from [f"## {name}", "", *_paragraphs(inspect.getdoc(cls) or ""), *_facts(kind, cls)]
         schema = cls.Options.model_json_schema()
         rows = [
-            [f"`{key}`", _type(field, schema.get("$defs", {})), _value(field.get("default")), plain(field.get("description", ""))]
+            [
+                f"`{key}`",
+                _type(field, schema.get("$defs", {})),
+                _value(field.get("default")),
+                plain(field.get("description", "")),
+            ]
             for key, field in schema.get("properties", {}).items()
         ]
         yield from _table(["option", "value", "default", ""], rows) if rows else ["No options.", ""]

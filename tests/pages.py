@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
-_BLOCK = re.compile(r"(?:^ *<!-- (?P<mark>[^\n]*?) -->\n\s*)?^ *```(?P<language>bash|text)\n(?P<text>.*?)^ *```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^ *<!-- (?P<mark>[^\n]*?) -->\n\s*)?^ *```(?P<language>bash|text)\n(?P<text>.*?)^ *```$", re.M | re.S
+)
 
 
 @dataclass(frozen=True)

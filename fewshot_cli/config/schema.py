@@ -78,11 +78,11 @@ class ImageSpec(Section):
 
     size: int = Field(84, ge=8, le=1024, description="side of the network's input")
     resize: int | None = Field(None, ge=8, le=1024, description="side after squashing, before the centre crop")
-    mean: tuple[float, float, float] = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
-        63.0 / 255,
-        62.1 / 255,
-        66.7 / 255,
+    mean: tuple[float, float, float] = Field(
+        (125.3 / 255, 123.0 / 255, 113.9 / 255), description="of red, green and blue, subtracted from pixels in 0…1"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        (63.0 / 255, 62.1 / 255, 66.7 / 255), description="of red, green and blue, by which they are then divided"
     )
     background: Annotated[str, AfterValidator(colour)] = Field(
         "white", description="colour behind transparent parts of an image: a name, or #rrggbb"
@@ -108,8 +108,8 @@ class ImageSpec(Section):
 class EpisodeSpec(Section):
     """The shape of an evaluation episode."""
 
-    way: int = Field(5, ge=2, le=1000)
-    shot: int = Field(1, ge=1, le=1000)
+    way: int = Field(5, ge=2, le=1000, description="classes per episode")
+    shot: int = Field(1, ge=1, le=1000, description="support images per class")
     query: int = Field(15, ge=1, le=1000, description="queries per class")
 
 
@@ -119,8 +119,8 @@ class EvalSpec(Section):
     protocol: Literal["episodes", "classification"] = Field(
         "episodes", description="few-shot episodes of new classes, or the classes that the classifier was trained on"
     )
-    split: Literal["train", "val", "test"] = "test"
-    episodes: Count = 600
+    split: Literal["train", "val", "test"] = Field("test", description="the split whose classes are evaluated")
+    episodes: Count = Field(600, description="number of episodes; more of them narrow the interval")
     without: str | None = Field(
         None,
         description="a prepared dataset, such as the training one; classes whose species it also has are left out",
@@ -130,14 +130,16 @@ class EvalSpec(Section):
 class AugmentSpec(Section):
     """Training augmentation, drawn on the device for a whole batch."""
 
-    crop: Literal["none", "pad", "random_resized"] = "random_resized"
+    crop: Literal["none", "pad", "random_resized"] = Field(
+        "random_resized", description="no crops, crops of a padded image, or random parts brought to size"
+    )
     scale: Annotated[tuple[Share, Share], AfterValidator(ascending)] = Field(
         (0.08, 1.0), description="area share of a random resized crop"
     )
     side: int | None = Field(
         None, ge=8, le=1024, description="side of the images that crops are cut from (default: that of evaluation)"
     )
-    flip: bool = True
+    flip: bool = Field(True, description="mirror half of the images")
     jitter: Rate = Field(0.0, description="strength of brightness, contrast and saturation changes")
 
 
@@ -154,29 +156,29 @@ class MixSpec(Section):
 class OptimizerSpec(Section):
     """The optimiser of a training verb."""
 
-    name: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0, le=1000)
-    momentum: Rate = 0.9
-    nesterov: bool = True
-    weight_decay: float = Field(5e-4, ge=0, le=1)
+    name: Literal["sgd", "adam"] = Field("sgd", description="stochastic gradient descent, or Adam")
+    lr: float = Field(0.1, gt=0, le=1000, description="learning rate at the start")
+    momentum: Rate = Field(0.9, description="momentum of sgd")
+    nesterov: bool = Field(True, description="Nesterov's momentum, of sgd")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on the weights")
 
 
 class ScheduleSpec(Section):
     """Learning rate over epochs; `step` multiplies by gamma every `every` epochs, or after each of the epochs `at`."""
 
-    name: Literal["constant", "step", "cosine"] = "step"
-    every: Count = 30
-    at: tuple[Count, ...] = ()
-    gamma: Rate = 0.2
+    name: Literal["constant", "step", "cosine"] = Field("step", description="how the learning rate changes")
+    every: Count = Field(30, description="epochs between two steps")
+    at: tuple[Count, ...] = Field((), description="epochs after which there is a step, in place of every")
+    gamma: Rate = Field(0.2, description="factor of a step")
 
 
 class ValidateSpec(Section):
     """Few-shot episodes on the validation split, on which the best checkpoint is chosen."""
 
     every: Count = Field(1, description="epochs between validations")
-    episodes: Count = 100
+    episodes: Count = Field(100, description="validation episodes; the same ones every time")
     patience: int | None = Field(None, ge=1, description="stop after this many validations without improvement")
-    shot: int = Field(1, ge=1, le=1000)
+    shot: int = Field(1, ge=1, le=1000, description="support images per class of a validation episode")
     head: PartSpec | None = Field(None, description="head to validate with (default: the recipe's)")
 
 
@@ -223,15 +225,20 @@ class DistilSpec(Section):
     temperature: float = Field(4.0, gt=0, le=1000, description="softens both distributions that are compared")
 
 
+Precision = Annotated[
+    Literal["32", "bf16"], Field(description="float32 throughout, or bfloat16 where PyTorch's autocast takes it")
+]
+
+
 class PretrainSpec(Section):
     """Cross-entropy over all base classes (DeepEMD's first stage)."""
 
     start: str | None = Field(
         None, description="weights to start from: a file, or the name of installed weights (default: random)"
     )
-    epochs: Count = 120
-    batch: int = Field(128, ge=2, le=65536)
-    classifier: PartSpec = PartSpec(name="linear")
+    epochs: Count = Field(120, description="passes over the training images")
+    batch: int = Field(128, ge=2, le=65536, description="images per step, of all processes together")
+    classifier: PartSpec = Field(PartSpec(name="linear"), description="what is trained on top of the backbone")
     solver: PartSpec | None = Field(None, description="solver of a classifier that needs one (default: the recipe's)")
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: ScheduleSpec = ScheduleSpec()
@@ -239,7 +246,7 @@ class PretrainSpec(Section):
     size: TrainingSide = None
     grow: GrowSpec = GrowSpec()
     mix: MixSpec = MixSpec()
-    label_smoothing: Rate = 0.0
+    label_smoothing: Rate = Field(0.0, description="share of each label that is spread over all classes")
     distil: DistilSpec = DistilSpec()
     rotation: float = Field(
         0.0, ge=0, le=100, description="loss weight of predicting an image's rotation, one of four; trains on all four"
@@ -247,7 +254,7 @@ class PretrainSpec(Section):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
     )
-    precision: Literal["32", "bf16"] = "32"
+    precision: Precision = "32"
     compile: bool = Field(False, description="torch.compile the step, which takes a minute and pays on a GPU")
     validation: ValidateSpec = ValidateSpec()
 
@@ -255,12 +262,12 @@ class PretrainSpec(Section):
 class PhaseSpec(Section):
     """A phase of meta-training: what is given here replaces the section's own values."""
 
-    epochs: Count | None = None
-    steps: Count | None = None
+    epochs: Count | None = Field(None, description="epochs of this phase")
+    steps: Count | None = Field(None, description="optimiser steps per epoch")
     optimizer: OptimizerSpec | None = None
     schedule: ScheduleSpec | None = None
     options: dict[str, Any] = Field({}, description="options of the head in this phase")
-    train: tuple[str, ...] | None = None
+    train: tuple[str, ...] | None = Field(None, description="what is trained in this phase")
 
 
 class MetatrainSpec(Section):
@@ -278,12 +285,12 @@ class MetatrainSpec(Section):
         description="phases by name, one after another, each from the best weights of the one "
         "before; null leaves one out",
     )
-    epochs: Count = 100
+    epochs: Count = Field(100, description="epochs, each of so many steps")
     steps: Count = Field(50, description="optimiser steps per epoch")
-    episodes_per_step: Count = 1
-    way: int = Field(5, ge=2, le=1000)
-    shot: int = Field(1, ge=1, le=1000)
-    query: int = Field(15, ge=1, le=1000)
+    episodes_per_step: Count = Field(1, description="episodes whose mean loss is a step's; solved in one call")
+    way: int = Field(5, ge=2, le=1000, description="classes per training episode")
+    shot: int = Field(1, ge=1, le=1000, description="support images per class of a training episode")
+    query: int = Field(15, ge=1, le=1000, description="queries per class of a training episode")
     optimizer: OptimizerSpec = OptimizerSpec(lr=5e-4)
     schedule: ScheduleSpec = ScheduleSpec(every=10, gamma=0.5)
     augment: AugmentSpec = AugmentSpec()
@@ -291,7 +298,7 @@ class MetatrainSpec(Section):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of averaged weights, which are validated and kept; 0 for none"
     )
-    precision: Literal["32", "bf16"] = "32"
+    precision: Precision = "32"
     compile: bool = Field(False, description="torch.compile the step, which takes a minute and pays on a GPU")
     validation: ValidateSpec = ValidateSpec(episodes=1000)
 
@@ -299,9 +306,9 @@ class MetatrainSpec(Section):
 class ExpectSpec(Section):
     """What `eval --check` compares with: the accuracy in per cent, its tolerance, and the data it was measured on."""
 
-    accuracy: float = Field(ge=0, le=100)
-    tolerance: float = Field(gt=0, le=100)
-    source: str
+    accuracy: float = Field(ge=0, le=100, description="per cent")
+    tolerance: float = Field(gt=0, le=100, description="how far below, in percentage points, still passes")
+    source: str = Field(description="where the accuracy comes from, such as a command or a paper's table")
     data: str | None = Field(
         None,
         pattern="^[0-9a-f]{8,64}$",
@@ -331,20 +338,20 @@ def _several(given: Any) -> Any:
 class Recipe(Section):
     """Everything a run depends on."""
 
-    name: str
-    description: str = ""
+    name: str = Field(description="that of its file, which names it")
+    description: str = Field("", description="one sentence for readers")
     dataset: DatasetSpec
     image: ImageSpec = ImageSpec()
-    backbone: PartSpec
-    extractor: PartSpec = PartSpec(name="fcn")
-    head: PartSpec
-    solver: PartSpec = PartSpec(name="network_simplex")
+    backbone: PartSpec = Field(description="the network that turns images into maps of features")
+    extractor: PartSpec = Field(PartSpec(name="fcn"), description="which local features of an image are compared")
+    head: PartSpec = Field(description="what scores a query by the support images")
+    solver: PartSpec = Field(PartSpec(name="network_simplex"), description="what solves the head's transport problems")
     weights: str | None = Field(
         None,
         description="shipped or trained weights by name, own (what the backbone brings), none (random), "
         "hf:OWNER/NAME[@REVISION][:FILE] or timm:MODEL",
     )
-    seed: int = Field(1, ge=0, lt=2**63)
+    seed: int = Field(1, ge=0, lt=2**63, description="decides the episodes, and what is random in training")
     episode: EpisodeSpec = EpisodeSpec()
     eval: EvalSpec = EvalSpec()
     pretrain: PretrainSpec = PretrainSpec()

@@ -11,7 +11,12 @@ import pytest
 def photos(glyph_root, tmp_path_factory) -> Path:
     """Folders `examples/`, `labelled/`, `library/`, `wanted/` of five classes, `photos/`, and single images."""
     folder = tmp_path_factory.mktemp("photos")
-    for name, pick in (("examples", slice(0, 3)), ("labelled", slice(3, 6)), ("library", slice(6, 9)), ("wanted", slice(9, 11))):
+    for name, pick in (
+        ("examples", slice(0, 3)),
+        ("labelled", slice(3, 6)),
+        ("library", slice(6, 9)),
+        ("wanted", slice(9, 11)),
+    ):
         glyph_files.save(glyph_root, folder / name, range(5), pick)
     (folder / "photos").mkdir()
     for place in sorted((folder / "wanted").glob("*/0.png")):

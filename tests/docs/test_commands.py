@@ -71,7 +71,10 @@ def understood(group, words: list[str], whole: bool) -> None:
 
     command, path, words = group, ["fsl"], _spelled_out(words)
     while hasattr(command, "commands"):
-        assert words and (words[0] in command.commands or words[0].isupper() or words[0].startswith("--")), (path, words)
+        assert words and (words[0] in command.commands or words[0].isupper() or words[0].startswith("--")), (
+            path,
+            words,
+        )
         if words[0] not in command.commands:
             return
         path.append(words[0])
@@ -90,5 +93,9 @@ def recipe_exists(given: dict, verb: str) -> None:
 
     name = given.get("recipe")
     if name and not str(name).endswith(".yaml"):
-        sets = given.get("sets") if verb in ("eval", "pretrain", "metatrain", "finetune-sfc", "classify", "match") else None
+        sets = (
+            given.get("sets")
+            if verb in ("eval", "pretrain", "metatrain", "finetune-sfc", "classify", "match")
+            else None
+        )
         load_recipe(str(name), list(sets or []))

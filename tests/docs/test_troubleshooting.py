@@ -24,7 +24,9 @@ def messages() -> str:
     """Every string of the package, one on a line."""
     folders = ("fewshot_cli", "solvers", "heads", "backbones")
     files = [f for folder in folders for f in sorted((pages.ROOT / folder).rglob("*.py"))]
-    strings = (said(node) for f in files for node in ast.walk(ast.parse(f.read_text("utf-8"))) if isinstance(node, ast.expr))
+    strings = (
+        said(node) for f in files for node in ast.walk(ast.parse(f.read_text("utf-8"))) if isinstance(node, ast.expr)
+    )
     return "\n".join(text for text in strings if text)
 
 
