@@ -1,6 +1,6 @@
-"""The figures of the theory pages: `python docs/figures.py` draws them into docs/img/, from problems it solves itself.
+"""The figures of the theory pages: `python docs/figures.py` draws them into docs/img/, from problems that it solves.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; what differs by colour also differs by its line or label.
+Colours are Okabe and Ito's, which the colour-blind tell apart; what differs by colour also differs by line or label.
 """
 
 import json
@@ -79,7 +79,7 @@ def matching() -> Figure:
 
 
 def duals() -> Figure:
-    """The value over one cost, whose slope is the flow, and over a shift of supply, whose slope is a price difference."""
+    """The value over one cost, with the flow as its slope, and over a shift of supply, with a difference of prices."""
     figure = Figure(figsize=(6.4, 2.9), layout="constrained")
     cost_axes, mass_axes = figure.subplots(1, 2)
 

@@ -1,4 +1,4 @@
-"""The reference pages, made from the code when the pages are built (a hook of MkDocs), so that they cannot be out of date.
+"""The reference pages, made from the code when the site is built (a hook of MkDocs), so they cannot be out of date.
 
 Verbs and their options come from the command line itself, keys of a recipe from its schema, parts from the registry.
 """
@@ -103,9 +103,9 @@ def _recipe_keys() -> Iterator[str]:
     yield from [
         "# Recipe keys",
         "",
-        "Every key of a recipe with its type, bounds and default, made from the schema that checks recipes. A *part* is "
-        "a name, or a mapping of `name` and its options; the pages that follow list them. `fsl show recipe NAME` prints "
-        "a recipe with all of these filled in, and `--set key.path=value` changes one for a single run.",
+        "Every key of a recipe with its type, bounds and default, made from the schema that checks recipes. A *part* "
+        "is a name, or a mapping of `name` and its options; the pages that follow list them. `fsl show recipe NAME` "
+        "prints a recipe with all of these filled in, and `--set key.path=value` changes one for a single run.",
         "",
         "## The recipe itself",
         "",
@@ -216,8 +216,8 @@ def _recipes() -> Iterator[str]:
     yield from [
         "# Installed recipes",
         "",
-        "`fsl recipe cat NAME` prints one, `fsl recipe cp NAME mine.yaml` copies it to be changed. The last column is what "
-        "`fsl eval --recipe NAME --check` expects, in per cent, with its tolerance.",
+        "`fsl recipe cat NAME` prints one, `fsl recipe cp NAME mine.yaml` copies it to be changed. The last column is "
+        "what `fsl eval --recipe NAME --check` expects, in per cent, with its tolerance.",
         "",
         *_table(["recipe", "dataset", "backbone", "head or classifier", "task", "expected"], rows),
     ]
@@ -231,8 +231,8 @@ _INTRODUCTIONS = {
     "backbones": "`--set backbone=NAME` chooses one, `--set backbone.KEY=VALUE` its options.",
     "classifiers": "`--set pretrain.classifier=NAME` chooses what pre-training puts on the backbone, `--set "
     "pretrain.classifier.KEY=VALUE` its options.",
-    "extractors": "`--set extractor=NAME` chooses which local features a head compares, `--set extractor.KEY=VALUE` its "
-    "options.",
+    "extractors": "`--set extractor=NAME` chooses which local features a head compares, `--set extractor.KEY=VALUE` "
+    "its options.",
     "datasets": "`fsl prepare NAME` makes a store of one.",
 }
 
@@ -264,10 +264,8 @@ def _facts(kind: str, cls: Any) -> list[str]:
     if kind == "solvers":
         growth, _ = cls.complexity
         known = f" Time of an n×n problem in the literature: {plain(growth)}." if growth else ""
-        return [
-            f"{'Exact' if cls.exact else 'Approximate'}; on {' and '.join(cls.devices)}; gradient: {cls.gradient}.{known}",
-            "",
-        ]
+        kind_of = "Exact" if cls.exact else "Approximate"
+        return [f"{kind_of}; on {' and '.join(cls.devices)}; gradient: {cls.gradient}.{known}", ""]
     if kind == "datasets":
         terms = plain(cls.licence) if cls.licence else "see the terms of the dataset itself"
         return [f"`--from`: {plain(cls.source)}", "", f"Licence: {terms}", ""]
