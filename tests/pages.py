@@ -6,11 +6,13 @@ A block of commands (```bash) is run by a test unless an HTML comment on the lin
 before it prints, except for its numbers.
 """
 
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -34,6 +36,14 @@ class Block:
         """The words of each command, continued lines joined and comments left out."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def module(name: str) -> ModuleType:
+    """The module `docs/<name>.py`, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def blocks(page: Path) -> list[Block]:

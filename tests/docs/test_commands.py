@@ -37,6 +37,11 @@ def test_the_commands_of_a_page_run(page, fsl, photos, glyph_root, tmp_path, mon
     walk(page, False, fsl, photos, glyph_root, tmp_path, monkeypatch)
 
 
+def test_readme_shows_the_output_that_is_compared():
+    shown = [b.text for b in pages.blocks(pages.ROOT / "README.md") if b.language == "text"]
+    assert shown == [b.text for b in pages.blocks(pages.DOCS / "start.md") if b.mark == "printed"][: len(shown)] != []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in COMMANDS if any(b.mark == "slow" for b in pages.blocks(p))], ids=str)
 def test_all_commands_of_a_page_run(page, fsl, photos, glyph_root, tmp_path, monkeypatch):

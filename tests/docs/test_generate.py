@@ -1,7 +1,6 @@
 """The reference pages hold every verb, option, key and part that there is."""
 
 import html
-import importlib.util
 import re
 
 import pages
@@ -11,10 +10,7 @@ import typer
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
-    spec = importlib.util.spec_from_file_location("generate", pages.DOCS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.pages()
+    return pages.module("generate").pages()
 
 
 def sections(text: str) -> dict[str, str]:
@@ -50,6 +46,7 @@ def test_every_key_of_a_recipe_is_there_with_its_own_default(made):
     assert set(Recipe.model_fields) - {"name"} == set(re.findall(r"^\| `(\w+)`", shown["The recipe itself"], re.M))
     assert re.search(r"\| `episodes` \|[^|]+\| `1000` \|", shown["metatrain.validation"])
     assert re.search(r"\| `episodes` \|[^|]+\| `100` \|", shown["pretrain.validation"])
+    assert re.search(r"\| `accuracy` \|[^|]+\| required \|", shown["expect"])
 
 
 def test_every_key_of_a_recipe_says_what_it_is(made):
@@ -71,9 +68,6 @@ def test_every_part_is_there_with_its_options(made):
 def test_text_is_shown_as_it_is():
     import markdown
 
-    spec = importlib.util.spec_from_file_location("generate", pages.DOCS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    said = "scores <A, P> at a*b*c, [N,3], #1 & R&D, and `x<y|z` of FSL_DATA_ROOT"
-    shown = html.unescape(re.sub("</?(p|code)>", "", markdown.markdown(module.plain(said))))
+    said = "scores <A, P> at a*b*c, [N,3], #1 & R&D, and `x<y|z` of FSL_DATA_ROOT, _so_"
+    shown = html.unescape(re.sub("</?(p|code)>", "", markdown.markdown(pages.module("generate").plain(said))))
     assert shown == said.replace("`", "")

@@ -1,6 +1,5 @@
 """Links between the pages, and the files that they name, lead somewhere."""
 
-import importlib.util
 import re
 
 import pages
@@ -9,17 +8,10 @@ import pytest
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 
 
-def generated() -> set[str]:
-    """The names of the pages that are made when the site is built."""
-    spec = importlib.util.spec_from_file_location("generate", pages.DOCS / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {f"docs/reference/{name}.md" for name in module.pages()}
-
-
 @pytest.fixture(scope="module")
-def made():
-    return generated()
+def made() -> set[str]:
+    """The names of the pages that are made when the site is built."""
+    return {f"docs/reference/{name}.md" for name in pages.module("generate").pages()}
 
 
 def anchors(text: str) -> set[str]:
