@@ -73,11 +73,30 @@ def _verbs() -> Iterator[str]:
     yield from ["This page is made from the command line itself; `fsl VERB --help` prints the same.", ""]
     for words, command, context in _commands(group, group.make_context("fsl", [], resilient_parsing=True)):
         yield from [f"## {words}", "", *_paragraphs(inspect.cleandoc(command.help or ""))]
-        yield from ["```text", re.sub(r"\s+", " ", command.get_usage(context)).removeprefix("Usage: "), "```", ""]
-        records = [record for p in command.params if (record := p.get_help_record(context)) is not None]
-        yield from _table(["option", ""], [[f"`{name}`", plain(said)] for name, said in records])
-        if command.epilog:
-            yield from ["```text", *inspect.cleandoc(command.epilog).splitlines(), "```", ""]
+        params = sorted(command.params, key=lambda p: p.param_type_name != "argument")
+        records = [record for p in params if (record := p.get_help_record(context)) is not None]
+        arguments = [_spelled(p.get_help_record(context)[0]) for p in params if p.param_type_name == "argument"]
+        yield from ["```text", " ".join([words, *arguments, "[OPTIONS]"]), "```", ""]
+        yield from _table(["option", ""], [[f"`{_spelled(name)}`", plain(_bounded(said))] for name, said in records])
+
+
+_TYPES = {"int": "N", "float": "X", "file": "FILE", "dir": "FOLDER", "path": "PATH", "str": "TEXT"}
+
+
+def _spelled(name: str) -> str:
+    """An option with what stands for its value, or an argument by its own name in capitals."""
+    first, _, kind = name.partition(" <")
+    if kind and not first.startswith("-"):
+        return first.strip("[]{}.").upper() + "…" * ("..." in name)
+    return re.sub(r"<(?:list\[)?([\w|.=]+)\]?( range)?>", lambda m: _TYPES.get(m[1], m[1]), name)
+
+
+def _bounded(said: str) -> str:
+    """What help says, with bounds, default and variable in words."""
+    text, _, notes = said.partition("  [")
+    notes = re.sub(r"([\d.]+)<=x<=([\d.]+)", r"\1 to \2", re.sub(r"x>=([\d.]+)", r"at least \1", notes))
+    notes = re.sub(r"0<=x<=\d{18,}|0 to \d{18,}", "at least 0", notes).replace("env var: ", "or by ").rstrip("]")
+    return f"{text.rstrip('.')} ({notes})." if notes else text
 
 
 def _commands(group: Any, above: Any) -> Iterator[tuple[str, Any, Any]]:
