@@ -1,4 +1,4 @@
-"""Blocks of Python on the pages run as they stand; those of parts.md are classes that its own test takes."""
+"""Blocks of Python on the pages run as they stand; those of extend.md are classes that its own test takes."""
 
 import re
 
@@ -6,7 +6,7 @@ import pages
 import pytest
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-SHOWN = [page for page in pages.PAGES if page.name != "parts.md" and BLOCK.search(page.read_text("utf-8"))]
+SHOWN = [page for page in pages.PAGES if page.name != "extend.md" and BLOCK.search(page.read_text("utf-8"))]
 
 
 @pytest.mark.slow

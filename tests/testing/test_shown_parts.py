@@ -1,4 +1,4 @@
-"""The parts that docs/parts.md shows are whole, short, and keep the contracts that it says they keep."""
+"""The parts that docs/extend.md shows are whole, short, and keep the contracts that it says they keep."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from fewshot_cli import registry
 from fewshot_cli.testing import parts
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "parts.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extend.md").read_text("utf-8")
 SHOWN = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
