@@ -71,3 +71,9 @@ def test_text_is_shown_as_it_is():
     said = "scores <A, P> at a*b*c, [N,3], #1 & R&D, and `x<y|z` of FSL_DATA_ROOT, _so_"
     shown = html.unescape(re.sub("</?(p|code)>", "", markdown.markdown(pages.module("generate").plain(said))))
     assert shown == said.replace("`", "")
+
+
+def test_the_navigation_knows_every_page_that_is_made(made):
+    nav = (pages.ROOT / "mkdocs.yml").read_text("utf-8")
+    assert set(made) == set(pages.module("generate").NAMES)
+    assert all(f": reference/{name}.md\n" in nav for name in made)
