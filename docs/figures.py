@@ -1,6 +1,6 @@
 """The figures of the theory pages: `python docs/figures.py` draws them into docs/img/, from problems that it solves.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; what differs by colour also differs by line or label.
+What differs by colour also differs by line or label.
 """
 
 import json
@@ -16,17 +16,11 @@ from matplotlib.figure import Figure
 
 from fewshot_cli import registry, transport
 from fewshot_cli.evaluation import stats
+from fewshot_cli.figures import style
+from fewshot_cli.figures.style import INK, PALETTE
 
-BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#222222"
-STYLE = {
-    "svg.hashsalt": "fsl",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-}
+BLUE, RED, GREEN = PALETTE[:3]
+STYLE = {**style.STYLE, "text.parse_math": True, "font.size": 10, "axes.titlesize": 10, "axes.titlelocation": "left"}
 COST = np.array([[0.1, 0.7, 0.9, 0.6], [0.8, 0.2, 0.5, 0.9], [0.9, 0.6, 0.3, 0.4]])
 SUPPLY, DEMAND = np.array([0.45, 0.35, 0.20]), np.array([0.30, 0.30, 0.15, 0.25])
 
@@ -49,7 +43,7 @@ def matching() -> Figure:
     axes.axis("off")
     axes.set(xlim=(-0.55, 2.1), ylim=(-0.02, 1.12))
     places = []
-    for x, masses, letter, colour in ((0, SUPPLY, "s", BLACK), (1, DEMAND, "d", BLACK)):
+    for x, masses, letter, colour in ((0, SUPPLY, "s", INK), (1, DEMAND, "d", INK)):
         gap = 0.06
         heights = masses * (1 - gap * (len(masses) - 1))
         tops = 1 - np.concatenate([[0], np.cumsum(heights + gap)[:-1]])
@@ -65,16 +59,16 @@ def matching() -> Figure:
         ease = t * t * (3 - 2 * t)
         top = left[i] + (right[j] - left[i]) * ease
         bottom = left[i] - a + (right[j] - b - left[i] + a) * ease
-        axes.fill_between(0.03 + 0.94 * t, bottom, top, color=(BLUE, ORANGE, GREEN)[i], alpha=0.25, linewidth=0)
+        axes.fill_between(0.03 + 0.94 * t, bottom, top, color=(BLUE, RED, GREEN)[i], alpha=0.25, linewidth=0)
         at = 12  # left of where they cross
         term, middle = f"{flow[i, j]:.2f} × {COST[i, j]:.1f}", (top[at] + bottom[at]) / 2
         axes.text(0.03 + 0.94 * t[at], middle, term, ha="center", va="center", fontsize=8)
         left[i] -= a
         right[j] -= b
-    axes.text(-0.07, 1.08, "query: supply", ha="right", color=BLACK, weight="bold")
-    axes.text(1.07, 1.08, "support: demand", ha="left", color=BLACK, weight="bold")
-    axes.text(0.5, 1.08, "flow × cost", ha="center", color=BLACK)
-    axes.text(1.55, 0.5, f"value\nΣ c x = {value:.3f}", ha="left", va="center", color=BLACK)
+    axes.text(-0.07, 1.08, "query: supply", ha="right", color=INK, weight="bold")
+    axes.text(1.07, 1.08, "support: demand", ha="left", color=INK, weight="bold")
+    axes.text(0.5, 1.08, "flow × cost", ha="center", color=INK)
+    axes.text(1.55, 0.5, f"value\nΣ c x = {value:.3f}", ha="left", va="center", color=INK)
     return figure
 
 
@@ -109,8 +103,8 @@ def duals() -> Figure:
         span = 0.25 * np.ptp(grid)
         axes.plot(grid, values, color=BLUE, label="optimal value")
         near = np.array([at - span, at + span])
-        axes.plot(near, value + slope * (near - at), color=ORANGE, linestyle="--", label=f"tangent, slope {slope:.2f}")
-        axes.plot([at], [value], "o", color=ORANGE, markersize=5)
+        axes.plot(near, value + slope * (near - at), color=RED, linestyle="--", label=f"tangent, slope {slope:.2f}")
+        axes.plot([at], [value], "o", color=RED, markersize=5)
         axes.set(xlabel=label, title=title, ylim=(min(values) - 0.03, max(values) + 0.08))
         axes.legend(loc="upper left" if axes is cost_axes else "upper center", fontsize=8)
     cost_axes.set_ylabel("optimal value")
@@ -154,7 +148,7 @@ def intervals() -> Figure:
     running.legend(fontsize=8)
     half = [stats.mean_ci95(x.tolist())[1] for x in (first, second)]
     difference, paired = stats.paired(first.tolist(), second.tolist())
-    rows = [("as if independent", float(np.hypot(*half)), ORANGE), ("paired", paired, GREEN)]
+    rows = [("as if independent", float(np.hypot(*half)), RED), ("paired", paired, GREEN)]
     for y, (label, width, colour) in enumerate(rows):
         compared.errorbar(difference, y, xerr=width, fmt="o", color=colour, capsize=4)
         compared.text(difference, y + 0.13, f"{label}: ± {width:.2f}", ha="center", color=colour)
