@@ -46,7 +46,8 @@ def _models(kind: o.Kind, pattern: str) -> list[dict[str, Any]]:
 
 
 def _recipes() -> list[dict[str, Any]]:
-    from fewshot_cli.config.load import installed_recipes, load_recipe
+    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.config.places import installed_recipes
 
     rows = []
     for name in installed_recipes():

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.completion import option_keys
 from fewshot_cli.cli.output import in_format
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format
@@ -24,7 +25,13 @@ def prepare(
     ] = None,
     store: Annotated[str | None, typer.Option("--name", help="Name of the store (default: NAME).")] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the dataset; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            autocompletion=option_keys("datasets"),
+            help="Option of the dataset; repeatable.",
+        ),
     ] = None,
     class_level: o.ClassLevel = None,
     skip_bad: o.SkipBad = False,

@@ -11,21 +11,11 @@ from pydantic.fields import FieldInfo
 
 from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
+from fewshot_cli.config.places import PARTS, installed_recipes, part_name
 from fewshot_cli.config.schema import OWN, PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
 
 SectionT = TypeVar("SectionT", bound=Section)
-
-_PARTS = {
-    ("backbone",): "backbones",
-    ("extractor",): "extractors",
-    ("head",): "heads",
-    ("solver",): "solvers",
-    ("pretrain", "classifier"): "classifiers",
-    ("pretrain", "solver"): "solvers",
-    ("pretrain", "validation", "head"): "heads",
-    ("metatrain", "validation", "head"): "heads",
-}
 
 _OF_ITSELF = ("expect", "description")
 _OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
@@ -67,7 +57,7 @@ class Source:
         kept = {k: v for k, v in base.data.items() if k not in _OF_ITSELF}
         below = Source(base.where, kept, {})
         below.places = {path: place for path, place in base.places.items() if path[0] not in _OF_ITSELF}
-        below.change_backbone(_name(self.data.get("backbone")))
+        below.change_backbone(part_name(self.data.get("backbone")))
         out = Source(self.where, _merge(below.data, self.data), {})
         out.places = below.places | self.places
         return out
@@ -76,7 +66,7 @@ class Source:
         """Forget the weights and what they want of images, but what `--set` says, where another backbone takes the
         place that brings weights of its own.
         """
-        if name in (None, _name(self.data.get("backbone"))) or not _brings_weights(name):
+        if name in (None, part_name(self.data.get("backbone"))) or not _brings_weights(name):
             return
         gone: list[tuple] = [("weights",), *(("image", key) for key in _OF_WEIGHTS)]
         gone = [path for path in gone if not self.places.get(path, "").startswith("--set ")]
@@ -84,12 +74,6 @@ class Source:
         if isinstance(image := self.data.get("image"), dict):
             self.data["image"] = {k: v for k, v in image.items() if ("image", k) not in gone}
         self.places = {path: place for path, place in self.places.items() if path not in gone}
-
-
-def _name(part: Any) -> str | None:
-    """The name of a part in raw data, written alone or in a mapping."""
-    name = part.get("name") if isinstance(part, dict) else part
-    return name if isinstance(name, str) else None
 
 
 def _brings_weights(backbone: str | None) -> bool:
@@ -106,13 +90,6 @@ def _merge(base: Any, top: Any) -> Any:
     if "name" in top and "name" in base and top["name"] != base["name"]:
         return top
     return {**base, **{k: _merge(base.get(k), v) for k, v in top.items()}}
-
-
-def installed_recipes() -> dict[str, Path]:
-    """The installed recipes by bare name."""
-    import fewshot_cli.recipes as folder
-
-    return {p.stem: p for p in sorted(Path(folder.__path__[0]).glob("*.yaml"))}
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -176,13 +153,13 @@ def _override(source: Source, text: str) -> None:
     key, value = overrides.parse(text)
     path = tuple(key.split("."))
     if path in (("backbone",), ("backbone", "name")):
-        source.change_backbone(_name(value))
+        source.change_backbone(part_name(value))
     if path == ("name",):
         raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
     spot = source.data
     for i, word in enumerate(path[:-1]):
         inner = spot.get(word)
-        if isinstance(inner, str) and path[: i + 1] in _PARTS:
+        if isinstance(inner, str) and path[: i + 1] in PARTS:
             inner = {"name": inner}
         elif inner is not None and not isinstance(inner, dict):
             raise RecipeError(f"--set {text}: {'.'.join(path[: i + 1])} has no keys inside")
@@ -198,7 +175,7 @@ def validate(source: Source) -> Recipe:
     """Check raw data against the schema and every part's options. Raises `RecipeError` for the first fault."""
     data = json.loads(json.dumps(source.data))
     parts: dict[tuple, PartSpec] = {}
-    for path, kind in _PARTS.items():
+    for path, kind in PARTS.items():
         spot = data
         for word in path[:-1]:
             spot = spot.get(word) if isinstance(spot, dict) else None
@@ -258,8 +235,8 @@ def _with_parts(recipe: Recipe, parts: dict[tuple, PartSpec]) -> Recipe:
         update: dict[str, Any] = {}
         for key in type(section).model_fields:
             value, here = getattr(section, key), (*path, key)
-            if here in _PARTS and value is not None:
-                update[key] = parts.get(here) or default_part(_PARTS[here], value.name)
+            if here in PARTS and value is not None:
+                update[key] = parts.get(here) or default_part(PARTS[here], value.name)
             elif isinstance(value, Section):
                 update[key] = place(value, here)
         return section.model_copy(update=update)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fewshot_cli import registry
-from fewshot_cli.config.load import installed_recipes
+from fewshot_cli.config.places import installed_recipes
 from fewshot_cli.errors import RecipeError
 
 
