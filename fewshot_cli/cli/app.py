@@ -28,6 +28,7 @@ from fewshot_cli.cli.export import export
 from fewshot_cli.cli.features import features
 from fewshot_cli.cli.finetune_sfc import finetune_sfc
 from fewshot_cli.cli.import_weights import import_weights
+from fewshot_cli.cli.init import init
 from fewshot_cli.cli.list import list_parts
 from fewshot_cli.cli.match import match
 from fewshot_cli.cli.metatrain import metatrain
@@ -46,6 +47,7 @@ from fewshot_cli.runtime.shown import shown
 from fewshot_cli.version import __version__
 
 VERBS: dict[str, Callable[..., None]] = {
+    "init": init,
     "prepare": prepare,
     "import": import_weights,
     "pretrain": pretrain,

@@ -6,7 +6,6 @@ It must answer at once, so nothing here imports PyTorch or pydantic.
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer

@@ -33,6 +33,26 @@ class Kind(StrEnum):
     recipes = "recipes"
 
 
+KINDS_HELP = "solvers, heads, backbones, classifiers, extractors, datasets or recipes."
+
+
+def kinds(incomplete: str) -> list[str]:
+    """The kinds that begin with this text, for completion."""
+    return [kind for kind in Kind if kind.startswith(incomplete)]
+
+
+def kind_of(text: str) -> Kind:
+    """The kind by its singular or plural. Raises `FslError` for another word."""
+    plural = f"{text.removesuffix('s')}s"
+    if plural not in set(Kind):
+        from fewshot_cli.registry import did_you_mean
+
+        raise FslError(
+            f"{text}: no such kind{did_you_mean(plural, map(str, Kind))}; choose one of {', '.join(sorted(Kind))}"
+        )
+    return Kind(plural)
+
+
 def recipe_names(incomplete: str) -> list[str]:
     """The installed recipes and the recipe files that begin with this text, for completion."""
     from fewshot_cli.config.places import installed_recipes

@@ -77,7 +77,10 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")] = False,
     folder: Folder = RUNS,
 ) -> None:
-    """Remove runs with all their files. Asks first; refuses a run that is in use, and a folder that is more than a run."""
+    """Remove runs with all their files, after asking.
+
+    A run that is in use is refused, and a folder that holds more than a run.
+    """
     from fewshot_cli.runtime.run_folders import named, refuse_removal, remove
 
     found = {run.path.resolve(): run for run in (named(name, folder) for name in names)}

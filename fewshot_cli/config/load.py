@@ -18,7 +18,7 @@ from fewshot_cli.errors import RecipeError
 SectionT = TypeVar("SectionT", bound=Section)
 
 _OF_ITSELF = ("expect", "description")
-_OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
+OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
 
 
 class Source:
@@ -66,9 +66,9 @@ class Source:
         """Forget the weights and what they want of images, but what `--set` says, where another backbone takes the
         place that brings weights of its own.
         """
-        if name in (None, part_name(self.data.get("backbone"))) or not _brings_weights(name):
+        if name in (None, part_name(self.data.get("backbone"))) or not brings_weights(name):
             return
-        gone: list[tuple] = [("weights",), *(("image", key) for key in _OF_WEIGHTS)]
+        gone: list[tuple] = [("weights",), *(("image", key) for key in OF_WEIGHTS)]
         gone = [path for path in gone if not self.places.get(path, "").startswith("--set ")]
         self.data = {k: v for k, v in self.data.items() if (k,) not in gone}
         if isinstance(image := self.data.get("image"), dict):
@@ -76,7 +76,7 @@ class Source:
         self.places = {path: place for path, place in self.places.items() if path not in gone}
 
 
-def _brings_weights(backbone: str | None) -> bool:
+def brings_weights(backbone: str | None) -> bool:
     """Whether a backbone of this name brings weights of its own; one that cannot be had is told where it is built."""
     try:
         return backbone in registry.entries("backbones") and registry.backbone(str(backbone)).pretrained
@@ -107,8 +107,10 @@ def find_recipe(name_or_path: str) -> Path:
     raise RecipeError(f"{name_or_path}: no such recipe{hint}; `fsl list recipes` shows those installed")
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
-    source = Source(str(path), *strict_yaml.load(path))
+def _read(path: Path, seen: tuple[Path, ...] = (), text: str | None = None) -> Source:
+    """The raw data of a recipe file, or of what is to become its `text`, over that of its bases."""
+    loaded = strict_yaml.load(path) if text is None else strict_yaml.loads(text, str(path))
+    source = Source(str(path), *loaded)
     base = source.data.pop("base", None)
     if base is None:
         return source
@@ -126,11 +128,20 @@ def load_recipe(
 ) -> Recipe:
     """Read, override and validate a recipe. `sets` are `key.path=value` strings. Raises `RecipeError`."""
     path = find_recipe(name_or_path)
-    source = _read(path)
+    return _finished(_read(path), path, as_sets(sets, solver, seed))
+
+
+def parse_recipe(text: str, path: Path) -> Recipe:
+    """The recipe that a file would be with this text. Raises as `load_recipe`."""
+    return _finished(_read(path, text=text), path, [])
+
+
+def _finished(source: Source, path: Path, sets: list[str]) -> Recipe:
+    """The recipe of raw data with its name and these overrides."""
     if "name" in source.data:
         raise source.error(("name",), "unknown key; a recipe is named by its file")
     source.data["name"] = path.stem
-    for text in as_sets(sets, solver, seed):
+    for text in sets:
         _override(source, text)
     return validate(source)
 

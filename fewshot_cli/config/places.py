@@ -1,5 +1,6 @@
 """Where recipes lie and where in a recipe its parts stand: what can be known without the schema, and so at once."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,13 @@ def _file(name_or_path: str, beside: Path | None) -> Path | None:
         if path.is_file():
             return path.resolve()
     return installed_recipes().get(name_or_path.removesuffix(".yaml"))
+
+
+def recipes_of(dataset: str) -> list[str]:
+    """The installed recipes for a dataset."""
+    return [name for name, parts in _installed_parts().items() if parts.get(("dataset",)) == dataset]
+
+
+@cache
+def _installed_parts() -> dict[str, dict[tuple[str, ...], str]]:
+    return {name: chosen_parts(name) for name in installed_recipes()}
