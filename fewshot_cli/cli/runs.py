@@ -40,13 +40,13 @@ def ls(
 
     name = recipe and Path(recipe).name.removesuffix(".yaml")
     found = [run for run in find(folder) if kind in (None, run.kind) and name in (None, run.recipe)]
-    header = ["run", "kind", "recipe", "date", "state", "accuracy %", "MB"]
+    header = ["run", "kind", "recipe", "date", "state", "accuracy %", "size"]
     records = list(map(_record, found))
-    notes = [f"{len(found)} runs, {sum(run.size for run in found) / 1e6:.1f} MB"] if found else []
-    emit(in_format(format, records, [(header, map(_cells, found))], notes, records))
-    if not found:
+    notes = [f"{len(found)} run{'s' * (len(found) != 1)}, {_bytes(sum(run.size for run in found))}"]
+    if not found and format is Format.table:
         such = " such" if kind or recipe else ""
-        say(f"{folder}: there are no{such} runs; `fsl eval` makes one")
+        return say(f"{folder}: there are no{such} runs; `fsl eval` makes one")
+    return emit(in_format(format, records, [(header, map(_cells, found))], notes, records))
 
 
 @app.command()
@@ -65,7 +65,7 @@ def show(
     facts = _facts(shown)
     if format is Format.json:
         return emit(in_format(format, {**facts, "summary": shown.summary, "config": shown.config}, []))
-    emit(as_yaml(facts).rstrip())
+    emit(as_yaml({key: value for key, value in _readable(shown, facts).items() if value is not None}).rstrip())
     if (command := _next(shown)) is not None:
         say_next(command)
     return None
@@ -86,7 +86,7 @@ def rm(
     found = {run.path.resolve(): run for run in (named(name, folder) for name in names)}
     for run in found.values():
         refuse_removal(run)
-    size = f"{sum(run.size for run in found.values()) / 1e6:.1f} MB"
+    size = _bytes(sum(run.size for run in found.values()))
     listed = ", ".join(str(run.path) for run in found.values())
     if not yes:
         if not sys.stdin.isatty():
@@ -138,7 +138,26 @@ def _record(run: "RunFolder") -> dict[str, Any]:
 def _cells(run: "RunFolder") -> list[str]:
     accuracy = "-" if run.accuracy is None else plus_minus(run.accuracy, run.ci95)
     date = f"{run.changed:%Y-%m-%d %H:%M}"
-    return [str(run.path), run.kind, run.recipe, date, run.state, accuracy, f"{run.size / 1e6:.1f}"]
+    return [str(run.path), run.kind, run.recipe, date, run.state, accuracy, _bytes(run.size)]
+
+
+def _bytes(size: float) -> str:
+    """A size on disk in the unit that makes it short."""
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} GB"
+
+
+def _readable(run: "RunFolder", facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts as people read them."""
+    written = {
+        "date": f"{run.changed:%Y-%m-%d %H:%M}",
+        "accuracy": None if run.accuracy is None else f"{plus_minus(run.accuracy, run.ci95)} %",
+        "size": _bytes(run.size),
+    }
+    return {key: value for key, value in (facts | written).items() if key not in ("ci95", "bytes")}
 
 
 def _facts(run: "RunFolder") -> dict[str, Any]:
@@ -165,8 +184,11 @@ def _facts(run: "RunFolder") -> dict[str, Any]:
 
 def _next(run: "RunFolder") -> str | None:
     """The command that usually follows on a run."""
+    from fewshot_cli.config.places import installed_recipes
+
+    recipe = run.recipe if run.recipe in installed_recipes() else f"{run.recipe}.yaml"
     if run.state == "unfinished" and run.kind in ("eval", "pretrain", "metatrain", "finetune-sfc"):
-        return f"fsl {run.kind} --recipe {run.recipe} --run-dir {run.path} --resume"
+        return f"fsl {run.kind} --recipe {recipe} --run-dir {run.path} --resume"
     if run.state == "finished" and run.kind in ("pretrain", "metatrain"):
-        return f"fsl eval --recipe {run.recipe} --weights {run.path / 'weights.safetensors'}"
+        return f"fsl eval --recipe {recipe} --weights {run.path / 'weights.safetensors'}"
     return None

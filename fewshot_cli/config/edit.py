@@ -1,6 +1,8 @@
 """A recipe file with some of its keys changed: comments, order and formatting stay."""
 
 import io
+from contextlib import suppress
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +43,9 @@ def change(path: Path, texts: list[str]) -> tuple[list[Change], Recipe]:
     of another. Raises `RecipeError` for what would be no recipe.
     """
     asked = list(map(overrides.parse, texts))
-    before = load_recipe(str(path)).resolved()
+    before: dict[str, Any] = {}
+    with suppress(RecipeError):  # a change may be what makes it a recipe
+        before = load_recipe(str(path)).resolved()
     with guarded(path):
         text = path.read_bytes().decode("utf-8")
     editor = _Editor(text)
@@ -84,14 +88,28 @@ class _Editor:
             type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null")
         )
         self._line_end = "\r\n" if "\r\n" in text else "\n"
-        self._data = self._yaml.load(text.replace("\r\n", "\n"))
+        self._original = text.replace("\r\n", "\n")
+        self._data = self._yaml.load(self._original)
+        self._unchanged = self._dumped()
         self._set: set[tuple[str, ...]] = set()
 
     def text(self) -> str:
-        """The document."""
+        """The document. Lines that did not change are as they were, where ruamel would write other blanks."""
+        new, old, original = (t.splitlines(keepends=True) for t in (self._dumped(), self._unchanged, self._original))
+        merged = "".join(new)
+        if len(old) == len(original):
+            pieces = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+            kept = [original[a:b] if tag == "equal" else new[c:d] for tag, a, b, c, d in pieces]
+            candidate = "".join(line for lines in kept for line in lines)
+            with suppress(RecipeError):
+                if strict_yaml.loads(candidate, "")[0] == strict_yaml.loads(merged, "")[0]:
+                    merged = candidate
+        return merged.replace("\n", self._line_end)
+
+    def _dumped(self) -> str:
         out = io.StringIO()
         self._yaml.dump(self._data, out)
-        return out.getvalue().replace("\n", self._line_end)
+        return out.getvalue()
 
     def set(self, path: tuple[str, ...], value: Any) -> None:
         """Give a key a value; mappings on the way to it are made where they are missing."""

@@ -84,14 +84,14 @@ description: {answers.shots}-shot classification of {what} with {answers.backbon
 # {_ABOUT_PHOTOS if answers.dataset == IMAGES else _ABOUT_BENCHMARK}
 dataset: {_dataset(answers, base)}
 
-# The backbone turns an image into a map of local features. Recipes for these data: {", ".join(backbones(answers.dataset))}.
+# The backbone turns an image into a map of local features. Others for these data: {_others(answers)}.
 backbone: {_part(base.backbone)}
 # {_ABOUT_OWN if base.weights == OWN else _ABOUT_NAMED}
 weights: {base.weights or base.name}
 
 # The head compares maps: emd matches them by optimal transport, sfc first learns one map for each class from several
 # examples, prototype is the quick baseline. `fsl list heads` names all, `fsl show head {base.head.name}` its options.
-head: {_part(base.head)}
+head: {{name: {base.head.name}}}
 
 # An episode has so many classes (way), labelled images of each (shot), and images of each to label (query).
 episode: {{way: {answers.way}, shot: {answers.shots}, query: {answers.query}}}
@@ -114,14 +114,19 @@ _ABOUT_OWN = "The backbone brings its weights."
 _ABOUT_NAMED = "Trained weights by name: `fsl weights list` shows those that are installed. --weights takes a file."
 
 
+def _others(answers: Answers) -> str:
+    others = [name for name in backbones(answers.dataset) if name != answers.backbone]
+    return ", ".join(others) or "train one of `fsl list backbones`"
+
+
 def _dataset(answers: Answers, base: Recipe) -> str:
     store = f", store: {answers.store}" if answers.store != answers.dataset else ""
     return f"{{name: {answers.dataset}{store}, crop: {'raw' if answers.dataset == IMAGES else base.dataset.crop}}}"
 
 
 def _part(part: PartSpec) -> str:
-    """A part with the options that its recipe gives, on one line."""
-    options = json.loads(part.options.model_dump_json(exclude_unset=True))
+    """A part with the options that are not at their defaults, on one line."""
+    options = json.loads(part.options.model_dump_json(exclude_defaults=True))
     return (
         "{"
         + ", ".join([f"name: {part.name}", *(f"{key}: {json.dumps(value)}" for key, value in options.items())])
