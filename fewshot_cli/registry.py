@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ def entries(kind: str) -> dict[str, Entry]:
 
 
 @cache
-def _installed_points(path: tuple[str, ...]) -> EntryPoints:
+def _installed_points(path: tuple[str, ...]) -> Any:
     """The entry points of everything that is installed on this path of modules, which takes a while to look through."""
     return entry_points()
 

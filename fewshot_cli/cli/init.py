@@ -69,7 +69,7 @@ class _Asking:
     def __init__(self, yes: bool) -> None:
         self.yes, self.number = yes, 0
 
-    def ask(self, given: T | None, option: str, question: str, default: str | None, check: Callable[[str], T]) -> T:
+    def ask(self, given: object, option: str, question: str, default: str | None, check: Callable[[str], T]) -> T:
         """What the check makes of what an option gave, or of the answer. Raises `FslError` where nobody can answer."""
         self.number += 1
         if given is not None:

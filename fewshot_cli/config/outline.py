@@ -102,10 +102,10 @@ def _named(module: str, name: str) -> tuple[str, ast.AST]:
 
 def _options(module: str, cls: ast.ClassDef) -> Keys:
     """The options of a part's class: the class that it names `Options`, or in the brackets of a base, else a base's."""
-    for node in cls.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(target, ast.Name) and target.id == "Options" and isinstance(given := node.value, ast.Name):
-            return _fields(*_class(module, given.id))
+    for node in (node for node in cls.body if isinstance(node, ast.Assign)):
+        named = any(isinstance(target, ast.Name) and target.id == "Options" for target in node.targets)
+        if named and isinstance(node.value, ast.Name):
+            return _fields(*_class(module, node.value.id))
     for base in cls.bases:
         if isinstance(base, ast.Subscript) and isinstance(base.slice, ast.Name):
             return _fields(*_class(module, base.slice.id))

@@ -99,8 +99,8 @@ episode: {{way: {answers.way}, shot: {answers.shots}, query: {answers.query}}}
 eval: {{split: test, episodes: {episodes}}}
 seed: 1
 
-# Training: `fsl pretrain --recipe {file}`, then `fsl metatrain --recipe {file}`. bf16 is quicker on a GPU; "32" is
-# right for processors.
+# Training: `fsl pretrain --recipe {file}`, then `fsl metatrain --recipe {file}`.
+# bf16 is quicker on a GPU; "32" is right for a computer without one.
 pretrain: {{precision: {precision}}}
 metatrain: {{precision: {precision}}}
 """
