@@ -89,7 +89,10 @@ def set_keys(
     for key, old, new in changed:
         say(f"{path}: {key} is {_shown(new)}" + (" as before" if old == new else f", was {_shown(old)}"))
     if recipe.expect and any(one.old != one.new for one in changed):
-        say(f"note: what {path} expects was measured before this change; fsl eval --write-expect measures it anew")
+        say(
+            f"note: the accuracy that {path} expects was measured before this change; "
+            f"fsl eval --recipe {path} --write-expect NEW.yaml measures it anew"
+        )
     say_next(next_step.for_recipe(str(path), recipe, o.data_root(data_root)))
 
 
