@@ -122,13 +122,9 @@ def _fields(module: str, cls: ast.ClassDef) -> Keys:
         if isinstance(base, ast.Name) and base.id != "BaseModel":
             keys |= _fields(*_class(module, base.id))
     for node in cls.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and not _is_class_variable(node):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             keys[node.target.id] = _key(module, node.annotation, node.value)
     return keys
-
-
-def _is_class_variable(node: ast.AnnAssign) -> bool:
-    return "ClassVar" in {n.id for n in ast.walk(node.annotation) if isinstance(n, ast.Name)}
 
 
 def _key(module: str, annotation: ast.AST, value: ast.AST | None) -> Key:

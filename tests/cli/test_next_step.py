@@ -9,7 +9,7 @@ from fewshot_cli.cli import next_step
 from fewshot_cli.cli.next_step import SplitSize
 from fewshot_cli.config.load import load_recipe
 
-ROOMY = {split: SplitSize(20, 60) for split in ("train", "val", "test")}
+ROOMY = {split: SplitSize(5, 16) for split in ("train", "val", "test")}
 
 
 @pytest.mark.parametrize(
