@@ -125,12 +125,13 @@ def _accuracy(summary: dict[str, Any]) -> tuple[float | None, float | None]:
 
 def named(text: str, base: Path = RUNS) -> RunFolder:
     """The run that a path means, which may leave out the runs folder. Raises `DataError` when there is none."""
-    for folder in (Path(text), base / text):
-        if folder.is_dir() and is_run(folder):
+    there = [folder for folder in (Path(text), base / text) if folder.exists()]
+    for folder in there:
+        if is_run(folder):
             return look_at(folder)
     known = "`fsl runs ls` shows those there are"
-    if Path(text).exists():
-        raise DataError(f"{text}: is not the folder of a run (it has no {runs.CONFIG} of one); {known}")
+    if there:
+        raise DataError(f"{there[0]}: is not the folder of a run (it has no {runs.CONFIG} of one); {known}")
     raise DataError(f"{text}: there is no such run; {known}")
 
 
