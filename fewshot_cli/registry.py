@@ -1,6 +1,7 @@
 """Name → part by entry point; a part's module is imported only when the part is used."""
 
 import difflib
+import sys
 import tomllib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -59,20 +60,31 @@ def entries(kind: str) -> dict[str, Entry]:
     """All registered parts of a kind (one of `KINDS`), by name, sorted."""
     group = f"fewshot_cli.{kind}"
     known = {p.name: Entry(p.name, "fewshot-cli", p) for p in _checkout_points(group)}
-    for p in entry_points(group=group):
+    for p in _installed_points(tuple(sys.path)).select(group=group):
         package, other = p.dist.name if p.dist else "unknown", known.get(p.name)
         rival = other.package if other and other.package != package and other.point.value != p.value else None
         known[p.name] = Entry(p.name, package, p, rival)
     return dict(sorted(known.items()))
 
 
+@cache
+def _installed_points(path: tuple[str, ...]) -> Any:
+    """The entry points of everything that is installed on this path of modules, which takes a while to look through."""
+    return entry_points()
+
+
 def _checkout_points(group: str) -> Iterable[EntryPoint]:
     """The built-in entry points of a checkout that is run without having been installed."""
+    return [EntryPoint(name, value, group) for name, value in _checkout_table().get(group, {}).items()]
+
+
+@cache
+def _checkout_table() -> dict[str, dict[str, str]]:
     project = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if not project.is_file():
-        return []
-    table = tomllib.loads(project.read_text("utf-8"))["project"].get("entry-points", {}).get(group, {})
-    return [EntryPoint(name, value, group) for name, value in table.items()]
+        return {}
+    table: dict[str, dict[str, str]] = tomllib.loads(project.read_text("utf-8"))["project"].get("entry-points", {})
+    return table
 
 
 def part(kind: str, name: str) -> Any:

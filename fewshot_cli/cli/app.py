@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from fewshot_cli.cli import gallery, recipe, weights
+from fewshot_cli.cli import completion, gallery, recipe, runs, weights
 from fewshot_cli.cli.calibrate import calibrate
 from fewshot_cli.cli.classify import classify
 from fewshot_cli.cli.compare import compare
@@ -28,6 +28,7 @@ from fewshot_cli.cli.export import export
 from fewshot_cli.cli.features import features
 from fewshot_cli.cli.finetune_sfc import finetune_sfc
 from fewshot_cli.cli.import_weights import import_weights
+from fewshot_cli.cli.init import init
 from fewshot_cli.cli.list import list_parts
 from fewshot_cli.cli.match import match
 from fewshot_cli.cli.metatrain import metatrain
@@ -46,6 +47,7 @@ from fewshot_cli.runtime.shown import shown
 from fewshot_cli.version import __version__
 
 VERBS: dict[str, Callable[..., None]] = {
+    "init": init,
     "prepare": prepare,
     "import": import_weights,
     "pretrain": pretrain,
@@ -150,11 +152,12 @@ def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
 
 for _name, _verb in VERBS.items():
     app.command(_name, help=_help(_verb))(_at_home(_verb))
-for _command in (c for group in (gallery, recipe, weights) for c in group.app.registered_commands):
+for _command in (c for group in (gallery, recipe, runs, weights) for c in group.app.registered_commands):
     if _command.callback is not None:
         _command.callback = _at_home(_command.callback)
 app.add_typer(gallery.app, name="gallery")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(runs.app, name="runs")
 app.add_typer(weights.app, name="weights")
 
 
@@ -169,6 +172,7 @@ def main() -> NoReturn:
         sys.unraisablehook = _dropped
     _fill_closed_streams()
     tolerate_encodings()
+    completion.prepare()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
         code = _run(shared)

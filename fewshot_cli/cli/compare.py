@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from fewshot_cli.cli.completion import run_folders
 from fewshot_cli.runtime.console import emit
 from fewshot_cli.runtime.render import as_json
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Run directory of `fsl eval`.")],
-    second: Annotated[Path, typer.Argument(help="Another one, evaluated on the same episodes.")],
+    first: Annotated[Path, typer.Argument(autocompletion=run_folders, help="Run directory of `fsl eval`.")],
+    second: Annotated[
+        Path, typer.Argument(autocompletion=run_folders, help="Another one, evaluated on the same episodes.")
+    ],
 ) -> None:
     """Accuracy of FIRST minus SECOND on the episodes that both have, with the paired 95 % interval."""
     from fewshot_cli.evaluation.pairs import accuracies, of_run

@@ -36,43 +36,34 @@ def doctor(
     ] = Format.table,
     data_root: o.DataRoot = None,
 ) -> None:
-    """Say what works on this machine and what is missing, or run the contract suite on parts.
+    """Say what works on this machine, what is missing and how to get it; or check parts by their contract.
 
-    The exit code is 1 when a check fails.
+    The exit code is 1 when a check fails, or when nothing would work here.
     """
-    rows = _contract(check) if check else _machine(o.data_root(data_root))
+    if not check:
+        return _machine(o.data_root(data_root), format)
+    rows = _contract(check)
     header = list(dict.fromkeys(key for row in rows for key in row))
     emit(in_format(format, rows, [(header, [[row.get(key, "") for key in header] for row in rows])]))
     failed = [row for row in rows if row.get("outcome") == "failed"]
     if failed:
         say(f"fsl: {len(failed)} of {len(rows)} checks failed")
         raise typer.Exit(Exit.GATE)
+    return None
 
 
-def _machine(root: Path) -> list[dict[str, str]]:
-    import torch
+def _machine(root: Path, form: Format) -> None:
+    """Print the report on the machine."""
+    from fewshot_cli.testing.machine import findings, verdict
 
-    from fewshot_cli.kernels import compile as kernels
-    from fewshot_cli.registry import entries
-    from fewshot_cli.runtime.runs import versions
-
-    rows = [{"what": name, "state": version} for name, version in versions().items()]
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    rows.append({"what": "GPU", "state": ", ".join(gpus) or "none that PyTorch sees"})
-    rows.append({"what": "CPU threads", "state": str(torch.get_num_threads())})
-    stores = sorted(p.name for p in root.iterdir() if (p / "index.json").is_file()) if root.is_dir() else []
-    place = kernels.folder()
-    reason = kernels.unwritable_reason(place)
-    kept = f"kept in {place}" if reason is None else f"compiled anew in each process: {place}: {reason}"
-    rows.append({"what": "compiled kernels", "state": kept})
-    rows.append({"what": f"data in {root}", "state": ", ".join(stores) or "none prepared; fsl prepare NAME"})
-    for name, entry in entries("solvers").items():
-        try:
-            reason = entry.load().unavailable_reason()
-        except FslError as error:
-            reason = str(error)
-        rows.append({"what": f"solver {name}", "state": "works" if reason is None else f"does not: {reason}"})
-    return rows
+    found = findings(root)
+    said = verdict(found)
+    result = [{"what": one.what, "state": one.state, "get": one.get} for one in found]
+    result.append({"what": "verdict", "state": said, "get": ""})
+    cells = [[one.what, one.state, one.get] for one in found]
+    emit(in_format(form, result, [(["what", "state", "to get it"], cells)], [f"verdict: {said}"]))
+    if any(one.broken for one in found):
+        raise typer.Exit(Exit.GATE)
 
 
 def _contract(words: list[str]) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fewshot_cli.cli import options as o
-from fewshot_cli.cli.output import in_format, warn_not_converged
+from fewshot_cli.cli.output import in_format, say_next, warn_not_converged
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, progress, say
 from fewshot_cli.runtime.render import Format
@@ -47,6 +47,7 @@ def add(
     with all_bad_of(mine), progress("embed", len(mine)) as bar:
         added = opened.add(mine, model, bar.update)
     say(f"{gallery}: {added} images added, {len(mine) - added} were there; it holds {len(opened)}")
+    say_next(f"fsl gallery search {gallery} IMAGE")
 
 
 @app.command()

@@ -14,7 +14,11 @@ from fewshot_cli.runtime.render import Format
 
 
 def list_parts(
-    kind: Annotated[o.Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[str, typer.Argument(autocompletion=o.kinds, help=o.KINDS_HELP)],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", autocompletion=o.names_of("datasets"), help="Only recipes of this dataset."),
+    ] = None,
     timm: Annotated[
         str | None,
         typer.Option("--timm", metavar="PATTERN", help="Models of timm for backbone timm, such as 'dinov3*'."),
@@ -25,10 +29,13 @@ def list_parts(
     ] = Format.table,
 ) -> None:
     """List parts or recipes: name, package, devices, and whether each works here."""
+    chosen = o.kind_of(kind)
+    if dataset is not None and chosen is not o.Kind.recipes:
+        raise FslError("--dataset filters recipes; write `fsl list recipes --dataset NAME`")
     if timm is not None:
-        rows = _models(kind, timm)
+        rows = _models(chosen, timm)
     else:
-        rows = _recipes() if kind is o.Kind.recipes else _parts(kind, o.data_root(data_root))
+        rows = recipe_rows(dataset) if chosen is o.Kind.recipes else _parts(chosen, o.data_root(data_root))
     header = list(rows[0]) if rows else ["name"]
     emit(in_format(format, rows, [(header, [[row[key] for key in header] for row in rows])]))
 
@@ -45,11 +52,17 @@ def _models(kind: o.Kind, pattern: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _recipes() -> list[dict[str, Any]]:
-    from fewshot_cli.config.load import installed_recipes, load_recipe
+def recipe_rows(dataset: str | None = None) -> list[dict[str, Any]]:
+    """One row for each installed recipe, of a dataset or of all. Raises `RecipeError` for an unknown dataset."""
+    from fewshot_cli import registry
+    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.config.places import installed_recipes, recipes_of
+    from fewshot_cli.weights.at_hand import at_hand
 
+    if dataset is not None:
+        registry.dataset(dataset)
     rows = []
-    for name in installed_recipes():
+    for name in recipes_of(dataset) if dataset else installed_recipes():
         recipe = load_recipe(name)
         episodes = f"{recipe.episode.way}w{recipe.episode.shot}s"
         rows.append(
@@ -61,7 +74,13 @@ def _recipes() -> list[dict[str, Any]]:
                 "solver": recipe.solver.name,
                 "task": "classification" if recipe.eval.protocol == "classification" else episodes,
                 "expects": recipe.expect[0].accuracy if recipe.expect else "-",
+                "weights here": at_hand(recipe) or "no",
             }
+        )
+    if not rows:
+        raise FslError(
+            f"dataset {dataset}: no installed recipe is for it; copy one of another (fsl recipe cp) and set "
+            f"dataset.name={dataset}"
         )
     return rows
 

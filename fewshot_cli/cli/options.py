@@ -1,12 +1,13 @@
 """Options common to several verbs, declared once, and the completion of names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fewshot_cli.cli import completion
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime import roots
 from fewshot_cli.runtime.render import Format
@@ -32,24 +33,50 @@ class Kind(StrEnum):
     recipes = "recipes"
 
 
-def recipe_names(incomplete: str) -> list[str]:
-    """The installed recipes whose names begin with this text, for completion."""
-    from fewshot_cli.config.load import installed_recipes
+KINDS_HELP = "solvers, heads, backbones, classifiers, extractors, datasets or recipes."
 
-    return [name for name in installed_recipes() if name.startswith(incomplete)]
+
+def kinds(incomplete: str) -> list[str]:
+    """The kinds that begin with this text, for completion."""
+    return [kind for kind in Kind if kind.startswith(incomplete)]
+
+
+def kind_of(text: str) -> Kind:
+    """The kind by its singular or plural. Raises `FslError` for another word."""
+    plural = f"{text.removesuffix('s')}s"
+    if plural not in set(Kind):
+        from fewshot_cli.registry import did_you_mean
+
+        raise FslError(
+            f"{text}: no such kind{did_you_mean(plural, map(str, Kind))}; choose one of {', '.join(sorted(Kind))}"
+        )
+    return Kind(plural)
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """The installed recipes and the recipe files that begin with this text, for completion."""
+    from fewshot_cli.config.places import installed_recipes
+
+    below = [path for path in _beside(incomplete) if path.is_dir() or path.suffix == ".yaml"]
+    return [name for name in (*installed_recipes(), *_written(below)) if name.startswith(incomplete)]
 
 
 def weights_names(incomplete: str) -> list[str]:
     """The installed weights and the weights files that begin with this text, for completion."""
     from fewshot_cli.weights.installed import names
 
-    beside = Path(incomplete).parent if not incomplete.endswith("/") else Path(incomplete)
-    below = [f"{path}/" if path.is_dir() else str(path) for path in beside.glob("*") if _may_hold_weights(path)]
-    return [name for name in (*names(), *sorted(below)) if name.startswith(incomplete)]
+    below = [path for path in _beside(incomplete) if path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt")]
+    return [name for name in (*names(), *_written(below)) if name.startswith(incomplete)]
 
 
-def _may_hold_weights(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() in (".safetensors", ".pth", ".pt")
+def _beside(incomplete: str) -> Iterator[Path]:
+    """What lies in the folder that an unfinished path is in, without what is hidden."""
+    folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+    return (path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _written(paths: list[Path]) -> list[str]:
+    return sorted(f"{path}/" if path.is_dir() else str(path) for path in paths)
 
 
 def names_of(kind: str) -> Callable[[str], list[str]]:
@@ -100,7 +127,13 @@ Solver = Annotated[
     str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver, in place of the recipe's.")
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        autocompletion=completion.recipe_keys,
+        help="Override a key of the recipe; repeatable.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the recipe's.")]
@@ -114,7 +147,13 @@ DataRoot = Annotated[
     ),
 ]
 RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", file_okay=False, help="Folder of this run (default: runs/VERB/NAME).")
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        file_okay=False,
+        autocompletion=completion.run_folders,
+        help="Folder of this run (default: runs/VERB/NAME).",
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest run of this recipe.")

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from fewshot_cli.cli import options as o
-from fewshot_cli.cli.output import in_format
+from fewshot_cli.cli.completion import option_keys
+from fewshot_cli.cli.next_step import SplitSize, for_data
+from fewshot_cli.cli.output import in_format, say_next
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format
 from fewshot_cli.runtime.shown import shown
@@ -24,7 +26,13 @@ def prepare(
     ] = None,
     store: Annotated[str | None, typer.Option("--name", help="Name of the store (default: NAME).")] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the dataset; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            autocompletion=option_keys("datasets"),
+            help="Option of the dataset; repeatable.",
+        ),
     ] = None,
     class_level: o.ClassLevel = None,
     skip_bad: o.SkipBad = False,
@@ -54,7 +62,9 @@ def prepare(
     root = o.data_root(data_root)
     if dry_run:
         plan = survey(builder, plan_sources(name, source), root / target)
-        return emit(in_format(format, plan, [_plan(plan)], ["\n".join(_plan_notes(plan, root / target))]))
+        emit(in_format(format, plan, [_plan(plan)], ["\n".join(_plan_notes(plan, root / target))]))
+        sizes = {split: SplitSize(len(of), min(of.values(), default=0)) for split, of in plan["classes"].items()}
+        return _say_what_fits(name, target, sizes, dry_run)
     if (root / target).exists() and not force:
         store_there = open_store(root, target)
         check_made_so(store_there, builder, source)
@@ -62,7 +72,18 @@ def prepare(
         say(f"{root / target} is already prepared; --force prepares it again")
     else:
         report = build_store(target, builder, sources_of(name, source, root), root, skip_bad)
-    return emit(in_format(format, report, [_table(report)], ["\n".join(_notes(report, root / target))]))
+    emit(in_format(format, report, [_table(report)], ["\n".join(_notes(report, root / target))]))
+    sizes = {split: SplitSize(r["classes"], r["smallest_class"]) for split, r in report["splits"].items()}
+    return _say_what_fits(name, target, sizes, dry_run)
+
+
+def _say_what_fits(dataset: str, store: str, sizes: dict[str, SplitSize], dry_run: bool) -> None:
+    """Say what the splits are too small for, and the command that follows."""
+    notes, command = for_data(dataset, store, sizes)
+    for note in notes:
+        say(f"note: {note}")
+    if command is not None and not dry_run:
+        say_next(command)
 
 
 def _table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.completion import run_folders
 from fewshot_cli.cli.output import as_yaml, in_format
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import complain, emit, say
@@ -64,7 +65,14 @@ def verify(
 
 @app.command()
 def pack(
-    run: Annotated[Path, typer.Argument(file_okay=False, help="Directory of a finished pretrain or metatrain run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            file_okay=False,
+            autocompletion=run_folders,
+            help="Directory of a finished pretrain or metatrain run.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="The .safetensors file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
@@ -115,7 +123,8 @@ def _row(name: str) -> dict[str, Any]:
 def _facts(name: str) -> dict[str, Any]:
     """All that is known of weights; the accuracies are those that installed recipes expect of them."""
     from fewshot_cli import registry
-    from fewshot_cli.config.load import installed_recipes, load_recipe
+    from fewshot_cli.config.load import load_recipe
+    from fewshot_cli.config.places import installed_recipes
 
     checkpoint = _load(name)
     sidecar, package = checkpoint.sidecar, registry.entries("weights").get(name)

@@ -11,24 +11,14 @@ from pydantic.fields import FieldInfo
 
 from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
+from fewshot_cli.config.places import PARTS, installed_recipes, part_name
 from fewshot_cli.config.schema import OWN, PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
 
 SectionT = TypeVar("SectionT", bound=Section)
 
-_PARTS = {
-    ("backbone",): "backbones",
-    ("extractor",): "extractors",
-    ("head",): "heads",
-    ("solver",): "solvers",
-    ("pretrain", "classifier"): "classifiers",
-    ("pretrain", "solver"): "solvers",
-    ("pretrain", "validation", "head"): "heads",
-    ("metatrain", "validation", "head"): "heads",
-}
-
 _OF_ITSELF = ("expect", "description")
-_OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
+OF_WEIGHTS = ("size", "resize", "mean", "std", "interpolation")  # keys of `image` that weights decide
 
 
 class Source:
@@ -67,7 +57,7 @@ class Source:
         kept = {k: v for k, v in base.data.items() if k not in _OF_ITSELF}
         below = Source(base.where, kept, {})
         below.places = {path: place for path, place in base.places.items() if path[0] not in _OF_ITSELF}
-        below.change_backbone(_name(self.data.get("backbone")))
+        below.change_backbone(part_name(self.data.get("backbone")))
         out = Source(self.where, _merge(below.data, self.data), {})
         out.places = below.places | self.places
         return out
@@ -76,9 +66,9 @@ class Source:
         """Forget the weights and what they want of images, but what `--set` says, where another backbone takes the
         place that brings weights of its own.
         """
-        if name in (None, _name(self.data.get("backbone"))) or not _brings_weights(name):
+        if name in (None, part_name(self.data.get("backbone"))) or not brings_weights(name):
             return
-        gone: list[tuple] = [("weights",), *(("image", key) for key in _OF_WEIGHTS)]
+        gone: list[tuple] = [("weights",), *(("image", key) for key in OF_WEIGHTS)]
         gone = [path for path in gone if not self.places.get(path, "").startswith("--set ")]
         self.data = {k: v for k, v in self.data.items() if (k,) not in gone}
         if isinstance(image := self.data.get("image"), dict):
@@ -86,13 +76,7 @@ class Source:
         self.places = {path: place for path, place in self.places.items() if path not in gone}
 
 
-def _name(part: Any) -> str | None:
-    """The name of a part in raw data, written alone or in a mapping."""
-    name = part.get("name") if isinstance(part, dict) else part
-    return name if isinstance(name, str) else None
-
-
-def _brings_weights(backbone: str | None) -> bool:
+def brings_weights(backbone: str | None) -> bool:
     """Whether a backbone of this name brings weights of its own; one that cannot be had is told where it is built."""
     try:
         return backbone in registry.entries("backbones") and registry.backbone(str(backbone)).pretrained
@@ -106,13 +90,6 @@ def _merge(base: Any, top: Any) -> Any:
     if "name" in top and "name" in base and top["name"] != base["name"]:
         return top
     return {**base, **{k: _merge(base.get(k), v) for k, v in top.items()}}
-
-
-def installed_recipes() -> dict[str, Path]:
-    """The installed recipes by bare name."""
-    import fewshot_cli.recipes as folder
-
-    return {p.stem: p for p in sorted(Path(folder.__path__[0]).glob("*.yaml"))}
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -130,8 +107,10 @@ def find_recipe(name_or_path: str) -> Path:
     raise RecipeError(f"{name_or_path}: no such recipe{hint}; `fsl list recipes` shows those installed")
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
-    source = Source(str(path), *strict_yaml.load(path))
+def _read(path: Path, seen: tuple[Path, ...] = (), text: str | None = None) -> Source:
+    """The raw data of a recipe file, or of what is to become its `text`, over that of its bases."""
+    loaded = strict_yaml.load(path) if text is None else strict_yaml.loads(text, str(path))
+    source = Source(str(path), *loaded)
     base = source.data.pop("base", None)
     if base is None:
         return source
@@ -149,11 +128,20 @@ def load_recipe(
 ) -> Recipe:
     """Read, override and validate a recipe. `sets` are `key.path=value` strings. Raises `RecipeError`."""
     path = find_recipe(name_or_path)
-    source = _read(path)
+    return _finished(_read(path), path, as_sets(sets, solver, seed))
+
+
+def parse_recipe(text: str, path: Path) -> Recipe:
+    """The recipe that a file would be with this text. Raises as `load_recipe`."""
+    return _finished(_read(path, text=text), path, [])
+
+
+def _finished(source: Source, path: Path, sets: list[str]) -> Recipe:
+    """The recipe of raw data with its name and these overrides."""
     if "name" in source.data:
         raise source.error(("name",), "unknown key; a recipe is named by its file")
     source.data["name"] = path.stem
-    for text in as_sets(sets, solver, seed):
+    for text in sets:
         _override(source, text)
     return validate(source)
 
@@ -176,13 +164,13 @@ def _override(source: Source, text: str) -> None:
     key, value = overrides.parse(text)
     path = tuple(key.split("."))
     if path in (("backbone",), ("backbone", "name")):
-        source.change_backbone(_name(value))
+        source.change_backbone(part_name(value))
     if path == ("name",):
         raise RecipeError(f"--set {text}: a recipe is named by its file; copy it with `fsl recipe cp` to rename it")
     spot = source.data
     for i, word in enumerate(path[:-1]):
         inner = spot.get(word)
-        if isinstance(inner, str) and path[: i + 1] in _PARTS:
+        if isinstance(inner, str) and path[: i + 1] in PARTS:
             inner = {"name": inner}
         elif inner is not None and not isinstance(inner, dict):
             raise RecipeError(f"--set {text}: {'.'.join(path[: i + 1])} has no keys inside")
@@ -198,7 +186,7 @@ def validate(source: Source) -> Recipe:
     """Check raw data against the schema and every part's options. Raises `RecipeError` for the first fault."""
     data = json.loads(json.dumps(source.data))
     parts: dict[tuple, PartSpec] = {}
-    for path, kind in _PARTS.items():
+    for path, kind in PARTS.items():
         spot = data
         for word in path[:-1]:
             spot = spot.get(word) if isinstance(spot, dict) else None
@@ -258,8 +246,8 @@ def _with_parts(recipe: Recipe, parts: dict[tuple, PartSpec]) -> Recipe:
         update: dict[str, Any] = {}
         for key in type(section).model_fields:
             value, here = getattr(section, key), (*path, key)
-            if here in _PARTS and value is not None:
-                update[key] = parts.get(here) or default_part(_PARTS[here], value.name)
+            if here in PARTS and value is not None:
+                update[key] = parts.get(here) or default_part(PARTS[here], value.name)
             elif isinstance(value, Section):
                 update[key] = place(value, here)
         return section.model_copy(update=update)

@@ -68,7 +68,7 @@ def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any
     """
     import yaml
 
-    from fewshot_cli.config.load import installed_recipes
+    from fewshot_cli.config.places import installed_recipes
     from fewshot_cli.runtime.files import write_text
 
     if result["ci95"] is None:

@@ -5,8 +5,9 @@ from functools import cache
 from pathlib import Path
 
 from fewshot_cli import registry
-from fewshot_cli.config.load import default_part, installed_recipes, load_recipe
+from fewshot_cli.config.load import default_part, load_recipe
 from fewshot_cli.config.parts import build_backbone
+from fewshot_cli.config.places import installed_recipes
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.config.stages import deciding
 from fewshot_cli.errors import FslError, RecipeError

@@ -109,19 +109,44 @@ def hold(path: Path) -> Callable[[], None]:
     from filelock import Timeout
 
     lock = _lock(path)
-    owner = Path(lock.lock_file).with_suffix(".owner")
     try:
         _acquire(lock, 0)
         with suppress(OSError):
-            owner.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+            _note_of(lock).write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
     except Timeout as error:
-        holder = "another process"
-        with suppress(OSError):
-            holder = owner.read_text("utf-8")
-        raise DataError(f"{path}: is in use by {holder}; wait for it, or choose another --run-dir") from error
+        raise DataError(f"{path}: is in use by {_owner(lock)}; wait for it, or choose another --run-dir") from error
     except (OSError, NotImplementedError):
         return lambda: None
     return lock.release
+
+
+def held_by(path: Path) -> str | None:
+    """Who keeps `path` by `hold`, in words; None when nobody does or where that cannot be told."""
+    from filelock import Timeout
+
+    lock = _lock(path)
+    if not Path(lock.lock_file).exists():
+        return None
+    try:
+        _acquire(lock, 0)
+    except Timeout:
+        return _owner(lock)
+    except (OSError, NotImplementedError):
+        return None
+    lock.release()
+    return None
+
+
+def _owner(lock: "FileLock") -> str:
+    """Who has a lock, as they have written beside it."""
+    try:
+        return _note_of(lock).read_text("utf-8")
+    except OSError:
+        return "another process"
+
+
+def _note_of(lock: "FileLock") -> Path:
+    return Path(lock.lock_file).with_suffix(".owner")
 
 
 @contextmanager

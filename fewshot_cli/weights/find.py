@@ -52,7 +52,7 @@ def find_weights(
     if name in installed.names() and "metatrain" in stages:
         return _installed(name)
     for stage in stages:
-        done = [p.parent for p in Path("runs", stage).glob(f"*/{SUMMARY}") if _is_run_of(p.parent.name, name)]
+        done = [p.parent for p in Path("runs", stage).glob(f"*/{SUMMARY}") if is_run_of(p.parent.name, name)]
         if done:
             path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
             say(f"weights: {path}")
@@ -99,7 +99,8 @@ def _installed(name: str) -> FoundWeights:
     return FoundWeights(installed.label(name), checkpoint.load(installed.file(name)))
 
 
-def _is_run_of(folder: str, name: str) -> bool:
+def is_run_of(folder: str, name: str) -> bool:
+    """Whether a run's folder has this name, or this name with a number."""
     return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
 
 

@@ -225,7 +225,7 @@ def test_a_bad_option_is_refused(refused, world, tmp_path, case):
         (["evil"], r"[Nn]o such command 'evil'"),
         (["show", "solvr", "pot"], r"solvr: no such kind \(did you mean 'solvers'"),
         (["show", "solver", "pott"], r"unknown solver 'pott' \(did you mean 'pot'"),
-        (["list", "everything"], r"'everything'"),
+        (["list", "everything"], r"everything: no such kind"),
         (["prepare"], r"[Mm]issing argument"),
         (["recipe", "cat", "glyphs"], r"glyphs: no such recipe"),
     ],

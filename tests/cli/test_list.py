@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fewshot_cli import registry
-from fewshot_cli.config.load import installed_recipes
+from fewshot_cli.config.places import installed_recipes
 from fewshot_cli.errors import RecipeError
 
 
@@ -44,3 +44,37 @@ def test_a_part_that_does_not_import_says_so_and_hides_no_other(fsl, monkeypatch
     rows = {row["name"]: row for row in json.loads(out)}
     assert code == 0 and rows["pot"]["works here"] == "no: pot: does not import" and rows["pot"]["devices"] == ""
     assert rows["sinkhorn"]["works here"] == "yes"
+
+
+@pytest.mark.parametrize(("singular", "plural"), [("solver", "solvers"), ("recipe", "recipes")])
+def test_both_words_for_a_kind_are_understood(fsl, singular, plural):
+    words = ("--format", "json", *(("--dataset", "glyphs") if singular == "recipe" else ()))
+    assert fsl("list", singular, *words) == fsl("list", plural, *words)
+
+
+def test_recipes_of_a_dataset_say_for_which_weights_are_at_hand(fsl):
+    code, out, _ = fsl("list", "recipes", "--dataset", "cub", "--format", "json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert code == 0 and {row["dataset"] for row in rows.values()} == {"cub"}
+    assert set(rows) == {name for name in installed_recipes() if name.startswith("cub_")}
+    assert rows["cub_5w1s_conv64"]["weights here"] == "shipped" and rows["cub_5w1s_frn"]["weights here"] == "no"
+    assert json.loads(fsl("recipe", "ls", "--dataset", "cub", "--format", "json")[1]) == list(rows.values())
+    _, out, _ = fsl("recipe", "ls", "--dataset", "glyphs", "--format", "csv")
+    assert out.splitlines()[0] == "name,dataset,backbone,head,solver,task,expects,weights here"
+    assert [line.partition(",")[0] for line in out.splitlines()[1:]] == sorted(
+        name for name in installed_recipes() if name.startswith("glyphs_")
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("recipes", "--dataset", "cubs"), "unknown dataset 'cubs' (did you mean 'cub'?)"),
+        (("recipes", "--dataset", "cifar10_1"), "no installed recipe is for it"),
+        (("heads", "--dataset", "cub"), "fsl list recipes --dataset NAME"),
+        (("parts",), "parts: no such kind; choose one of backbones, classifiers,"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(fsl, words, sentence):
+    code, out, err = fsl("list", *words)
+    assert code == 2 and out == "" and sentence in err

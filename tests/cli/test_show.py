@@ -1,5 +1,7 @@
 """`fsl show`: documentation, options and costs of a part, or a whole recipe."""
 
+import json
+
 import pytest
 import yaml
 
@@ -22,6 +24,9 @@ def test_show_gives_docstring_and_option_ranges(fsl):
         (("head", "emd", "--classes", "5"), "are for counting a backbone"),
         (("recipe", "glyphs_5w1s", "--set", "episode.shot=5"), "are for counting a backbone"),
         (("solver", "opencw"), "did you mean 'opencv'"),
+        (("solver", "emd"), "emd: is a head, not a solver; write `fsl show head emd`"),
+        (("recipe", "emd"), "emd: is a head, not a recipe; write `fsl show head emd`"),
+        (("heads", "glyphs_5w1s"), "glyphs_5w1s: is a recipe, not a head; write `fsl show recipe glyphs_5w1s`"),
         (("sovler", "opencv"), "sovler: no such kind (did you mean 'solvers'?); choose one of backbones, classifiers,"),
         (("backbone", "conv64", "--set", "channels=none"), "channels: "),
     ],
@@ -59,3 +64,36 @@ def test_names_are_completed_by_their_kind(kind, begin, names):
         params = {"kind": kind}
 
     assert _names(Context, begin) == names
+
+
+def test_a_name_of_several_kinds_is_taken_as_asked_for(fsl):
+    assert fsl("show", "dataset", "features")[0] == 0
+    code, _, err = fsl("show", "solver", "linear")
+    assert code == 2 and "linear: is a classifier" in err
+
+
+def test_a_description_for_scripts(fsl):
+    code, out, _ = fsl(
+        "show", "backbones", "cifar_resnet", "--set", "depth=110", "--classes", "100", "--format", "json"
+    )
+    part = json.loads(out)
+    assert code == 0 and (part["kind"], part["name"], part["package"]) == ("backbone", "cifar_resnet", "fewshot-cli")
+    assert (
+        part["parameters"] == 1733812 and part["classes"] == 100 and set(part["multiply_adds"]) == {"32", "84", "224"}
+    )
+    options = {option["name"]: option for option in part["options"]}
+    assert (
+        options["depth"]["default"] == 20
+        and options["depth"]["type"] == ["integer"]
+        and "minimum" in options["depth"]["bounds"]
+    )
+    _, out, _ = fsl("show", "solver", "uniform", "--format", "json")
+    assert json.loads(out)["works_here"] is True and json.loads(out)["devices"] == ["cpu"]
+    _, out, _ = fsl("show", "recipe", "glyphs_5w1s", "--format", "json")
+    assert json.loads(out) == load_recipe("glyphs_5w1s").resolved()
+
+
+def test_kinds_are_completed_in_both_numbers():
+    from fewshot_cli.cli.show import _kinds
+
+    assert _kinds("sol") == ["solver", "solvers"] and _kinds("solvers") == ["solvers"]

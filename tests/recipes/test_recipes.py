@@ -5,7 +5,8 @@ import re
 import pytest
 
 from fewshot_cli import registry
-from fewshot_cli.config.load import find_recipe, installed_recipes, load_recipe
+from fewshot_cli.config.load import find_recipe, load_recipe
+from fewshot_cli.config.places import installed_recipes
 
 
 @pytest.mark.parametrize("name", sorted(installed_recipes()))

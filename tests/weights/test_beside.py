@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_cli.config.load import installed_recipes, load_recipe
+from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.parts import build_backbone
+from fewshot_cli.config.places import installed_recipes
 from fewshot_cli.errors import DataError
 from fewshot_cli.weights import checkpoint, installed
 from fewshot_cli.weights.find import find_weights
