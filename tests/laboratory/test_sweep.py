@@ -93,7 +93,7 @@ def test_features_are_read_once_for_all_cells_that_share_them(fsl, glyph_root, m
 
 
 def test_random_weights_are_those_of_an_evaluation_alone(fsl, glyph_root):
-    words = (*BASE, "--set", "weights=none", "--grid", "head=emd,feat", "--data-root", glyph_root, "--format", "json")
+    words = (*BASE, "--set", "weights=none", "--grid", "head=ctx,feat", "--data-root", glyph_root, "--format", "json")
     code, out, err = fsl(*words)
     assert code == 0, err
     record = json.loads(out)["records"][1]
