@@ -92,15 +92,6 @@ def test_features_are_read_once_for_all_cells_that_share_them(fsl, glyph_root, m
     assert fsl(*words, "--run-dir", "second")[0] == 0 and len(read) == 2
 
 
-def test_random_weights_are_those_of_an_evaluation_alone(fsl, glyph_root):
-    words = (*BASE, "--set", "weights=none", "--grid", "head=ctx,feat", "--data-root", glyph_root, "--format", "json")
-    code, out, err = fsl(*words)
-    assert code == 0, err
-    record = json.loads(out)["records"][1]
-    code, out, err = fsl(*shlex.split(record["commands"][0])[1:], "--data-root", glyph_root, "--format", "json")
-    assert code == 0 and json.loads(out)["accuracy"] == record["accuracy"], err
-
-
 @pytest.mark.slow  # each job imports torch anew
 def test_jobs_of_submitit_give_the_same_table(children, glyph_root, tmp_path):
     words = (*BASE, *GRID, "--data-root", glyph_root, "--format", "csv", "--run-dir")
