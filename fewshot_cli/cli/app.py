@@ -38,6 +38,7 @@ from fewshot_cli.cli.profile import profile
 from fewshot_cli.cli.reproduce import reproduce
 from fewshot_cli.cli.retrieve import retrieve
 from fewshot_cli.cli.show import show
+from fewshot_cli.cli.sweep import sweep
 from fewshot_cli.cli.table import table
 from fewshot_cli.errors import DataError, Exit, FslError
 from fewshot_cli.evaluation.check import Check
@@ -64,6 +65,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "match": match,
     "reproduce": reproduce,
     "table": table,
+    "sweep": sweep,
     "list": list_parts,
     "show": show,
     "doctor": doctor,

@@ -12,6 +12,7 @@ from fewshot_cli.cli.open_set import tell_unknown
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.latex import latex
 from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown, plus_minus
 
 if TYPE_CHECKING:
@@ -239,6 +240,8 @@ def _in_format(summary: Mapping[str, Any], form: Format) -> str:
     header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
     if form is Format.md:
         return markdown(header, [cells])
+    if form is Format.latex:
+        return latex(header, [cells], notes=_notes(summary))
     return "\n".join([grid(header, [cells]), *_notes(summary)])
 
 

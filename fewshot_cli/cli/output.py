@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.latex import Mark, latex
 from fewshot_cli.runtime.render import Format, as_csv, as_json, tables
 from fewshot_cli.runtime.shown import unsteered
 
@@ -21,12 +22,18 @@ def in_format(
     blocks: Sequence[Block],
     notes: Sequence[str] = (),
     records: Sequence[dict[str, Any]] = (),
+    marks: Mapping[tuple[int, int], Mark] | None = None,
 ) -> str:
-    """A result as JSON; its `records` as CSV; or as tables (header and rows), in columns or Markdown, with notes."""
+    """A result as JSON; its `records` as CSV; or as tables (header and rows), in columns, Markdown or LaTeX, with
+    notes. `marks` says which cells LaTeX sets off, by row and column of the first table.
+    """
     if form is Format.json:
         return as_json(result)
     if form is Format.csv:
         return as_csv(records)
+    if form is Format.latex:
+        (header, rows), *more = blocks
+        return "\n\n".join([latex(header, rows, marks, notes), *(latex(*block) for block in more)])
     return "\n\n".join([*tables(form, *blocks), *map(unsteered, notes)])
 
 

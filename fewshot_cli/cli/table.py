@@ -9,6 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.latex import Mark
 from fewshot_cli.runtime.render import Format, JUnitCase, junit, plus_minus
 
 if TYPE_CHECKING:  # importing these would import pydantic for --help
@@ -190,7 +191,8 @@ def _trained(
 
     result = trained.run(table, request, run_dir or Path("runs") / "table" / table.name.partition(".")[0])
     records = result["records"]
-    emit(in_format(form, result, [_trained_cells(records)], ["\n".join(_trained_notes(result))], records))
+    notes = ["\n".join(_trained_notes(result))]
+    emit(in_format(form, result, [_trained_cells(records)], notes, records, _marks(records)))
     if plot is not None and any("iterations" in r for r in records):
         curves.iterations(plot, records, f"{table.name}, seeds {', '.join(map(str, result['seeds']))}")
         say(f"curve: {plot}")
@@ -202,10 +204,11 @@ def _print_episodes(result: dict[str, Any], path: Path, form: Format, plot: Path
     from fewshot_cli.figures import curves
     from fewshot_cli.papers.evaluated import missing_everywhere
 
+    records = result["records"]
     if form is Format.junit:
         text = _junit(result)
     else:
-        text = in_format(form, result, [_cells(result)], ["\n".join(_notes(result))], result["records"])
+        text = in_format(form, result, [_cells(result)], ["\n".join(_notes(result))], records, _marks(records))
     emit(text, kept=str(path))
     if plot is not None and any("accuracy" in r for r in result["records"]):
         title = f"{result['table']} on {result['dataset']}, {result['episodes']} episodes"
@@ -213,6 +216,11 @@ def _print_episodes(result: dict[str, Any], path: Path, form: Format, plot: Path
         say(f"curve: {plot}")
     if (reason := missing_everywhere(result)) is not None:
         raise DataError(f"no row of {result['table']} could be run: {reason}")
+
+
+def _marks(records: list[dict[str, Any]]) -> dict[tuple[int, int], Mark]:
+    """Where LaTeX sets off the best of our values, and those as good; ours is the third column of every table."""
+    return {(place, 2): record["standing"] for place, record in enumerate(records) if "standing" in record}
 
 
 _TRAINED_HEADER = [

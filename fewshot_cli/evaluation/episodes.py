@@ -15,7 +15,7 @@ from fewshot_cli.data.episodes import Sampler, gather
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.external import seen
-from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.model import Model, Shared
 from fewshot_cli.evaluation.plugged import NOTHING, Plugged
 from fewshot_cli.evaluation.records import RECORDS, checked
 from fewshot_cli.evaluation.results import EpisodeRecord, EpisodesResult
@@ -125,14 +125,16 @@ def evaluate_episodes(
     batch: int = 0,
     check: Check | None = None,
     plugged: Plugged = NOTHING,
+    shared: Shared | None = None,
 ) -> EpisodesResult | None:
     """Evaluate a recipe and return its result; None when `run_dir` is None, after everything was checked.
 
     `batch` is the number of episodes in one solver call (0 chooses); it changes no result. `check` judges the result by
-    what the recipe expects. `plugged` modules stand in for the recipe's parts. Raises `DataError`.
+    what the recipe expects. `plugged` modules stand in for the recipe's parts. What the recipe has in common with the
+    one evaluated last with the same `shared` is not opened again. Raises `DataError`.
     """
     begin = perf_counter()
-    model = Model.open(recipe, root, processes, weights, with_dataset=True, plugged=plugged)
+    model = Model.open(recipe, root, processes, weights, with_dataset=True, plugged=plugged, shared=shared)
     if run_dir is None:
         return None
     split, sampler = model.split, model.sampler
@@ -144,6 +146,9 @@ def evaluate_episodes(
     records = processes.first(lambda: checked(run.lines(RECORDS), run_dir / RECORDS, queries, run.mark))
     if len(records) > recipe.eval.episodes:
         raise DataError(f"{run_dir / RECORDS}: holds {len(records)} episodes, the recipe has {recipe.eval.episodes}")
+    finished = processes.first(lambda: run.summary) if len(records) == recipe.eval.episodes else None
+    if finished is not None:
+        return judge(finished, recipe, check) if check else finished
     if records:
         say(f"resuming after {len(records)} episodes")
     features = model.features()

@@ -1,9 +1,10 @@
 """The core of every command that works on images: a recipe opened once, with everything it names in place."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,27 @@ from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import fingerprint
 from fewshot_cli.weights.find import FoundWeights, find_weights, of_module
 
+T = TypeVar("T")
+
+
+class Shared:
+    """What models that are opened one after another have in common, so that each is made once.
+
+    Of each kind (the split, the backbone in its weights, its features) the last one is kept, for the next model that
+    needs the same.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[Any, Any]] = {}
+
+    def get(self, kind: str, name: Any, make: Callable[[], T]) -> T:
+        """The kept one if it has this name, else what `make` gives."""
+        if kind not in self._kept or self._kept[kind][0] != name:
+            self._kept.pop(kind, None)  # first, so that two never take up memory at once
+            self._kept[kind] = (name, make())
+        made: T = self._kept[kind][1]
+        return made
+
 
 class Model:
     """A recipe with its weights, its backbone and its head, and the features of images where the head works.
@@ -37,10 +59,11 @@ class Model:
     backbone: Backbone[Any]
     head: Head[Any]
 
-    def __init__(self, recipe: Recipe, root: Path, processes: Processes) -> None:
+    def __init__(self, recipe: Recipe, root: Path, processes: Processes, shared: Shared | None = None) -> None:
         self.recipe, self.root, self.processes = recipe, root, processes
         self.embedding_seconds = 0.0
         self.caches = True
+        self._shared = shared
 
     @classmethod
     def open(
@@ -52,30 +75,24 @@ class Model:
         *,
         with_dataset: bool = False,
         plugged: Plugged = NOTHING,
+        shared: Shared | None = None,
     ) -> Self:
         """The model of a recipe; `weights` is a file in place of the recipe's own, `plugged` modules in place of its
-        parts.
+        parts. What it has in common with the model that was opened last with the same `shared` is not made again.
 
         Raises `DataError` when there are no weights, or when they are of another shape than the recipe's parts; and
         `with_dataset` also when the dataset is not prepared or cannot fill an episode, before it looks for weights.
         """
-        model = cls(recipe, root, processes)
+        model = cls(recipe, root, processes, shared)
         if with_dataset:
             _ = model.sampler
         backbone: Backbone[Any]
         if plugged.backbone is not None:
-            backbone, model.caches = PluggedBackbone(plugged.backbone, recipe.image.size), False
-            model.weights = of_module(plugged.backbone, backbone.name)
+            model.caches, own = False, PluggedBackbone(plugged.backbone, recipe.image.size)
+            model.weights, backbone = of_module(plugged.backbone, own.name), place(own, torch.device("cpu"))
+            model._warn(model.weights, with_dataset)
         else:
-            model.weights = processes.each(lambda: find_weights(recipe, weights))
-            backbone = build_backbone(recipe)
-        warn_if_other_constants(recipe, model.weights)
-        if with_dataset:
-            warn_if_tested_on_seen(recipe, model.weights)
-        if backbone.takes_features:
-            backbone.channels = model.split.channels or backbone.channels
-        if plugged.backbone is None:
-            model.weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+            model.weights, backbone = model._filled(weights, with_dataset)
         head: Head[Any]
         if plugged.head is not None:
             head = PluggedHead(plugged.head, backbone.channels)
@@ -83,9 +100,36 @@ class Model:
             head = build_head(recipe.head, backbone.channels, recipe.solver)
             if head.state_dict() and not model.weights.random:
                 model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
-        model.backbone = place(backbone, torch.device("cpu"))
+        model.backbone = backbone
         model.head = head.to(matching_device(head.solver, processes.device)).eval()
         return model
+
+    def _once(self, kind: str, name: Any, make: Callable[[], T]) -> T:
+        return make() if self._shared is None else self._shared.get(kind, name, make)
+
+    def _warn(self, weights: FoundWeights, with_dataset: bool) -> None:
+        warn_if_other_constants(self.recipe, weights)
+        if with_dataset:
+            warn_if_tested_on_seen(self.recipe, weights)
+
+    def _filled(self, given: Path | None, with_dataset: bool) -> tuple[FoundWeights, Backbone[Any]]:
+        """The weights, and the backbone that has them."""
+        recipe, processes = self.recipe, self.processes
+
+        def fill() -> tuple[FoundWeights, Backbone[Any], Tensor]:
+            weights = processes.each(lambda: find_weights(recipe, given))
+            self._warn(weights, with_dataset)
+            backbone = build_backbone(recipe)
+            if backbone.takes_features:
+                backbone.channels = self.split.channels or backbone.channels
+            weights.checkpoint.fill(backbone, "backbone", f"backbone {recipe.backbone.name}")
+            return weights, place(backbone, torch.device("cpu")), torch.get_rng_state()
+
+        what = recipe.resolved()
+        decided_by = [what[key] for key in ("name", "dataset", "image", "backbone", "weights", "seed")]
+        weights, backbone, rng = self._once("backbone", (decided_by, given, recipe.eval.split, with_dataset), fill)
+        torch.set_rng_state(rng)  # a head that keeps random weights draws them next
+        return weights, backbone
 
     @property
     def names(self) -> dict[str, str]:
@@ -109,7 +153,12 @@ class Model:
     @cached_property
     def split(self) -> Split:
         """The split of the recipe's dataset that it evaluates (`eval.split`)."""
-        return self.processes.first(lambda: dataset_of(self.recipe, self.root)).split(self.recipe.eval.split)
+        spec = self.recipe
+        return self._once(
+            "split",
+            (spec.dataset, spec.image, self.root, spec.eval.split),
+            lambda: self.processes.first(lambda: dataset_of(spec, self.root)).split(spec.eval.split),
+        )
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -130,10 +179,14 @@ class Model:
             self.embedding_seconds = perf_counter() - begin
             return maps
         key = self.feature_key(images)
-        maps, self.embedding_seconds = cached_features(
-            self.recipe, images, self.backbone, key, self.root, self.processes
-        )
-        return maps.to(self.matching_device)
+
+        def cached() -> Tensor:
+            maps, self.embedding_seconds = cached_features(
+                self.recipe, images, self.backbone, key, self.root, self.processes
+            )
+            return maps
+
+        return self._once("features", key, cached).to(self.matching_device)
 
     def features_once(self, images: ImageSet) -> Tensor:
         """The same, not cached."""

@@ -1,18 +1,16 @@
 """A paper's table of few-shot accuracies, run row by row on shared episodes beside the printed values."""
 
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
-
-from torch import Tensor
 
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, FslError
+from fewshot_cli.evaluation.comparisons import add_standings
 from fewshot_cli.evaluation.episodes import episodes_per_call, run_episodes
-from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.model import Model, Shared
 from fewshot_cli.evaluation.results import EpisodeRecord
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95, paired
 from fewshot_cli.papers.catalog import chosen_rows
@@ -117,6 +115,8 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
                 job.append(TIMES, [{**where, "seconds": made["seconds"]}])
             job.append(ROWS, [{key: value for key, value in done[place].items() if key != "seconds"}])
     places = range(len(table.columns))
+    records = [_record(table, row, place, done, plain.dataset.name) for row in rows for place in places]
+    _add_standings(records, done)
     result = {
         "format": 1,
         "table": table.name,
@@ -127,7 +127,7 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
         "episodes": request.episodes,
         "reference": table.reference,
         "interval": INTERVAL,
-        "records": [_record(table, row, place, done, plain.dataset.name) for row in rows for place in places],
+        "records": records,
         "versions": versions(),
         "run_dir": str(run_dir),
     }
@@ -153,11 +153,10 @@ def _hashes(plain: Recipe, request: Request) -> dict[str, str | None]:
 
 
 class _Evaluator:
-    """Evaluates cells, keeping the last features for the next cell that needs them."""
+    """Evaluates cells, each keeping for the next what they have in common."""
 
     def __init__(self, request: Request, cells: Cells) -> None:
-        self.request, self.cells = request, cells
-        self._features: tuple[str, Tensor] | None = None
+        self.request, self.cells, self.shared = request, cells, Shared()
 
     def __call__(self, row: Row, column: Column) -> dict[str, Any]:
         begin = perf_counter()
@@ -168,23 +167,19 @@ class _Evaluator:
         return {"accuracies": accuracies, "seconds": perf_counter() - begin}
 
     def _accuracies(self, recipe: Recipe, weights: Path | None) -> list[float]:
-        model = Model.open(recipe, self.request.root, self.request.processes, weights, with_dataset=True)
-        features = self._kept(model.feature_key(model.split), model.features).to(model.matching_device)
+        request = self.request
+        model = Model.open(recipe, request.root, request.processes, weights, with_dataset=True, shared=self.shared)
+        features = model.features()
         accuracies: list[float] = []
-        with progress(recipe.head.name, self.request.episodes) as bar:
+        with progress(recipe.head.name, request.episodes) as bar:
 
             def keep(records: list[EpisodeRecord]) -> None:
                 accuracies.extend(r["accuracy"] for r in records)
                 bar.update(len(accuracies), plus_minus(*mean_ci95(accuracies)) + " %")
 
             batch = episodes_per_call(model.head, model.sampler, features)
-            run_episodes(model.head, features, model.sampler, range(self.request.episodes), batch, keep)
+            run_episodes(model.head, features, model.sampler, range(request.episodes), batch, keep)
         return accuracies
-
-    def _kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        if self._features is None or self._features[0] != name:
-            self._features = (name, make())
-        return self._features[1]
 
 
 def _record(
@@ -218,6 +213,13 @@ def _record(
         if value.ci95 is not None:
             out["published_ci95"] = value.ci95
     return out
+
+
+def _add_standings(records: list[dict[str, Any]], done: dict[tuple[str, int, int], dict[str, Any]]) -> None:
+    """Say of the rows of each task which is the best, and which do not differ significantly from it."""
+    for task in dict.fromkeys((r["way"], r["shot"]) for r in records):
+        together = [r for r in records if (r["way"], r["shot"]) == task]
+        add_standings(together, [done.get(_place(r), {}).get("accuracies") for r in together])
 
 
 def missing_everywhere(result: dict[str, Any]) -> str | None:

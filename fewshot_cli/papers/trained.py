@@ -17,6 +17,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.prepare import open_dataset
 from fewshot_cli.errors import DataError, FslError, RecipeError
 from fewshot_cli.evaluation.classification import evaluate_classes
+from fewshot_cli.evaluation.comparisons import add_standings
 from fewshot_cli.papers.catalog import chosen_rows
 from fewshot_cli.papers.request import Request
 from fewshot_cli.papers.schema import MeasureColumn, TrainedRow, TrainedTable
@@ -78,6 +79,10 @@ def run(table: TrainedTable, request: Request, run_dir: Path) -> dict[str, Any]:
         for row in rows
         for place, column in enumerate(table.columns)
     ]
+    accuracies = [c.name for c in table.columns if c.measure != "iterations" and not c.measure.endswith("_seconds")]
+    for group, column in {(r["group"], r["column"]): None for r in records if r["column"] in accuracies}:
+        together = [r for r in records if (r["group"], r["column"]) == (group, column)]
+        add_standings(together, [r.get("values") for r in together])
     result = {
         "format": 1,
         "table": table.name,

@@ -1,4 +1,6 @@
-"""The formats of results: an aligned table, JSON, Markdown, CSV and JUnit XML, each written in one place."""
+"""The formats of results: an aligned table, JSON, Markdown, CSV and JUnit XML, each written in one place; LaTeX has a
+file of its own.
+"""
 
 import csv
 import io
@@ -19,6 +21,7 @@ class Format(StrEnum):
     md = "md"
     csv = "csv"
     junit = "junit"
+    latex = "latex"
 
 
 def as_json(data: Any) -> str:

@@ -28,6 +28,7 @@ from fewshot_cli.runtime.device import has_bf16, machine
 from fewshot_cli.runtime.files import read_sealed, sha256, write_sealed
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import TIMES, Run
+from fewshot_cli.training import watch
 from fewshot_cli.training.average import Average
 from fewshot_cli.training.batch_norm import share_batch_norm
 from fewshot_cli.training.log import (
@@ -220,6 +221,7 @@ def fit(
 
             processes.first(keep)
             done.epoch += 1
+            watch.tell(record)
     if writer:
         writer.close()
     return processes.first(lambda: _finish(run, done))

@@ -11,7 +11,7 @@ ACCURACIES = {"a": [60.0, 80.0, 70.0], "b": [50.0, 74.0, 72.0]}  # differences 1
 def compare(fsl, tmp_path):
     """Compare two runs of the same classes, of images with these hashes: returns (exit code, stdout, stderr)."""
 
-    def run(*hashes):
+    def run(*hashes, options=()):
         for (name, accuracies), data in zip(ACCURACIES.items(), hashes, strict=True):
             folder = tmp_path / name
             folder.mkdir()
@@ -29,7 +29,7 @@ def compare(fsl, tmp_path):
             (folder / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
             if data is not None:
                 (folder / "config.json").write_text(json.dumps({"verb": "eval", "identity": {"data": data}}))
-        return fsl("compare", tmp_path / "a", tmp_path / "b")
+        return fsl("compare", tmp_path / "a", tmp_path / "b", *options)
 
     return run
 
@@ -51,3 +51,12 @@ def test_runs_that_may_be_on_the_same_images_are_paired(compare, hashes):
     result = json.loads(out)
     assert result["episodes"] == 3
     assert result["difference"]["accuracy"] == pytest.approx(14 / 3)
+
+
+def test_latex_has_both_runs_and_says_that_three_episodes_tell_them_apart_badly(compare):
+    code, out, err = compare(None, None, options=("--format", "latex"))
+    assert code == 0, err
+    rows = [line.strip() for line in out.splitlines() if " & " in line]
+    assert rows[0] == r"run & accuracy \% & difference \\"
+    assert rows[1].startswith(r"a & \textbf{70.00} $\pm$ 9.24 & +4.67 $\pm$")
+    assert rows[2].startswith(r"b & 65.33 $\pm$") and r"$^\dagger$" in rows[2]

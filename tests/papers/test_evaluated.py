@@ -165,3 +165,18 @@ def test_a_word_names_a_row_or_else_all_that_hold_it():
 
     assert chosen("lsc") == ["LSC"] and chosen("LSC+", "FOE") == ["FOE", "LSC+SSM", "FOE+LSC+SSM"]
     assert len(chosen()) == 6
+
+
+def test_latex_sets_off_the_best_of_each_task_and_what_ties_with_it(fsl, glyph_root):
+    rows = ("--rows", "EMD, CR", "--rows", "EMD, equal")
+    code, out, err = fsl("table", "deepemd.T2", *DATA, *rows, "--data-root", glyph_root, "--format", "latex")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if "-way" in line and not line.startswith("%")]
+    assert len(lines) == 4 and sum("textbf" in line for line in lines) == 2
+    assert out.count(r"\begin{tabular}{") == out.count(r"\end{tabular}") == 1
+    code, out, _ = fsl("table", "deepemd.T2", *DATA, *rows, "--data-root", glyph_root, "--format", "json")
+    best = {}
+    for r in json.loads(out)["records"]:
+        best[r["way"]] = max(best.get(r["way"], 0), r["accuracy"])
+        assert r.get("standing") in ("best", "tied", None)
+    assert all((r["accuracy"] == best[r["way"]]) >= (r.get("standing") == "best") for r in json.loads(out)["records"])

@@ -1,0 +1,1 @@
+"""The laboratory: many evaluations side by side, and searches of options."""
