@@ -9,9 +9,10 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
 from fewshot_cli.cli.open_set import tell_unknown
+from fewshot_cli.cli.per_class import check_format, print_with_answers
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
-from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown, plus_minus
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ def evaluate(
         float,
         typer.Option("--reject", min=0.001, max=0.9, help="With --open-set: share of them that may pass as known."),
     ] = 0.05,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also the accuracy of each class.")] = False,
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Also which class was taken for which, and how often.")
+    ] = False,
     class_level: o.ClassLevel = None,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
@@ -100,9 +105,10 @@ def evaluate(
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    check_format(format, per_class, confusion)
     root = o.data_root(data_root)
     if open_set is not None:
-        others = (check, expect, classifier, run_dir, resume or None, devices, nodes, dry_run or None)
+        others = (check, expect, classifier, run_dir, resume, devices, nodes, dry_run, per_class, confusion)
         return tell_unknown(loaded, open_set, reject, weights, root, resolve(device), format, others)
     taking = o.taking(query, "--query", class_level, skip_bad)
     if expect is not None:
@@ -123,7 +129,7 @@ def evaluate(
     if expect is not None:
         kept = overridden(options)
         processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
-    emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
+    print_with_answers(_in_format(summary, format), summary, format, path, per_class, confusion)
     output.warn_not_converged(summary["not_converged"])
     if solver is not None:
         _say_if_unused(loaded, summary)
