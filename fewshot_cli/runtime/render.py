@@ -26,6 +26,22 @@ def as_json(data: Any) -> str:
     return json.dumps(data, indent=2)
 
 
+def as_yaml(data: dict[str, Any]) -> str:
+    """Plain data as YAML, such as a resolved recipe, without empty keys."""
+    import yaml
+
+    return yaml.safe_dump(without_empty(data), sort_keys=False, allow_unicode=True)
+
+
+def without_empty(data: Any) -> Any:
+    """The data without empty keys, the options of a part beside its name."""
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"name", "options"}:
+        return {"name": data["name"], **without_empty(data["options"])}
+    return {key: without_empty(value) for key, value in data.items() if value is not None}
+
+
 def grid(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A plain table in aligned columns, drawn by Rich."""
     from rich import box
