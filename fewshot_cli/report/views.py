@@ -97,13 +97,15 @@ def evaluated(run: Evaluated, name: str, root: Path, device: torch.device, image
 def trained(run: Trained, name: str) -> View:
     """A training run: its curves, and the best validation."""
     best = (run.summary or {}).get("best") or {}
-    accuracy = f"validation {plus_minus(best['accuracy'], best['ci95'])} % after epoch {best['epoch']}, the best"
     done = sum(map(len, run.epochs.values()))
+    headline = f"{done} epochs"
+    if "accuracy" in best:
+        headline = f"validation {plus_minus(best['accuracy'], best['ci95'])} % after epoch {best['epoch']}, the best"
     view = View(
         name,
         run.path,
         f"{run.config['verb']}",
-        accuracy if "accuracy" in best else f"{done} epochs",
+        headline,
         [("epochs", str(done)), *_named(run.summary or {}, {"weights": "weights", "sha256": "SHA-256 of the weights"})],
         _versions(run.config),
         _recipe(run.config),
