@@ -243,7 +243,7 @@ def _in_format(summary: Mapping[str, Any], form: Format) -> str:
     if form is Format.csv:
         return csv_table(list(row), [cells])
     header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
-    if form is Format.md:
+    if form in (Format.md, Format.github):
         return markdown(header, [cells])
     return "\n".join([grid(header, [cells]), *_notes(summary)])
 

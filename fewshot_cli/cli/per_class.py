@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_cli.cli.github import publish
 from fewshot_cli.cli.output import Block
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit
@@ -30,7 +31,8 @@ def print_with_answers(
     """Print the result, with its run's answers if they are wanted."""
     from fewshot_cli.runtime.runs import SUMMARY
 
-    emit(_with_answers(text, summary, form, path, per_class, confusion), kept=str(path / SUMMARY))
+    text = _with_answers(text, summary, form, path, per_class, confusion)
+    emit(publish(summary, text) if form is Format.github else text, kept=str(path / SUMMARY))
 
 
 def _with_answers(

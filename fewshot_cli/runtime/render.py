@@ -19,6 +19,7 @@ class Format(StrEnum):
     md = "md"
     csv = "csv"
     junit = "junit"
+    github = "github"
 
 
 def as_json(data: Any) -> str:
@@ -95,8 +96,8 @@ def as_csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def tables(form: Format, *blocks: tuple[Sequence[Any], Iterable[Sequence[Any]]]) -> list[str]:
-    """Tables, each given as header and rows: in Markdown for `md`, else in aligned columns."""
-    draw = markdown if form is Format.md else grid
+    """Tables, each given as header and rows: in Markdown for `md` and `github`, else in aligned columns."""
+    draw = markdown if form in (Format.md, Format.github) else grid
     return [draw(header, rows) for header, rows in blocks]
 
 
