@@ -24,10 +24,8 @@ def publish(summary: Mapping[str, Any], tables: str) -> str:
     if summary["not_converged"]:
         lines.append(_annotation("warning", f"fsl eval: {summary['recipe']}", not_converged(summary["not_converged"])))
     mark = {"error": "❌ ", "warning": "⚠️ ", "notice": "✅ " if verdict else ""}[level]
-    heading = (
-        f"### fsl eval: {_inert(summary['recipe'])}\n\n{mark}**{accuracy}**{f'; {_inert(verdict)}' if verdict else ''}"
-    )
-    page = f"{heading}\n\n{tables}\n"
+    result = f"{mark}**{accuracy}**" + (f"; {_inert(verdict)}" if verdict else "")
+    page = f"### fsl eval: {_inert(summary['recipe'])}\n\n{result}\n\n{tables}\n"
     file = os.environ.get(VARIABLE)
     if not file:
         return "\n".join([*lines, "", page])

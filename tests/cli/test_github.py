@@ -1,4 +1,4 @@
-"""`eval --format github`: annotations on stdout, the result in the job's summary, nothing of either able to break out."""
+"""`eval --format github`: annotations on stdout, the result in the job's summary, and neither breaks out."""
 
 import pytest
 
