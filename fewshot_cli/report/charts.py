@@ -5,7 +5,7 @@ stay readable there.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fewshot_cli.runtime.render import plus_minus
@@ -165,7 +165,7 @@ def running_mean(accuracies: Sequence[float]) -> Chart:
     )
 
 
-def curves(title: str, y_label: str, series: dict[str, Sequence[Point]], from_zero: bool = False) -> Chart:
+def curves(title: str, y_label: str, series: Mapping[str, Sequence[Point]], from_zero: bool = False) -> Chart:
     """Lines over epochs."""
     kept = {name: points for name, points in series.items() if points}
     values = [value for points in kept.values() for _, value in points]
@@ -205,7 +205,7 @@ def intervals(title: str, x_label: str, values: Sequence[tuple[str, float, float
     x = _scale(low - margin, high + margin, left, WIDTH - RIGHT)
     chart = Chart(
         title,
-        f"{len(values)} rows, the names and numbers of which are in the table below.",
+        "The numbers of every row are in the table below.",
         x_label,
         height=height,
         left=left,
