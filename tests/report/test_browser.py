@@ -3,9 +3,8 @@
 import shutil
 
 import pytest
-from test_report import NASTY, first, nasty
+from nasty import NASTY
 
-__all__ = ["first", "nasty"]  # the same runs
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CONTRAST = """() => {
   const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255;
