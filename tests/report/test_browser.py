@@ -36,7 +36,7 @@ def test_the_page_works(browser, first, width, scheme, tmp_path):
     page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
     page.goto(first[0].as_uri())
     assert NASTY[0] not in page.title() and page.title() != "taken"
-    for summary in page.locator("details:not([open]) > summary").all():
+    for summary in page.query_selector_all("details:not([open]) > summary"):  # those that are closed now
         summary.focus()
         page.keyboard.press("Enter")  # not every reader has a mouse
     assert page.locator("details:not([open])").count() == 0 and page.locator("details").count() >= 5
