@@ -174,8 +174,8 @@ def curves(title: str, y_label: str, series: Mapping[str, Sequence[Point]], from
     x = _scale(min(epochs), max(epochs), LEFT, WIDTH - RIGHT)
     y = _scale(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
     words = [
-        f"{name or y_label}: {points[0][1]:.4g} in epoch {points[0][0]:g}, {points[-1][1]:.4g} in epoch "
-        f"{points[-1][0]:g}"
+        f"{name or y_label}: "
+        + ", ".join(f"{value:.4g} in epoch {epoch:g}" for epoch, value in dict.fromkeys([points[0], points[-1]]))
         for name, points in kept.items()
     ]
     return Chart(

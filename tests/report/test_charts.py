@@ -60,5 +60,6 @@ def test_differences_keep_zero_in_sight_and_long_names_are_cut():
 def test_curves_of_one_epoch_and_of_equal_values_are_drawn():
     chart = charts.curves("Loss", "loss", {"": [(1, 0.5)], "none": []})
     assert len(chart.lines) == 1 and "nan" not in chart.lines[0].points
+    assert chart.description == "loss: 0.5 in epoch 1."
     flat = charts.curves("Loss", "loss", {"a": [(1, 2.0), (2, 2.0)], "b": [(1, 2.0), (2, 2.0)]})
     assert [line.name for line in flat.legend] == ["a", "b"] and len(flat.y_ticks) > 1
