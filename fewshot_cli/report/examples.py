@@ -4,16 +4,16 @@ import base64
 import io
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from fewshot_cli.config.schema import Recipe
-from fewshot_cli.contracts import Matches, Matching
+from fewshot_cli.contracts import Matches
 from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.data.store import Split
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.figures.matching import Side, pair_panel, shown
+from fewshot_cli.figures.panel import Panel
 from fewshot_cli.report.queries import Answer, Query
 
 SIDE = 132  # pixels of an image on the page
@@ -98,31 +98,28 @@ class Examples:
         maps, match = self._maps, self.model.head.match
         best = max(support, key=lambda image: match(maps[query.image], maps[image]).similarity)
         left, right_side = (Side(self.split, image, maps[image]) for image in (query.image, best))
-        panel, _ = pair_panel(self.model, left, right_side, "")
-        flows = strongest(panel.matching, panel.left_boxes, panel.right_boxes)
+        panel, _ = pair_panel(self.model, left, right_side, ("", ""))
+        flows = strongest(panel)
         return Pair(as_uri(panel.left), as_uri(panel.right), name, right, panel.matching.similarity, flows)
 
 
 def thumbnail(recipe: Recipe, split: Split, image: int) -> str:
     """An image of a split as the network sees it, in a data URI."""
-    return as_uri(shown(recipe, split, [image])[0][0])
+    return as_uri(shown(recipe, split, image)[0])
 
 
-def strongest(matching: Matching, left: Tensor, right: Tensor) -> tuple[Flow, ...]:
-    """The strongest flows between nodes whose boxes [n,4] and [m,4] lie there in the images."""
-    flow = matching.flow.cpu()
-    top = torch.topk(flow.flatten(), min(STRONGEST, int((flow > 0).sum())))
-    starts, ends = ((boxes[:, :2] + boxes[:, 2:] / 2).tolist() for boxes in (left, right))
+def strongest(panel: Panel) -> tuple[Flow, ...]:
+    """The strongest flows of a pair, between the middles of their nodes."""
+    starts, ends = ((boxes[:, :2] + boxes[:, 2:] / 2).tolist() for boxes in (panel.left_places, panel.right_places))
     found = []
-    for mass, place in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-        i, j = divmod(place, flow.shape[1])
-        share, cosine = mass / float(flow.sum()), float(matching.cosine[i, j])
-        found.append(Flow((starts[i][0], starts[i][1]), (ends[j][0], ends[j][1]), share, cosine))
+    for i, j, share in panel.flows(STRONGEST):
+        start, end, cosine = starts[i], ends[j], float(panel.matching.cosine[i, j])
+        found.append(Flow((start[0], start[1]), (end[0], end[1]), share, cosine))
     return tuple(found)
 
 
 def as_uri(image: Tensor) -> str:
-    """An image [3,S,S] in [0,1] as a small JPEG in a data URI."""
+    """An image [3,H,W] in [0,1] as a small JPEG in a data URI, squashed to a square as for the network."""
     pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(file, "JPEG", quality=85)
