@@ -111,8 +111,7 @@ def evaluate(
         others = (check, expect, classifier, run_dir, resume, devices, nodes, dry_run, per_class, confusion)
         return tell_unknown(loaded, open_set, reject, weights, root, resolve(device), format, others)
     taking = o.taking(query, "--query", class_level, skip_bad)
-    if expect is not None:
-        _refuse_to_write(expect, classifier)
+    _refuse_to_write(expect, classifier)
     if check:
         _refuse_check_of_something_else(loaded, recipe, check, classifier)
     processes = launch(resolve(device), devices, nodes)
@@ -131,8 +130,7 @@ def evaluate(
         processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
     print_with_answers(_in_format(summary, format), summary, format, path, per_class, confusion)
     output.warn_not_converged(summary["not_converged"])
-    if solver is not None:
-        _say_if_unused(loaded, summary)
+    _say_if_unused(solver, loaded, summary)
     return _judge(loaded, summary, strict, check)
 
 
@@ -157,8 +155,10 @@ def _refuse_check_of_something_else(recipe: "Recipe", name_or_path: str, check: 
         )
 
 
-def _refuse_to_write(path: Path, classifier: Path | None) -> None:
+def _refuse_to_write(path: Path | None, classifier: Path | None) -> None:
     """Refuse `--write-expect` where it would replace a file or where there are no episodes to expect."""
+    if path is None:
+        return
     if path.exists():
         raise FslError(f"--write-expect {path}: already exists; give another name")
     if classifier is not None:
@@ -204,9 +204,9 @@ def _evaluate(
     return evaluate_episodes(recipe, root, path, resume, processes, weights, batch, check)
 
 
-def _say_if_unused(recipe: "Recipe", summary: Mapping[str, Any]) -> None:
+def _say_if_unused(solver: str | None, recipe: "Recipe", summary: Mapping[str, Any]) -> None:
     """Say that `--solver` changed nothing where no transport problem was posed."""
-    if summary.get("solver") is None:
+    if solver is not None and summary.get("solver") is None:
         part = recipe.head.name if recipe.eval.protocol == "episodes" else recipe.pretrain.classifier.name
         say(f"note: {part} poses no transport problems here, so --solver changed nothing")
 
