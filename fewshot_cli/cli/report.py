@@ -11,7 +11,7 @@ from fewshot_cli.runtime.console import emit
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders of eval, pretrain or metatrain.", file_okay=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of eval, pretrain or metatrain.")],
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="HTML file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     device: o.Device = "auto",
