@@ -39,6 +39,14 @@ class Ledger:
     episodes: list[slice | None] = field(default_factory=list)
     seconds: float = 0.0
 
+    def posed(self, count: int) -> list[int]:
+        """Problems posed by each of a batch's `count` episodes, which lie one after the other in a call."""
+        out = torch.zeros(count, dtype=torch.int64)
+        for flags, part in zip(self.converged, self.episodes, strict=True):
+            counts = out[part or slice(None)]  # a view
+            counts += flags.numel() // len(counts)
+        return out.tolist()
+
     def failures(self, count: int) -> list[int]:
         """Problems not converged in each of a batch's `count` episodes, which lie one after the other in a call."""
         out = torch.zeros(count, dtype=torch.int64)

@@ -35,6 +35,7 @@ from fewshot_cli.cli.metatrain import metatrain
 from fewshot_cli.cli.prepare import prepare
 from fewshot_cli.cli.pretrain import pretrain
 from fewshot_cli.cli.profile import profile
+from fewshot_cli.cli.report import report
 from fewshot_cli.cli.reproduce import reproduce
 from fewshot_cli.cli.retrieve import retrieve
 from fewshot_cli.cli.show import show
@@ -59,6 +60,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "features": features,
     "export": export,
     "compare": compare,
+    "report": report,
     "classify": classify,
     "calibrate": calibrate,
     "retrieve": retrieve,

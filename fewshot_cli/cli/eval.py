@@ -9,9 +9,10 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
 from fewshot_cli.cli.open_set import tell_unknown
+from fewshot_cli.cli.per_class import check_format, print_with_answers
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
-from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.latex import latex
 from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown, plus_minus
 
@@ -76,6 +77,10 @@ def evaluate(
         float,
         typer.Option("--reject", min=0.001, max=0.9, help="With --open-set: share of them that may pass as known."),
     ] = 0.05,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also the accuracy of each class.")] = False,
+    confusion: Annotated[
+        bool, typer.Option("--confusion", help="Also which class was taken for which, and how often.")
+    ] = False,
     class_level: o.ClassLevel = None,
     skip_bad: o.SkipBad = False,
     device: o.Device = "auto",
@@ -101,13 +106,13 @@ def evaluate(
         return output.print_recipe(loaded)
     if (classifier is None) != (query is None):
         raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    check_format(format, per_class, confusion)
     root = o.data_root(data_root)
     if open_set is not None:
-        others = (check, expect, classifier, run_dir, resume or None, devices, nodes, dry_run or None)
+        others = (check, expect, classifier, run_dir, resume, devices, nodes, dry_run, per_class, confusion)
         return tell_unknown(loaded, open_set, reject, weights, root, resolve(device), format, others)
     taking = o.taking(query, "--query", class_level, skip_bad)
-    if expect is not None:
-        _refuse_to_write(expect, classifier)
+    _refuse_to_write(expect, classifier)
     if check:
         _refuse_check_of_something_else(loaded, recipe, check, classifier)
     processes = launch(resolve(device), devices, nodes)
@@ -124,10 +129,9 @@ def evaluate(
     if expect is not None:
         kept = overridden(options)
         processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
-    emit(_in_format(summary, format), kept=str(path / runs.SUMMARY))
+    print_with_answers(_in_format(summary, format), summary, format, path, per_class, confusion)
     output.warn_not_converged(summary["not_converged"])
-    if solver is not None:
-        _say_if_unused(loaded, summary)
+    _say_if_unused(solver, loaded, summary)
     return _judge(loaded, summary, strict, check)
 
 
@@ -152,8 +156,10 @@ def _refuse_check_of_something_else(recipe: "Recipe", name_or_path: str, check: 
         )
 
 
-def _refuse_to_write(path: Path, classifier: Path | None) -> None:
+def _refuse_to_write(path: Path | None, classifier: Path | None) -> None:
     """Refuse `--write-expect` where it would replace a file or where there are no episodes to expect."""
+    if path is None:
+        return
     if path.exists():
         raise FslError(f"--write-expect {path}: already exists; give another name")
     if classifier is not None:
@@ -199,9 +205,9 @@ def _evaluate(
     return evaluate_episodes(recipe, root, path, resume, processes, weights, batch, check)
 
 
-def _say_if_unused(recipe: "Recipe", summary: Mapping[str, Any]) -> None:
+def _say_if_unused(solver: str | None, recipe: "Recipe", summary: Mapping[str, Any]) -> None:
     """Say that `--solver` changed nothing where no transport problem was posed."""
-    if summary.get("solver") is None:
+    if solver is not None and summary.get("solver") is None:
         part = recipe.head.name if recipe.eval.protocol == "episodes" else recipe.pretrain.classifier.name
         say(f"note: {part} poses no transport problems here, so --solver changed nothing")
 
@@ -238,7 +244,7 @@ def _in_format(summary: Mapping[str, Any], form: Format) -> str:
     if form is Format.csv:
         return csv_table(list(row), [cells])
     header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
-    if form is Format.md:
+    if form in (Format.md, Format.github):
         return markdown(header, [cells])
     if form is Format.latex:
         return latex(header, [cells], notes=_notes(summary))

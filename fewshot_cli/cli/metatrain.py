@@ -13,6 +13,7 @@ def metatrain(
     devices: o.Devices = None,
     nodes: o.Nodes = None,
     precision: o.Precision = None,
+    log: o.Log = None,
     tensorboard: o.TensorBoard = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
@@ -39,7 +40,7 @@ def metatrain(
         if dry_run
         else processes.first(lambda: runs.choose(run_dir, "metatrain", loaded.weights or loaded.name, resume))
     )
-    summary = train(loaded, root, path, resume, processes, weights, tensorboard)
+    summary = train(loaded, root, path, resume, processes, weights, o.loggers(log, tensorboard))
     if summary is None or path is None:
         return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     output.say_next(f"fsl eval --recipe {recipe} --weights {summary['weights']}")

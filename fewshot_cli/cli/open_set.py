@@ -28,10 +28,10 @@ def tell_unknown(
     from fewshot_cli.evaluation.open_set import evaluate_open_set
     from fewshot_cli.runtime.processes import Processes
 
-    if any(other is not None for other in others) or form is Format.junit:
+    if any(others) or form in (Format.junit, Format.github):
         raise FslError(
             "--open-set is a measurement of its own: leave out --check, --write-expect, --classifier, --run-dir, "
-            "--resume, --devices, --num-nodes, --dry-run and --format junit"
+            "--resume, --devices, --num-nodes, --dry-run, --per-class, --confusion and --format junit or github"
         )
     result = evaluate_open_set(recipe, root, Processes(device), unknown, reject, weights)
     error, accept = result["calibration_error"], result["false_accept"]

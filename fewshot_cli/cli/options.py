@@ -10,6 +10,7 @@ import typer
 from fewshot_cli.cli import completion
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime import roots
+from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.render import Format
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Kind(StrEnum):
 
 
 KINDS_HELP = "solvers, heads, backbones, classifiers, extractors, datasets or recipes."
+
+
+class LogTo(StrEnum):
+    """The loggers that training writes to."""
+
+    csv = "csv"
+    mlflow = "mlflow"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -191,12 +201,21 @@ Nodes = Annotated[
 Precision = Annotated[
     str | None, typer.Option("--precision", help="Precision of the backbone, 32 or bf16, in place of the recipe's.")
 ]
-TensorBoard = Annotated[
-    bool, typer.Option("--tensorboard", help="Also write TensorBoard event files into the run directory.")
+Log = Annotated[
+    list[LogTo] | None,
+    typer.Option("--log", help="Also write every epoch to this logger; repeatable.", metavar="|".join(LogTo)),
 ]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", hidden=True, help="The earlier name of --log tensorboard.")]
 Support = Annotated[
     Path, typer.Option("--support", help="Folder or archive of labelled examples, stored as <class>/<image>.")
 ]
+
+
+def loggers(log: list[LogTo] | None, tensorboard: bool) -> list[str]:
+    """The loggers that `--log` names, and the one that `--tensorboard` means, an option of earlier versions."""
+    if tensorboard:
+        say("note: --tensorboard is now --log tensorboard; it is understood, but please write the new one")
+    return [*(log or []), *(["tensorboard"] if tensorboard else [])]
 
 
 def taking(folder: Path | None, option: str, class_level: int | None, skip_bad: bool) -> "Taking":

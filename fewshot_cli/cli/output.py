@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.latex import Mark, latex
-from fewshot_cli.runtime.render import Format, as_csv, as_json, tables
+from fewshot_cli.runtime.render import Format, as_csv, as_json, as_yaml, tables
 from fewshot_cli.runtime.shown import unsteered
 
 if TYPE_CHECKING:  # importing these would import pydantic and NumPy for --help
@@ -47,22 +47,6 @@ def print_summary(summary: Mapping[str, Any], path: Path) -> None:
 def print_recipe(recipe: "Recipe") -> None:
     """The resolved recipe as YAML that `--recipe` reads back."""
     emit(as_yaml({key: value for key, value in recipe.resolved().items() if key != "name"}))
-
-
-def as_yaml(data: dict[str, Any]) -> str:
-    """Plain data as YAML, such as a resolved recipe, without empty keys."""
-    import yaml
-
-    return yaml.safe_dump(_without_empty(data), sort_keys=False, allow_unicode=True)
-
-
-def _without_empty(data: Any) -> Any:
-    """The data without empty keys, the options of a part beside its name."""
-    if not isinstance(data, dict):
-        return data
-    if set(data) == {"name", "options"}:
-        return {"name": data["name"], **_without_empty(data["options"])}
-    return {key: _without_empty(value) for key, value in data.items() if value is not None}
 
 
 def say_next(command: str) -> None:

@@ -12,6 +12,7 @@ def pretrain(
     devices: o.Devices = None,
     nodes: o.Nodes = None,
     precision: o.Precision = None,
+    log: o.Log = None,
     tensorboard: o.TensorBoard = False,
     seed: o.Seed = None,
     data_root: o.DataRoot = None,
@@ -34,7 +35,7 @@ def pretrain(
     chosen_device, root = resolve(device), o.data_root(data_root)
     processes = Processes(chosen_device) if dry_run else launch(chosen_device, devices, nodes)
     path = None if dry_run else processes.first(lambda: runs.choose(run_dir, "pretrain", loaded.start, resume))
-    summary = train(loaded, root, path, resume, processes, tensorboard)
+    summary = train(loaded, root, path, resume, processes, o.loggers(log, tensorboard))
     if summary is None or path is None:
         return output.say_ready_to_train(open_dataset(loaded.dataset.name, loaded.store, root))
     verb = "eval" if loaded.eval.protocol == "classification" else "metatrain"

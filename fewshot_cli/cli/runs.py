@@ -8,10 +8,10 @@ import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli.completion import run_folders
-from fewshot_cli.cli.output import as_yaml, in_format, say_next
+from fewshot_cli.cli.output import in_format, say_next
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, say
-from fewshot_cli.runtime.render import Format, plus_minus
+from fewshot_cli.runtime.render import Format, as_yaml, plus_minus
 
 if TYPE_CHECKING:  # importing it would read and write files' locks for --help
     from fewshot_cli.runtime.run_folders import RunFolder

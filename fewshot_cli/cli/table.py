@@ -61,7 +61,7 @@ def table(
     weights: o.Weights = None,
     solver: o.Solver = None,
     sets: o.Set = None,
-    format: Annotated[Format, o.format_option(*Format)] = Format.table,
+    format: Annotated[Format, o.format_option(*(form for form in Format if form is not Format.github))] = Format.table,
     plot: Annotated[
         Path | None,
         typer.Option(

@@ -24,6 +24,7 @@ from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.external import seen
 from fewshot_cli.evaluation.results import ClassificationResult, PredictionRecord, Validation
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
+from fewshot_cli.evaluation.tally import PREDICTIONS
 from fewshot_cli.features.embed import BATCH
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.runtime.console import progress
@@ -33,7 +34,6 @@ from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights.find import FoundWeights, find_weights
 
 TOP = 5
-PREDICTIONS = "predictions.jsonl"
 
 
 @torch.no_grad()

@@ -50,9 +50,8 @@ def run_batch(
 ) -> tuple[list[EpisodeRecord], float]:
     """Records of the episodes `numbers` and the seconds spent inside the solver; features live where the head works.
 
-    A record holds the episode's number, its classes, the correct answers, the accuracy in per cent and the problems a
-    solver gave up on; nothing that depends on how episodes were batched. Raises `DataError` for NaN logits, and for
-    logits that are equal for all classes.
+    A record is an `EpisodeRecord` and holds nothing that depends on how episodes were batched. Raises `DataError` for
+    NaN logits, and for logits that are equal for all classes.
     """
     episodes = [sampler(n) for n in numbers]
     with transport.ledger() as ledger:
@@ -66,7 +65,8 @@ def run_batch(
         )
     guess = logits.argmax(-1).cpu()
     records: list[EpisodeRecord] = []
-    for episode, row, failed in zip(episodes, guess, ledger.failures(len(episodes)), strict=True):
+    solved = ledger.posed(len(episodes)), ledger.failures(len(episodes))
+    for episode, row, posed, failed in zip(episodes, guess, *solved, strict=True):
         labels = episode.labels()
         correct = int((row == labels).sum())
         records.append(
@@ -76,6 +76,8 @@ def run_batch(
                 "correct": correct,
                 "queries": len(labels),
                 "accuracy": 100 * correct / len(labels),
+                "predicted": row.tolist(),
+                "problems": posed,
                 "not_converged": failed,
             }
         )
@@ -187,6 +189,7 @@ def _result(model: Model, records: list[EpisodeRecord], seconds: dict[str, float
         "accuracy": mean_interval[0],
         "ci95": mean_interval[1],
         "interval": INTERVAL,
+        "problems": None if any("problems" not in r for r in records) else sum(r["problems"] for r in records),
         "not_converged": sum(r["not_converged"] for r in records),
         "seconds": seconds,
         "seed": recipe.seed,

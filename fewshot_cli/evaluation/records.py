@@ -64,4 +64,16 @@ def _wrong(record: Any, number: int, queries: int | None) -> str | None:
     classes = record.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return "has no list of classes"
+    return _wrong_answers(record, len(classes)) if "predicted" in record else None
+
+
+def _wrong_answers(record: Any, way: int) -> str | None:
+    """What is wrong with the answers of an episode, which lie class by class."""
+    predicted, queries = record["predicted"], record["queries"]
+    if not isinstance(predicted, list) or len(predicted) != queries or queries % max(way, 1):
+        return f"has no answer for each of its {queries} queries"
+    if not all(is_count(answer) and answer < way for answer in predicted):
+        return f"has an answer that is none of its {way} classes"
+    if sum(answer == k // (queries // way) for k, answer in enumerate(predicted)) != record["correct"]:
+        return f"says {record['correct']} correct, which its answers are not"
     return None

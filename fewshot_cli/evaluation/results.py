@@ -16,12 +16,40 @@ class EpisodeRecord(TypedDict):
     queries: int  # all queries
     accuracy: float  # 100 · correct / queries
     not_converged: int  # transport problems that the solver gave up on
+    predicted: NotRequired[list[int]]  # place in `classes` given to each query, class by class; not in earlier versions
+    problems: NotRequired[int]  # transport problems that were solved; not in earlier versions
     run: NotRequired[str]  # the beginning of its run's key, so that no other run's record passes for it
 
 
 # a line of `predictions.jsonl`, under protocol `classification`: the image's place in the split, its class, and the
 # likeliest classes, best first
 PredictionRecord = TypedDict("PredictionRecord", {"picture": int, "class": str, "top": list[str]})
+
+
+# how often the queries of a class were given the right one, with its interval: over the `episodes` that hold the class,
+# or over images, where there are no episodes
+ClassAccuracy = TypedDict(
+    "ClassAccuracy",
+    {
+        "class": str,
+        "accuracy": float,
+        "ci95": float | None,
+        "correct": int,
+        "queries": int,
+        "episodes": NotRequired[int],
+    },
+)
+
+# how many queries of a class were given another, of those for which that one was among the answers
+Confused = TypedDict("Confused", {"class": str, "predicted": str, "count": int, "offered": int, "share": float})
+
+
+class Confusion(TypedDict):
+    """Which class was taken for which: rows are the classes of the queries, columns those they were given."""
+
+    classes: list[str]  # of the rows and the columns
+    counts: list[list[int]]  # queries
+    offered: list[list[int]]  # queries for which the column's class was among the answers
 
 
 class Hashes(TypedDict):
@@ -74,6 +102,7 @@ class EpisodesResult(Evaluation):
     shot: int
     query: int  # queries per class
     episodes: int
+    problems: int | None  # transport problems that were solved; None where episodes of an earlier version do not say
     processes: int  # that shared the work
 
 

@@ -13,7 +13,9 @@ from fewshot_cli.contracts import Head, Learns
 from fewshot_cli.data.user_images import TAKING, Folder, Taking, omissions
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.evaluation.model import Model
+from fewshot_cli.evaluation.results import PredictionRecord
 from fewshot_cli.evaluation.stats import INTERVAL_IMAGES, share_ci95
+from fewshot_cli.evaluation.tally import PREDICTIONS
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, versions
 from fewshot_cli.weights import checkpoint
@@ -164,6 +166,12 @@ def score(
     with transport.ledger() as ledger:
         guess = _guess(model.learner, made.tensors[LAYER].to(maps.device), maps)
     truth = torch.tensor([names.index(folder.classes[i]) for i in folder.labels.tolist()])
+    answers: list[PredictionRecord] = [
+        {"picture": i, "class": names[label], "top": [names[given]]}
+        for i, (label, given) in enumerate(zip(truth.tolist(), guess.tolist(), strict=True))
+    ]
+    run.truncate(PREDICTIONS, 0)
+    run.append(PREDICTIONS, answers)
     correct = int((guess == truth).sum())
     mean, ci95 = share_ci95(correct, len(truth))
     summary = {

@@ -22,11 +22,28 @@ class Format(StrEnum):
     csv = "csv"
     junit = "junit"
     latex = "latex"
+    github = "github"
 
 
 def as_json(data: Any) -> str:
     """Plain data as indented JSON."""
     return json.dumps(data, indent=2)
+
+
+def as_yaml(data: dict[str, Any]) -> str:
+    """Plain data as YAML, such as a resolved recipe, without empty keys."""
+    import yaml
+
+    return yaml.safe_dump(without_empty(data), sort_keys=False, allow_unicode=True)
+
+
+def without_empty(data: Any) -> Any:
+    """The data without empty keys, the options of a part beside its name."""
+    if not isinstance(data, dict):
+        return data
+    if set(data) == {"name", "options"}:
+        return {"name": data["name"], **without_empty(data["options"])}
+    return {key: without_empty(value) for key, value in data.items() if value is not None}
 
 
 def grid(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
@@ -82,8 +99,8 @@ def as_csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def tables(form: Format, *blocks: tuple[Sequence[Any], Iterable[Sequence[Any]]]) -> list[str]:
-    """Tables, each given as header and rows: in Markdown for `md`, else in aligned columns."""
-    draw = markdown if form is Format.md else grid
+    """Tables, each given as header and rows: in Markdown for `md` and `github`, else in aligned columns."""
+    draw = markdown if form in (Format.md, Format.github) else grid
     return [draw(header, rows) for header, rows in blocks]
 
 

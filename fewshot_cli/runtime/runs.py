@@ -168,14 +168,21 @@ class Run:
     @property
     def summary(self) -> Any:
         """The summary of a complete run. Raises `DataError` for one that this run did not write."""
-        path = self.path / SUMMARY
-        if not path.exists():
-            return None
-        summary = read(path)
-        # those of earlier versions have no digest
-        if "summary" in self._config and self._config["summary"] != fingerprint(summary):
-            raise DataError(f"{path}: is not what this run wrote; remove it, and --resume makes it again")
-        return _with_seconds(summary, "", read(self.path / SECONDS)) if (self.path / SECONDS).exists() else summary
+        return summary_of(self.path, self._config)
+
+
+def summary_of(run: Path, config: Mapping[str, Any]) -> Any:
+    """The summary of the run in a directory, None of one that is not complete. Raises `DataError` for one that the run
+    with this configuration did not write.
+    """
+    path = run / SUMMARY
+    if not path.exists():
+        return None
+    summary = read(path)
+    # those of earlier versions have no digest
+    if "summary" in config and config["summary"] != fingerprint(summary):
+        raise DataError(f"{path}: is not what this run wrote; remove it, and --resume makes it again")
+    return _with_seconds(summary, "", read(run / SECONDS)) if (run / SECONDS).exists() else summary
 
 
 def _without_seconds(data: Any, place: str, seconds: dict[str, Any]) -> Any:

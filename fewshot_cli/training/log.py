@@ -1,7 +1,7 @@
-"""What a training run reports about its epochs: records, sentences, and TensorBoard's files."""
+"""What a training run reports about its epochs: records and sentences."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,9 +10,6 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import TrainingRecord
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 LOG = "log.jsonl"
 
@@ -61,30 +58,3 @@ def sentence(record: TrainingRecord, epochs: int, seconds: float) -> str:
         f"epoch {record['epoch']}/{epochs}: loss {record['loss']:.4f}, training {record['train_accuracy']:.1f} %"
         f"{tail} ({seconds:.0f} s)"
     )
-
-
-def check_tensorboard(requested: bool) -> None:
-    """Refuse `--tensorboard` where it is not installed. Raises `DataError`."""
-    try:
-        if requested:
-            import torch.utils.tensorboard  # noqa: F401 - only whether it imports
-    except ImportError as error:
-        raise DataError(
-            "--tensorboard: the package is not installed; pip install 'fewshot-cli[tensorboard]'"
-        ) from error
-
-
-def tensorboard_writer(run: Run, epochs_done: int) -> "SummaryWriter":
-    """TensorBoard's writer in the run directory; what it holds of later epochs is hidden."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=epochs_done + 1)
-
-
-def note(writer: "SummaryWriter", record: TrainingRecord) -> None:
-    """Write an epoch's record as TensorBoard's scalars."""
-    values = {"loss": record["loss"], "lr": record["lr"], "accuracy/training": record["train_accuracy"]}
-    if "validation" in record:
-        values["accuracy/validation"] = record["validation"]["accuracy"]
-    for name, value in values.items():
-        writer.add_scalar(name, value, record["epoch"])

@@ -1,6 +1,6 @@
 """Meta-training: episodes, end to end through the head and its transport problems (DeepEMD, section 4.1)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fewshot_cli.runtime.device import matching_device, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run, stage
 from fewshot_cli.training.augment import apply, draw
-from fewshot_cli.training.log import check_tensorboard
+from fewshot_cli.training.loggers import check_loggers
 from fewshot_cli.training.optimise import WEIGHTS, Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
@@ -65,7 +65,7 @@ def metatrain(
     resume: bool,
     processes: Processes,
     given: Path | None,
-    tensorboard: bool = False,
+    log: Sequence[str] = (),
 ) -> TrainingResult | None:
     """Train backbone and head on episodes of the train split, from pre-trained weights or random ones; returns the
     summary.
@@ -74,11 +74,11 @@ def metatrain(
     weights of the one before. Without a run directory everything is checked and nothing trained.
     """
     if not recipe.phases:
-        return _phase(recipe, root, run_dir, resume, processes, given, tensorboard)
+        return _phase(recipe, root, run_dir, resume, processes, given, log)
     phases = {name: _recipe_of(recipe, phase) for name, phase in recipe.phases.items()}
     if run_dir is None:
         for one in phases.values():
-            _phase(one, root, None, resume, processes, given, tensorboard)
+            _phase(one, root, None, resume, processes, given, log)
         return None
     store = processes.first(lambda: dataset_of(recipe, root))
     start = _start(recipe, given, processes)
@@ -94,7 +94,7 @@ def metatrain(
             root,
             processes=processes,
             given=start_from,
-            tensorboard=tensorboard,
+            log=log,
             before=steps,
         )
         results[name] = stage(processes, run_dir / name, train)
@@ -178,7 +178,7 @@ def _phase(
     resume: bool,
     processes: Processes,
     given: Path | None,
-    tensorboard: bool,
+    log: Sequence[str],
     before: int = 0,
 ) -> TrainingResult | None:
     """One phase; one that has steps `before` it draws other episodes, and starts with what the weights hold of its
@@ -205,7 +205,7 @@ def _phase(
         )
     sampler = Sampler(split, spec.way, spec.shot, spec.query, recipe.seed)
     validated = validation_model(recipe, spec.validation, root, processes, backbone, head)
-    check_tensorboard(tensorboard)
+    check_loggers(log)
     objective = EpisodeObjective(backbone, head, spec, extractor.patches, matching_on)
     _only(objective, spec.train)
     if run_dir is None:
@@ -247,4 +247,4 @@ def _phase(
             "start": start and start.sha256,
         },
     )
-    return fit(run, spec, job, processes, recipe.seed + before, tensorboard)
+    return fit(run, spec, job, processes, recipe.seed + before, log)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,14 +31,8 @@ from fewshot_cli.runtime.runs import TIMES, Run
 from fewshot_cli.training import watch
 from fewshot_cli.training.average import Average
 from fewshot_cli.training.batch_norm import share_batch_norm
-from fewshot_cli.training.log import (
-    LOG,
-    SolverStatistics,
-    epoch_record,
-    note,
-    sentence,
-    tensorboard_writer,
-)
+from fewshot_cli.training.log import LOG, SolverStatistics, epoch_record, sentence
+from fewshot_cli.training.loggers import open_loggers
 from fewshot_cli.weights import checkpoint
 
 STATE, WEIGHTS, CURVES = "state.pt", "weights.safetensors", "training.png"
@@ -161,11 +155,11 @@ class _Training:
 
 
 def fit(
-    run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, processes: Processes, seed: int, tensorboard: bool
+    run: Run, spec: PretrainSpec | MetatrainSpec, job: Job, processes: Processes, seed: int, log: Sequence[str] = ()
 ) -> TrainingResult:
-    """Train and return the result; `tensorboard` writes TensorBoard's files too.
+    """Train and return the result; the loggers named in `log` take each epoch too.
 
-    Raises `DataError` when the loss becomes NaN or infinite.
+    Raises `DataError` when the loss becomes NaN or infinite, and where a logger cannot begin.
     """
     fabric = processes.fabric  # it must be there before anything is compiled
     if spec.precision == "bf16" and not has_bf16(processes.device):
@@ -184,7 +178,7 @@ def fit(
     run.truncate(LOG, done.epoch)
     run.truncate(TIMES, done.epoch)
     used = machine(processes.device)
-    writer = tensorboard_writer(run, done.epoch) if tensorboard and processes.rank == 0 else None
+    loggers = open_loggers(log, run, done.epoch) if processes.rank == 0 else []
 
     def step(batch: Any, solved: SolverStatistics) -> Tensor:
         autocast = torch.autocast(processes.device.type, torch.bfloat16, enabled=spec.precision == "bf16")
@@ -216,14 +210,14 @@ def fit(
 
             def keep(record: TrainingRecord = record, times: dict[str, Any] = times) -> None:
                 training.keep(record, times)
-                if writer:
-                    note(writer, record)
+                for logger in loggers:
+                    logger.note(record)
 
             processes.first(keep)
             done.epoch += 1
             watch.tell(record)
-    if writer:
-        writer.close()
+    for logger in loggers:
+        logger.close()
     return processes.first(lambda: _finish(run, done))
 
 

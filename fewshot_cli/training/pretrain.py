@@ -1,6 +1,6 @@
 """Pre-training: cross-entropy over all base classes, validated by few-shot episodes (DeepEMD, sections 3.4 and 4.1)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import Run
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
 from fewshot_cli.training.distil import Teacher, divergence, make_teacher
-from fewshot_cli.training.log import check_tensorboard
+from fewshot_cli.training.loggers import check_loggers
 from fewshot_cli.training.optimise import Job, fit
 from fewshot_cli.training.sidecar import sidecar
 from fewshot_cli.training.validation import validation_model, validator
@@ -84,7 +84,7 @@ class ClassObjective(nn.Module):
 
 
 def pretrain(
-    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, processes: Processes, tensorboard: bool = False
+    recipe: Recipe, root: Path, run_dir: Path | None, resume: bool, processes: Processes, log: Sequence[str] = ()
 ) -> TrainingResult | None:
     """Train backbone and classifier on the train split; returns the summary of the run.
 
@@ -116,7 +116,7 @@ def pretrain(
     episodes = recipe.eval.protocol == "episodes"
     if episodes:
         validated = validation_model(recipe, spec.validation, root, processes, backbone)
-    check_tensorboard(tensorboard)
+    check_loggers(log)
     if run_dir is None:
         return None
     decided_by = {"device": device.type, "data": store.index["sha256"], "recipe": deciding(recipe, "pretrain")}
@@ -154,7 +154,7 @@ def pretrain(
         {"backbone": backbone, "classifier": classifier},
         {**sidecar("pretrain", recipe, store, parts, start), "classes": split.classes, **given},
     )
-    return fit(run, spec, job, processes, recipe.seed, tensorboard)
+    return fit(run, spec, job, processes, recipe.seed, log)
 
 
 def _try_side(backbone: nn.Module, side: int, name: str) -> None:

@@ -1,5 +1,6 @@
 """What the engine adds to the loop: options of the recipe, large splits, and what it writes."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -183,9 +184,9 @@ def test_the_whole_step_of_pretraining_is_compiled(fsl, tiny, monkeypatch):
 def test_a_run_leaves_curves_times_and_tensorboards_files(fsl, tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    words = ("pretrain", *tiny.words, "--set", "pretrain.epochs=2", "--tensorboard", "--run-dir", "run")
+    words = ("pretrain", *tiny.words, "--set", "pretrain.epochs=2", "--tensorboard", "--log", "csv", "--run-dir", "run")
     code, _, err = fsl(*words)
-    assert code == 0, err
+    assert code == 0 and err.count("--tensorboard is now --log tensorboard") == 1, err
     log, times = (
         [json.loads(line) for line in Path("run", name).read_text().splitlines()]
         for name in ("log.jsonl", "times.jsonl")
@@ -195,6 +196,8 @@ def test_a_run_leaves_curves_times_and_tensorboards_files(fsl, tiny):
     events = EventAccumulator("run/tensorboard")
     events.Reload()
     assert [e.value for e in events.Scalars("loss")] == pytest.approx([r["loss"] for r in log])
+    rows = list(csv.DictReader(Path("run/log.csv").open()))
+    assert [(int(row["epoch"]), float(row["loss"])) for row in rows] == [(r["epoch"], r["loss"]) for r in log]
 
 
 @pytest.mark.parametrize(

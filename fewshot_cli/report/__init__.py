@@ -1,0 +1,1 @@
+"""What `fsl report` writes: one page that shows a run, or several side by side."""
