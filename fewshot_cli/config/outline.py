@@ -168,8 +168,15 @@ def _items(node: ast.Subscript) -> list[ast.expr]:
 
 
 def _default_part(value: ast.AST | None) -> str | None:
-    """The name in `PartSpec(name="…")`."""
-    for word in value.keywords if isinstance(value, ast.Call) else []:
-        if word.arg == "name" and isinstance(word.value, ast.Constant):
-            return cast(str, word.value.value)
+    """The name in `PartSpec(name="…")`, wherever it stands in a field's value."""
+    for node in ast.walk(value) if value is not None else []:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "PartSpec":
+            return next(
+                (
+                    cast(str, w.value.value)
+                    for w in node.keywords
+                    if w.arg == "name" and isinstance(w.value, ast.Constant)
+                ),
+                None,
+            )
     return None
