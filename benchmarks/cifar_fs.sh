@@ -14,5 +14,5 @@ one "proto5" --set head=prototype --set episode.shot=5
 one "cosine5" --set head=prototype --set head.distance=cosine --set episode.shot=5
 one "emd5" --set episode.shot=5
 one "sfc5" --set head=sfc --set episode.shot=5 --set eval.episodes=600
-for rival in proto1 cosine1; do echo "emd1 - $rival: $(fsl compare "$out/emd1" "$out/$rival" | tr -d '\n ')"; done
-for rival in proto5 cosine5 emd5; do echo "sfc5 - $rival: $(fsl compare "$out/sfc5" "$out/$rival" | tr -d '\n ')"; done
+for rival in proto1 cosine1; do echo "emd1 - $rival: $(fsl compare "$out/emd1" "$out/$rival" | head -n 1)"; done
+for rival in proto5 cosine5 emd5; do echo "sfc5 - $rival: $(fsl compare "$out/sfc5" "$out/$rival" | head -n 1)"; done

@@ -91,7 +91,8 @@ def part(kind: str, name: str) -> Any:
     """The class registered as `name`. Raises `RecipeError` with the nearest names when there is none."""
     known = entries(kind)
     if name not in known:
-        raise RecipeError(f"unknown {kind[:-1]} {name!r}{did_you_mean(name, known)}; `fsl list {kind}` shows all")
+        hint = of_another_kind(name) or did_you_mean(name, known)
+        raise RecipeError(f"unknown {kind[:-1]} {name!r}{hint}; `fsl list {kind}` shows all")
     return known[name].load()
 
 
@@ -141,6 +142,22 @@ def able(kind: str, ability: type) -> list[str]:
             if issubclass(entry.load(), ability):
                 names.append(name)
     return sorted(names, key=lambda name: not entries(kind)[name].built_in)
+
+
+def of_another_kind(name: str) -> str:
+    """` (emd is a head)` for a name of some part, recipe or weights, where it was taken for something else; or the
+    empty string.
+    """
+    kinds = [f"{'an' if kind[0] in 'aeiou' else 'a'} {kind[:-1]}" for kind in KINDS if name in entries(kind)]
+    kinds += ["a recipe"] if name.removesuffix(".yaml") in _recipe_names() else []
+    kinds += ["the name of weights"] if name in entries("weights") else []
+    return f" ({name} is {' and '.join(kinds)})" if kinds else ""
+
+
+def _recipe_names() -> list[str]:
+    import fewshot_cli.recipes as folder
+
+    return [path.stem for path in Path(folder.__path__[0]).glob("*.yaml")]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

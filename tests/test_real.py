@@ -139,7 +139,7 @@ def test_the_layer_beats_prototypes_and_its_margin_grows_with_the_shots(prepared
                 tmp_path / f"{head}{shot}",
             )
             assert code == 0, err
-        code, out, err = fsl("compare", tmp_path / f"sfc{shot}", tmp_path / f"prototype{shot}")
+        code, out, err = fsl("compare", "--format", "json", tmp_path / f"sfc{shot}", tmp_path / f"prototype{shot}")
         margin[shot] = json.loads(out)["difference"]
         assert margin[shot]["accuracy"] > margin[shot]["ci95"]
     assert margin[20]["accuracy"] > margin[5]["accuracy"]

@@ -4,21 +4,19 @@ Importing it must stay cheap: no torch, no pydantic.
 """
 
 import atexit
-import functools
-import inspect
 import os
+import shlex
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
-from fewshot_cli.cli import completion, gallery, recipe, runs, weights
+from fewshot_cli.cli import completion, gallery, guide, recipe, runs, usage, weights
+from fewshot_cli.cli.align import align
 from fewshot_cli.cli.calibrate import calibrate
 from fewshot_cli.cli.classify import classify
 from fewshot_cli.cli.compare import compare
@@ -27,14 +25,17 @@ from fewshot_cli.cli.eval import evaluate
 from fewshot_cli.cli.export import export
 from fewshot_cli.cli.features import features
 from fewshot_cli.cli.finetune_sfc import finetune_sfc
+from fewshot_cli.cli.frame import Verb, Verbs, framed, help_of, root
 from fewshot_cli.cli.import_weights import import_weights
 from fewshot_cli.cli.init import init
 from fewshot_cli.cli.list import list_parts
 from fewshot_cli.cli.match import match
 from fewshot_cli.cli.metatrain import metatrain
+from fewshot_cli.cli.open_set import open_set
 from fewshot_cli.cli.prepare import prepare
 from fewshot_cli.cli.pretrain import pretrain
 from fewshot_cli.cli.profile import profile
+from fewshot_cli.cli.proxies import proxies
 from fewshot_cli.cli.report import report
 from fewshot_cli.cli.reproduce import reproduce
 from fewshot_cli.cli.retrieve import retrieve
@@ -43,10 +44,9 @@ from fewshot_cli.cli.sweep import sweep
 from fewshot_cli.cli.table import table
 from fewshot_cli.errors import DataError, Exit, FslError
 from fewshot_cli.evaluation.check import Check
-from fewshot_cli.runtime.console import complain, emit, say, tolerate_encodings
+from fewshot_cli.runtime.console import begin, complain, idle, say, tolerate_encodings
 from fewshot_cli.runtime.files import explain
 from fewshot_cli.runtime.shown import shown
-from fewshot_cli.version import __version__
 
 VERBS: dict[str, Callable[..., None]] = {
     "init": init,
@@ -56,6 +56,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "metatrain": metatrain,
     "finetune-sfc": finetune_sfc,
     "eval": evaluate,
+    "open-set": open_set,
     "profile": profile,
     "features": features,
     "export": export,
@@ -65,6 +66,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate,
     "retrieve": retrieve,
     "match": match,
+    "align": align,
+    "proxies": proxies,
     "reproduce": reproduce,
     "table": table,
     "sweep": sweep,
@@ -72,19 +75,6 @@ VERBS: dict[str, Callable[..., None]] = {
     "show": show,
     "doctor": doctor,
 }
-
-
-class Verbs(TyperGroup):
-    """The verbs of `fsl`: `--debug`, which the group itself declares, is an option of every one of them."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        debug = next(option for option in self.params if option.name == "debug")
-        pending = list(self.commands.values())
-        while pending:
-            command = pending.pop()
-            command.params.append(debug)
-            pending += getattr(command, "commands", {}).values()
 
 
 app = typer.Typer(
@@ -100,69 +90,17 @@ app = typer.Typer(
 )
 
 
-def _print_version(given: bool) -> None:
-    if given:
-        emit(f"fsl {__version__}")
-        raise typer.Exit
-
-
-def _remember_debug(ctx: typer.Context, given: bool) -> None:
-    if given and ctx.obj is not None:
-        ctx.obj["debug"] = True
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[
-        bool,
-        typer.Option(
-            "--debug", callback=_remember_debug, expose_value=False, is_eager=True, help="Show tracebacks of errors."
-        ),
-    ] = False,
-) -> None:
-    """Few-shot image classification by optimal matching: a recipe in, an accuracy with its interval out."""
-
-
-def _help(verb: Callable[..., None]) -> str:
-    """The docstring of a verb with one line per paragraph, since Typer keeps line breaks."""
-    return "\n\n".join(part.replace("\n", " ") for part in (inspect.getdoc(verb) or "").split("\n\n"))
-
-
-def _at_home(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, whose paths may begin with `~` where no shell has replaced it: after `=`, and in variables.
-
-    A value that looks like an option is the next option, and the value was forgotten: that is a `FslError`.
-    """
-
-    def expanded(name: str, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(expanded(name, one) for one in value)
-        if isinstance(value, str | Path) and str(value).startswith("--"):
-            raise FslError(
-                f"{value} stands where the value of --{name.replace('_', '-')} should be; give one, or write ./{value} "
-                "for a file that is called so"
-            )
-        return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
-
-    @functools.wraps(verb)
-    def run(**given: Any) -> None:
-        verb(**{name: expanded(name, value) for name, value in given.items()})
-
-    return run
-
-
+app.callback()(root)
+GROUPS = {"gallery": gallery.app, "recipe": recipe.app, "runs": runs.app, "weights": weights.app}
 for _name, _verb in VERBS.items():
-    app.command(_name, help=_help(_verb))(_at_home(_verb))
-for _command in (c for group in (gallery, recipe, runs, weights) for c in group.app.registered_commands):
-    if _command.callback is not None:
-        _command.callback = _at_home(_command.callback)
-app.add_typer(gallery.app, name="gallery")
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(runs.app, name="runs")
-app.add_typer(weights.app, name="weights")
+    app.command(_name, cls=Verb, help=help_of(_verb))(framed(_verb, guide.entry(_name).asks))
+for _name, _group in GROUPS.items():
+    for _command in _group.registered_commands:
+        assert _command.callback is not None
+        _command.cls, _command.help = Verb, help_of(_command.callback)
+        _words = f"{_name} {_command.name or _command.callback.__name__}"
+        _command.callback = framed(_command.callback, guide.entry(_words).asks)
+    app.add_typer(_group, name=_name, cls=Verbs)
 
 
 def main() -> NoReturn:
@@ -177,17 +115,32 @@ def main() -> NoReturn:
     _fill_closed_streams()
     tolerate_encodings()
     completion.prepare()
+    begin()
     shared = {"debug": False}  # among the contexts of the group and its verbs
     try:
         code = _run(shared)
     except KeyboardInterrupt:
-        say("fsl: interrupted; to continue a run, give the same command again, with --resume where it has that option")
+        say(interrupted(sys.argv[1:]))
         code = Exit.INTERRUPTED
     except (typer.Abort, typer.Exit) as stop:
         code = getattr(stop, "exit_code", Exit.INTERRUPTED)
     except Exception as error:
         code = _report(error, shared["debug"])
     _leave(code)
+
+
+def interrupted(words: list[str]) -> str:
+    """What to type after an interruption: the command that continues, or begins anew."""
+    runs = sys.modules.get("fewshot_cli.runtime.runs")  # not there before the verb began
+    path = runs.resumable() if runs is not None else None
+    if path is not None:
+        more = [] if "--resume" in words else ["--resume"]
+        named = any(word == "--run-dir" or word.startswith("--run-dir=") for word in words)
+        more += [] if named else ["--run-dir", str(path)]
+        return f"fsl: interrupted; what is done is kept; to continue: {shlex.join(['fsl', *words, *more])}"
+    verb = next((word for word in words if not word.startswith("-")), "")
+    does = "the same command continues" if guide.entry(verb).again else "to begin again"
+    return f"fsl: interrupted; {does}: {shlex.join(['fsl', *words])}"
 
 
 def _interrupt(number: int, _: object) -> None:
@@ -212,7 +165,7 @@ def _turn_deaf() -> None:
 def _run(shared: dict[str, bool]) -> int:
     """Run the verb and return its exit code."""
     try:
-        code = app(args=_spelled_out(sys.argv[1:]), standalone_mode=False, obj=shared)
+        code = app(args=_spelled_out(sys.argv[1:]), prog_name="fsl", standalone_mode=False, obj=shared)
     except SystemExit as stop:  # Typer's own answer to a closed pipe is 1, which here means a missed gate
         code = Exit.DATA if stop.code == 1 else stop.code
     if code == Exit.INTERRUPTED:  # Typer turns Ctrl-C into this code without a word
@@ -227,8 +180,9 @@ def _spelled_out(words: list[str]) -> list[str]:
 
 def _report(error: Exception, debug: bool) -> int:
     """Say what went wrong, with `debug` after the traceback, and return the exit code."""
-    if (show := getattr(error, "show", None)) is not None:  # a usage error of Typer's parser prints itself
-        show()
+    if getattr(error, "show", None) is not None:  # a usage error of Typer's parser
+        if sentence := usage.sentence(error):
+            complain(sentence)
         return Exit.USAGE
     if debug:
         say("".join(traceback.format_exception(error)).rstrip())
@@ -279,6 +233,7 @@ def _fill_closed_streams() -> None:
 
 def _leave(code: int) -> NoReturn:
     """End with this code; what comes while the interpreter tidies up changes nothing."""
+    idle()
     if threading.current_thread() is threading.main_thread():
         atexit.register(_turn_deaf)
     try:

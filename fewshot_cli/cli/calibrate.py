@@ -51,7 +51,11 @@ def calibrate(
 
         reliability(out, result["bins"], f"{loaded.name}, {result['images']} images")
         say(f"figure: {out}")
-    emit(in_format(format, result, [_table(result)], [_note(result)]))
+    sentence = (
+        f"calibration error {result['before']:.2f} % as they are, {result['after']:.2f} % at temperature "
+        f"{result['temperature']:.4g}, on {result['images']} images"
+    )
+    emit(in_format(format, result, [_table(result)], [_note(result)], (), sentence))
     warn_not_converged(result["not_converged"])
     say_next(f"fsl classify IMAGES --support {support} --temperature {result['temperature']:.4g}")
 

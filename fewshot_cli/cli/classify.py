@@ -1,13 +1,13 @@
 """`fsl classify`: labels for your own images from a few examples."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
+from fewshot_cli.cli.counted import sentence, told
 from fewshot_cli.cli.output import in_format, warn_not_converged
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, say
@@ -15,6 +15,9 @@ from fewshot_cli.runtime.render import Format, as_csv
 
 if TYPE_CHECKING:
     from fewshot_cli.predict.classify import Classification
+
+
+SORTING = "Sorting the images"  # a panel of the help
 
 
 def classify(
@@ -34,11 +37,19 @@ def classify(
     recipe: o.PhotoRecipe = None,
     weights: o.Weights = None,
     sets: o.Set = None,
-    solver: o.Solver = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Likeliest classes shown for each image.")] = 2,
+    solver: o.RareSolver = None,
+    top: Annotated[
+        int, typer.Option("--top", rich_help_panel=o.RESULT, min=1, help="Likeliest classes shown for each image.")
+    ] = 2,
     temperature: Annotated[
         float | None,
-        typer.Option("--temperature", min=1e-6, max=1e6, help="Of the probabilities, as fsl calibrate found it."),
+        typer.Option(
+            "--temperature",
+            rich_help_panel=o.RARELY,
+            min=1e-6,
+            max=1e6,
+            help="Of the probabilities, as fsl calibrate found it.",
+        ),
     ] = None,
     reject: Annotated[
         float | None,
@@ -58,14 +69,26 @@ def classify(
         typer.Option("--explain", file_okay=False, help="Draw what matched for each answer into this folder."),
     ] = None,
     move: Annotated[
-        Path | None, typer.Option("--move", file_okay=False, help="Move the images into this folder's class folders.")
+        Path | None,
+        typer.Option(
+            "--move", file_okay=False, rich_help_panel=SORTING, help="Move the images into this folder's class folders."
+        ),
     ] = None,
     link: Annotated[
-        Path | None, typer.Option("--link", file_okay=False, help="Link them there instead, and leave them in place.")
+        Path | None,
+        typer.Option(
+            "--link", file_okay=False, rich_help_panel=SORTING, help="Link them there instead, and leave them in place."
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Move or link without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", rich_help_panel=o.RARELY, help="Move or link without asking.")] = False,
     undo: Annotated[
-        Path | None, typer.Option("--undo", dir_okay=False, help="Take back what --move or --link listed in this file.")
+        Path | None,
+        typer.Option(
+            "--undo",
+            dir_okay=False,
+            rich_help_panel=SORTING,
+            help="Take back what --move or --link listed in this file.",
+        ),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on with images that are put into the folders, until interrupted.")
@@ -144,7 +167,8 @@ def _once(
     """Label the images, print the labels, then draw and sort them."""
     images, result = made.label(paths)
     rows = result["pictures"]
-    emit(in_format(form, result, [_table(rows, top)], [*_notes(result)], _records(rows, top)))
+    block = (*_table(rows, top), ("set", *(f"number {place}" for place in range(top, 2, -1)), "second"))
+    emit(in_format(form, result, [block], [*_notes(result), *told(result)], _records(rows, top), sentence(result)))
     warn_not_converged(result["not_converged"])
     if explain is not None:
         from fewshot_cli.figures.explain import explain as draw
@@ -220,9 +244,7 @@ def _table(rows: list[dict[str, Any]], top: int) -> tuple[list[str], list[list[s
 
 def _notes(result: dict[str, Any]) -> list[str]:
     examples = ", ".join(name if count is None else f"{name} {count}" for name, count in result["support"].items())
-    found = Counter(row["label"] or "none of these" for row in result["pictures"])
     notes = [
-        f"labels: {', '.join(f'{name} {count}' for name, count in found.most_common())}",
         f"examples: {examples}; recipe {result['recipe']}, weights {result['weights']}",
     ]
     if calibration := result.get("calibration"):

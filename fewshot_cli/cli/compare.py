@@ -1,15 +1,18 @@
 """`fsl compare`: two evaluation runs, paired by episode."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli.completion import run_folders
+from fewshot_cli.cli.output import in_format
 from fewshot_cli.runtime.console import emit
 from fewshot_cli.runtime.latex import Mark, latex
-from fewshot_cli.runtime.render import Format, as_json, plus_minus
+from fewshot_cli.runtime.render import Format, plus_minus
+
+Printed = o.format_option(Format.table, Format.json, Format.md, Format.csv, Format.latex)
 
 
 def compare(
@@ -17,7 +20,7 @@ def compare(
     second: Annotated[
         Path, typer.Argument(autocompletion=run_folders, help="Another one, evaluated on the same episodes.")
     ],
-    format: Annotated[Format, o.format_option(Format.json, Format.latex)] = Format.json,
+    format: Annotated[Format, Printed] = Format.table,
 ) -> None:
     """Accuracy of FIRST minus SECOND on the episodes that both have, with the paired 95 % interval."""
     from fewshot_cli.evaluation.pairs import accuracies, of_run
@@ -27,15 +30,35 @@ def compare(
     if format is Format.latex:
         return emit(_latex((first, second), (a, b)))
     (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(a), mean_ci95(b), paired(a, b)
-    emit(
-        as_json(
-            {
-                "episodes": len(a),
-                "first": {"accuracy": mean_a, "ci95": ci_a},
-                "second": {"accuracy": mean_b, "ci95": ci_b},
-                "difference": {"accuracy": difference, "ci95": ci95},
-            }
-        )
+    result = {
+        "episodes": len(a),
+        "first": {"accuracy": mean_a, "ci95": ci_a},
+        "second": {"accuracy": mean_b, "ci95": ci_b},
+        "difference": {"accuracy": difference, "ci95": ci95},
+    }
+    names = _names(first, second)
+    emit(in_format(format, result, [_table(names, result)], [_NOTE], _records(names, result), _sentence(names, result)))
+
+
+_NOTE = "intervals: 95 %, normal approximation over episodes; that of the difference over the episodes' differences"
+
+
+def _names(first: Path, second: Path) -> tuple[str, str]:
+    """What the runs are called: the names of their folders, with those above where they are alike."""
+    a, b = first.absolute(), second.absolute()
+    depth = 1
+    while a.parts[-depth:] == b.parts[-depth:] and depth < min(len(a.parts), len(b.parts)):
+        depth += 1
+    return str(Path(*a.parts[-depth:])), str(Path(*b.parts[-depth:]))
+
+
+def _sentence(names: tuple[str, str], result: dict[str, Any]) -> str:
+    """The comparison as an equation: `A 68.73 − B 55.72 = +13.02 ± 0.66 over 600 paired episodes`."""
+    a, b, difference = (result[key] for key in ("first", "second", "difference"))
+    many = "episode" if result["episodes"] == 1 else "episodes"
+    return (
+        f"{names[0]} {a['accuracy']:.2f} − {names[1]} {b['accuracy']:.2f} = "
+        f"{plus_minus(difference['accuracy'], difference['ci95'], '+')} over {result['episodes']} paired {many}"
     )
 
 
@@ -52,3 +75,21 @@ def _latex(runs: tuple[Path, Path], accuracies: tuple[list[float], list[float]])
     marks: dict[tuple[int, int], Mark] = {(i, 1): s for i, s in enumerate(standings(accuracies)) if s}
     note = f"{len(accuracies[0])} paired episodes; 95 % intervals"
     return latex(["run", "accuracy %", "difference"], rows, marks, [note])
+
+
+def _table(names: tuple[str, str], result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    rows = [[name, plus_minus(**_mean(result[key]))] for name, key in zip(names, ("first", "second"), strict=True)]
+    rows.append(["difference", plus_minus(**_mean(result["difference"]), sign="+")])
+    return ["run", "accuracy %"], rows
+
+
+def _mean(value: dict[str, Any]) -> dict[str, Any]:
+    return {"mean": value["accuracy"], "ci95": value["ci95"]}
+
+
+def _records(names: tuple[str, str], result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The comparison as one row of CSV."""
+    record: dict[str, Any] = {"first": names[0], "second": names[1], "episodes": result["episodes"]}
+    for key in ("first", "second", "difference"):
+        record |= {f"{key} accuracy": result[key]["accuracy"], f"{key} ci95": result[key]["ci95"]}
+    return [record]

@@ -22,7 +22,7 @@ def recipe_keys(ctx: typer.Context, incomplete: str) -> list[str]:
     from fewshot_cli.config import outline
 
     keys = {key: value for key, value in outline.recipe_keys().items() if key not in _PLAIN}
-    recipe = ctx.params.get("recipe") or ctx.params.get("file")
+    recipe = ctx.params.get("recipe_argument") or ctx.params.get("recipe") or ctx.params.get("file")
     chosen = _chosen(str(recipe or _usual_recipe(ctx)), ctx.params.get("sets") or ctx.params.get("changes") or ())
     return _matching(dict(_flat(keys, (), chosen, incomplete)), incomplete)
 

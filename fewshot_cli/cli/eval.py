@@ -14,7 +14,7 @@ from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.latex import latex
-from fewshot_cli.runtime.render import Format, JUnitCase, as_json, csv_table, grid, junit, markdown, plus_minus
+from fewshot_cli.runtime.render import Format, JUnitCase, as_json, between, csv_table, junit, markdown, plus_minus
 
 if TYPE_CHECKING:
     from fewshot_cli.config.schema import Recipe
@@ -35,14 +35,13 @@ def evaluate(
             help="Another dataset for the same weights, cropped as the recipe says (dataset.crop).",
         ),
     ] = None,
-    episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="Number of episodes, in place of the recipe's.")
-    ] = None,
+    episodes: o.Episodes = None,
     format: Annotated[Format, o.format_option(*Format)] = Format.table,
     check: Annotated[
         Check | None,
         typer.Option(
             "--check",
+            rich_help_panel=o.RESULT,
             metavar="[=any]",
             help="Compare with what the recipe expects on this data with these weights: exit 1 when that is not met, 5 "
             "when it expects nothing there. --check=any judges any data and weights.",
@@ -52,37 +51,49 @@ def evaluate(
         Path | None,
         typer.Option(
             "--write-expect",
+            rich_help_panel=o.RESULT,
             dir_okay=False,
             help="Write a recipe that expects this result on this data, for `--check` in your CI.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 4 when the solver did not converge on a problem.")
+        bool,
+        typer.Option(
+            "--strict", rich_help_panel=o.RARELY, help="Exit 4 when the solver did not converge on a problem."
+        ),
     ] = False,
     batch: Annotated[
-        int, typer.Option("--batch", min=0, help="Episodes per solver call, 0 to choose; changes the speed only.")
+        int,
+        typer.Option(
+            "--batch",
+            min=0,
+            rich_help_panel=o.MACHINE,
+            help="Episodes per solver call, 0 to choose; changes the speed only.",
+        ),
     ] = 0,
     classifier: Annotated[
         Path | None,
-        typer.Option("--classifier", dir_okay=False, help="Classifier of `fsl finetune-sfc` to score on --query."),
+        typer.Option("--classifier", hidden=True, dir_okay=False, help="Old spelling of `fsl classify --classifier`."),
     ] = None,
-    query: Annotated[
-        Path | None, typer.Option("--query", help="Folder of class folders to score --classifier on.")
-    ] = None,
+    query: Annotated[Path | None, typer.Option("--query", hidden=True, help="Images to score --classifier on.")] = None,
     open_set: Annotated[
-        int | None,
-        typer.Option("--open-set", min=1, help="Classes in each episode without support: how well they are told."),
+        int | None, typer.Option("--open-set", hidden=True, min=1, help="Old spelling of `fsl open-set --unknown`.")
     ] = None,
     reject: Annotated[
         float,
-        typer.Option("--reject", min=0.001, max=0.9, help="With --open-set: share of them that may pass as known."),
+        typer.Option("--reject", hidden=True, min=0.001, max=0.9, help="Old spelling of `fsl open-set --reject`."),
     ] = 0.05,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also the accuracy of each class.")] = False,
-    confusion: Annotated[
-        bool, typer.Option("--confusion", help="Also which class was taken for which, and how often.")
+    per_class: Annotated[
+        bool, typer.Option("--per-class", rich_help_panel=o.RESULT, help="Also the accuracy of each class.")
     ] = False,
-    class_level: o.ClassLevel = None,
-    skip_bad: o.SkipBad = False,
+    confusion: Annotated[
+        bool,
+        typer.Option(
+            "--confusion", rich_help_panel=o.RESULT, help="Also which class was taken for which, and how often."
+        ),
+    ] = False,
+    class_level: Annotated[int | None, typer.Option("--class-level", hidden=True, min=1, max=9)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", hidden=True)] = False,
     device: o.Device = "auto",
     devices: o.Devices = None,
     nodes: o.Nodes = None,
@@ -104,10 +115,9 @@ def evaluate(
     loaded = load_recipe(recipe, options)
     if print_config:
         return output.print_recipe(loaded)
-    if (classifier is None) != (query is None):
-        raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
     check_format(format, per_class, confusion)
     root = o.data_root(data_root)
+    _tell_old_spellings(loaded.name, classifier, query, open_set)
     if open_set is not None:
         others = (check, expect, classifier, run_dir, resume, devices, nodes, dry_run, per_class, confusion)
         return tell_unknown(loaded, open_set, reject, weights, root, resolve(device), format, others)
@@ -133,6 +143,16 @@ def evaluate(
     output.warn_not_converged(summary["not_converged"])
     _say_if_unused(solver, loaded, summary)
     return _judge(loaded, summary, strict, check)
+
+
+def _tell_old_spellings(recipe: str, classifier: Path | None, query: Path | None, open_set: int | None) -> None:
+    """Say what is written otherwise now. Raises `FslError` for one of two options that go together."""
+    if (classifier is None) != (query is None):
+        raise FslError("--classifier and --query go together: the classifier and the folder of class folders to score")
+    if classifier is not None:
+        o.told_elsewhere("--classifier with --query", f"fsl classify {query} --classifier {classifier} -r {recipe}")
+    if open_set is not None:
+        o.told_elsewhere("--open-set", f"fsl open-set {recipe} --unknown {open_set}")
 
 
 def _refuse_check_of_something_else(recipe: "Recipe", name_or_path: str, check: Check, classifier: Path | None) -> None:
@@ -244,11 +264,35 @@ def _in_format(summary: Mapping[str, Any], form: Format) -> str:
     if form is Format.csv:
         return csv_table(list(row), [cells])
     header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
+    if "pictures" in summary and "± 95 %" in header:
+        place = header.index("± 95 %")
+        header[place], cells[place] = "95 % interval", "{:.2f} to {:.2f}".format(*_ends(summary))
     if form in (Format.md, Format.github):
         return markdown(header, [cells])
     if form is Format.latex:
         return latex(header, [cells], notes=_notes(summary))
-    return "\n".join([grid(header, [cells]), *_notes(summary)])
+    least = ("recipe", "episodes", "task", "seconds", "external data", "dataset", "images")
+    return output.in_format(form, None, [(header, [cells], least)], ["\n".join(_notes(summary))], (), sentence(summary))
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """The result in words: `glyphs_5w1s: 68.73 ± 0.77 % over 600 episodes, 5-way 1-shot`."""
+    accuracy, ci95 = summary["accuracy"], summary["ci95"]
+    if "pictures" in summary:
+        task = f"{summary['classes']} classes" if "classes" in summary else f"{summary['way']} classes"
+        return f"{summary['recipe']}: {between(accuracy, *_ends(summary))} % of {summary['pictures']} images, {task}"
+    many = "episode" if summary["episodes"] == 1 else "episodes"
+    return (
+        f"{summary['recipe']}: {plus_minus(accuracy, ci95)} % over {summary['episodes']} {many}, "
+        f"{summary['way']}-way {summary['shot']}-shot"
+    )
+
+
+def _ends(summary: Mapping[str, Any]) -> tuple[float, float]:
+    """Both ends of the interval of an accuracy over images, which is not centred on it."""
+    from fewshot_cli.evaluation.stats import share_ends
+
+    return share_ends(round(summary["accuracy"] * summary["pictures"] / 100), summary["pictures"])
 
 
 def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +327,8 @@ def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
-    notes = [f"interval: {summary['interval']}; seed {summary['seed']}; weights {summary['weights']}"]
+    kind = summary["interval"].partition(", the distance")[0]  # both ends are printed
+    notes = [f"interval: {kind}; seed {summary['seed']}; weights {summary['weights']}"]
     if iterations := summary.get("iterations"):
         notes.append(
             f"iterations of the solver: {iterations['mean']:.2f} on average, standard deviation "
@@ -300,7 +345,10 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
 
 def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
     over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
-    text = f"accuracy {plus_minus(summary['accuracy'], summary['ci95'])} % over {over}"
+    measured = plus_minus(summary["accuracy"], summary["ci95"])
+    if "pictures" in summary:
+        measured = between(summary["accuracy"], *_ends(summary))
+    text = f"accuracy {measured} % over {over}"
     if summary["not_converged"]:
         text += f"; {output.not_converged(summary['not_converged'])}"
     if summary.get("external"):

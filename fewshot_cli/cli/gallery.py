@@ -44,7 +44,7 @@ def add(
     opened, model = _opened(gallery, True, recipe, weights, sets, device, data_root)
     given = LooseImages(images, model.recipe.image, Taking(None, skip_bad))
     mine = given.only(range(part - 1, len(given), parts))
-    with all_bad_of(mine), progress("embed", len(mine)) as bar:
+    with all_bad_of(mine), progress("embed", len(mine), "images") as bar:
         added = opened.add(mine, model, bar.update)
     say(f"{gallery}: {added} images added, {len(mine) - added} were there; it holds {len(opened)}")
     say_next(f"fsl gallery search {gallery} IMAGE")
@@ -108,12 +108,15 @@ def search(
         raise FslError(f"--engine {engine}: choose one of {', '.join(ENGINES)}")
     opened, model = _opened(gallery, False, recipe, weights, sets, device, data_root, solver)
     asked = LooseImages(images, model.recipe.image, Taking(None, skip_bad))
-    with all_bad_of(asked), transport.ledger() as ledger, progress("search", len(asked)) as bar:
+    with all_bad_of(asked), transport.ledger() as ledger, progress("search", len(asked), "queries") as bar:
         rows = find(opened, model, asked, shortlist, top, engine, bar.update)
     result = {"format": 1, "gallery": str(gallery), "images": len(opened), "queries": rows}
     flat = [{"query": r["query"], "place": i, **hit} for r in rows for i, hit in enumerate(r["found"], 1)]
     table = [[f["query"], f["place"], f["image"], f"{f['score']:.4f}", f"{f['cosine']:.4f}"] for f in flat]
-    emit(in_format(format, result, [(["query", "place", "image", "score", "cosine"], table)], [], flat))
+    many = "query" if len(rows) == 1 else "queries"
+    sentence = f"{len(rows)} {many} in the {len(opened)} images of {gallery}"
+    block = (["query", "place", "image", "score", "cosine"], table, ("cosine", "place"))
+    emit(in_format(format, result, [block], [], flat, sentence))
     warn_not_converged(sum(ledger.failures(1)))
 
 

@@ -1,6 +1,7 @@
 """Options common to several verbs, declared once, and the completion of names."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,13 @@ from fewshot_cli.runtime.render import Format
 if TYPE_CHECKING:
     from fewshot_cli.data.user_images import Taking
 
+# Panels of the help, for `rich_help_panel`; a panel of any other title is shown, too. An option without one stands in
+# OPTIONS.
+OPTIONS, RESULT, RUN = "Options", "Result", "Run"
+MACHINE, MANNERS, RARELY = "Machine", "Messages and help", "Rarely needed"
+RARE = (MACHINE, RARELY, MANNERS)  # shown by --help-all only
+
+RECIPE_ARGUMENT = "recipe_argument"  # the parameter by which verbs with --recipe take it as an argument
 DEFAULT_RECIPE, BENCHMARK_RECIPE = "glyphs_5w1s", "cifar_fs_5w1s_conv64"
 
 
@@ -100,18 +108,32 @@ def names_of(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def format_option(*formats: Format, help: str = "Format of the result on stdout.") -> Any:
+def format_option(*formats: Format, help: str = "Format of the result on stdout:") -> Any:
     """`--format` of a verb that supports these formats; another one is a usage error."""
+    choice = one_of(map(str, formats))
 
     def parse(text: str) -> Format:
         if text not in formats:
-            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, map(str, formats)))}.")
+            raise FslError(f"--format {text or repr(text)}: give {choice}")
         return Format(text)
 
     def complete(incomplete: str) -> list[str]:
         return [str(form) for form in formats if form.startswith(incomplete)]
 
-    return typer.Option("--format", parser=parse, metavar=f"<{'|'.join(formats)}>", autocompletion=complete, help=help)
+    return typer.Option(
+        "--format",
+        parser=parse,
+        metavar="FORMAT",
+        autocompletion=complete,
+        rich_help_panel=RESULT,
+        help=f"{help.rstrip('.:')}: {choice}.",
+    )
+
+
+def one_of(words: Iterable[str]) -> str:
+    """Words as a choice in a sentence: `a, b or c`."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 Recipe = Annotated[
@@ -120,7 +142,7 @@ Recipe = Annotated[
         "--recipe",
         "-r",
         autocompletion=recipe_names,
-        show_default=True,
+        metavar="NAME",
         help="Name of an installed recipe, or path of a recipe file.",
     ),
 ]
@@ -130,11 +152,25 @@ PhotoRecipe = Annotated[
         "--recipe",
         "-r",
         autocompletion=recipe_names,
+        metavar="NAME",
         help="Name of an installed recipe, or path of a recipe file (default: the best for photos that is installed).",
     ),
 ]
 Solver = Annotated[
-    str | None, typer.Option("--solver", autocompletion=names_of("solvers"), help="Solver, in place of the recipe's.")
+    str | None,
+    typer.Option(
+        "--solver", metavar="NAME", autocompletion=names_of("solvers"), help="Solver, in place of the recipe's."
+    ),
+]
+RareSolver = Annotated[
+    str | None,
+    typer.Option(
+        "--solver",
+        metavar="NAME",
+        autocompletion=names_of("solvers"),
+        rich_help_panel=RARELY,
+        help="Solver, in place of the recipe's.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -145,14 +181,23 @@ Set = Annotated[
         help="Override a key of the recipe; repeatable.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed, in place of the recipe's.")]
+Device = Annotated[
+    str, typer.Option("--device", rich_help_panel=MACHINE, help="Where to compute: auto, cpu, cuda or cuda:N.")
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of all that is drawn (default: the recipe's, mostly 1).")
+]
+Episodes = Annotated[
+    int | None,
+    typer.Option("--episodes", min=1, help="Number of episodes (default: the recipe's, mostly 600)."),
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
         "--data-root",
         envvar="FSL_DATA_ROOT",
         file_okay=False,
+        rich_help_panel=RUN,
         help="Folder of the prepared datasets and cached features.",
     ),
 ]
@@ -162,30 +207,45 @@ RunDir = Annotated[
         "--run-dir",
         file_okay=False,
         autocompletion=completion.run_folders,
+        rich_help_panel=RUN,
         help="Folder of this run (default: runs/VERB/NAME).",
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --run-dir, or the newest run of this recipe.")
+    bool,
+    typer.Option(
+        "--resume", rich_help_panel=RUN, help="Continue the run in --run-dir, or the newest run of this recipe."
+    ),
 ]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as YAML and stop.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data, weights and solver, then stop.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", rich_help_panel=RARELY, help="Print the resolved recipe as YAML and stop.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=RARELY, help="Check recipe, data, weights and solver, then stop.")
+]
 ClassLevel = Annotated[
     int | None,
     typer.Option(
         "--class-level",
+        rich_help_panel=RARELY,
         min=1,
         max=9,
         help="Where images lie in folders of folders: the classes are the first folders (1), the second (2), …",
     ),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Go on without images that cannot be used, and report which they are.")
+    bool,
+    typer.Option(
+        "--skip-bad",
+        rich_help_panel=RARELY,
+        help="Go on without images that cannot be used, and report which they are.",
+    ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
+        metavar="NAME",
         dir_okay=False,
         autocompletion=weights_names,
         help="Weights file, or the name of installed weights, in place of the recipe's.",
@@ -193,21 +253,40 @@ Weights = Annotated[
 ]
 Devices = Annotated[
     int | None,
-    typer.Option("--devices", min=1, help="Processes per node, one per GPU (default: 1, or torchrun's number)."),
+    typer.Option(
+        "--devices",
+        min=1,
+        rich_help_panel=MACHINE,
+        help="Processes per node, one per GPU (default: 1, or torchrun's number).",
+    ),
 ]
 Nodes = Annotated[
-    int | None, typer.Option("--num-nodes", min=1, help="Number of nodes (default: 1, or torchrun's number).")
+    int | None,
+    typer.Option(
+        "--num-nodes", min=1, rich_help_panel=MACHINE, help="Number of nodes (default: 1, or torchrun's number)."
+    ),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="Precision of the backbone, 32 or bf16, in place of the recipe's.")
+    str | None,
+    typer.Option(
+        "--precision", rich_help_panel=MACHINE, help="Precision of the backbone, 32 or bf16, in place of the recipe's."
+    ),
 ]
 Log = Annotated[
     list[LogTo] | None,
-    typer.Option("--log", help="Also write every epoch to this logger; repeatable.", metavar="|".join(LogTo)),
+    typer.Option(
+        "--log",
+        rich_help_panel=RARELY,
+        metavar="LOGGER",
+        help=f"Also write every epoch to {one_of(map(str, LogTo))}; repeatable.",
+    ),
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", hidden=True, help="The earlier name of --log tensorboard.")]
 Support = Annotated[
-    Path, typer.Option("--support", help="Folder or archive of labelled examples, stored as <class>/<image>.")
+    Path,
+    typer.Option(
+        "--support", metavar="FOLDER", help="Folder or archive of labelled examples, stored as <class>/<image>."
+    ),
 ]
 
 
@@ -238,6 +317,11 @@ def photo_recipe(given: str | None, shots: int, photos: bool = True) -> str:
     return given or (recipe_for_photos(shots) if photos else BENCHMARK_RECIPE)
 
 
+def told_elsewhere(old: str, new: str) -> None:
+    """Say that an old spelling is understood, and what to write now."""
+    say(f"note: {old} is an old spelling, which still works; write {new}")
+
+
 def refuse_existing(out: Path, force: bool) -> None:
     """Raise `FslError` for a file that is in the way of a result without `--force`."""
     if out.exists() and not force:
@@ -249,3 +333,16 @@ def as_sets(values: dict[str, Any]) -> list[str]:
     from fewshot_cli.config import overrides
 
     return [overrides.written(key, value) for key, value in values.items() if value is not None]
+
+
+def _shown_data_root() -> str:
+    """The data root as help shows it."""
+    if given := os.environ.get("FSL_DATA_ROOT"):
+        return f"$FSL_DATA_ROOT, {given}"
+    home = os.path.expanduser("~")
+    path = str(data_root(None))
+    return f"~{path.removeprefix(home)}" if path.startswith(f"{home}/") else path
+
+
+# What help shows as the default of a parameter of this name
+DEFAULTS: dict[str, Callable[[], str]] = {"data_root": _shown_data_root}

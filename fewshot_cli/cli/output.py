@@ -1,10 +1,11 @@
 """What several verbs print: a result in the chosen format, a run's summary, a recipe, the next command, warnings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_cli.runtime.console import emit, say
+from fewshot_cli.runtime.columns import fold
+from fewshot_cli.runtime.console import emit, say, width
 from fewshot_cli.runtime.latex import Mark, latex
 from fewshot_cli.runtime.render import Format, as_csv, as_json, as_yaml, tables
 from fewshot_cli.runtime.shown import unsteered
@@ -13,7 +14,7 @@ if TYPE_CHECKING:  # importing these would import pydantic and NumPy for --help
     from fewshot_cli.config.schema import Recipe
     from fewshot_cli.data.store import Store
 
-Block = tuple[Sequence[Any], Iterable[Sequence[Any]]]
+Block = tuple[Any, ...]  # a `render.Block`, or its header and rows alone
 
 
 def in_format(
@@ -22,19 +23,33 @@ def in_format(
     blocks: Sequence[Block],
     notes: Sequence[str] = (),
     records: Sequence[dict[str, Any]] = (),
+    sentence: str = "",
     marks: Mapping[tuple[int, int], Mark] | None = None,
 ) -> str:
-    """A result as JSON; its `records` as CSV; or as tables (header and rows), in columns, Markdown or LaTeX, with
-    notes. `marks` says which cells LaTeX sets off, by row and column of the first table.
+    """A result as JSON; its `records` as CSV; or as tables, in columns, Markdown or LaTeX, with notes.
+
+    A table in columns fits the terminal, and begins with the `sentence` that says the result. `marks` says which cells
+    LaTeX sets off, by row and column of the first table.
     """
     if form is Format.json:
         return as_json(result)
     if form is Format.csv:
         return as_csv(records)
     if form is Format.latex:
-        (header, rows), *more = blocks
+        (header, rows), *more = ((block[0], block[1]) for block in blocks)
         return "\n\n".join([latex(header, rows, marks, notes), *(latex(*block) for block in more)])
-    return "\n\n".join([*tables(form, *blocks), *map(unsteered, notes)])
+    if form is Format.md:
+        return "\n\n".join([*tables(form, *blocks), *map(unsteered, notes)])
+    wide = width()
+    said = [unsteered(text) for text in ([sentence] if sentence else []) + list(notes)]
+    said = ["\n".join(line for whole in text.splitlines() for line in folded(whole, wide)) for text in said]
+    drawn = tables(form, *blocks, width=wide)
+    return "\n\n".join([*said[: bool(sentence)], *drawn, *said[bool(sentence) :]])
+
+
+def folded(text: str, wide: int | None) -> list[str]:
+    """The lines of a text on a terminal of so many columns."""
+    return [text] if wide is None else fold(text, wide)
 
 
 def print_summary(summary: Mapping[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_cli.cli.github import publish
 from fewshot_cli.cli.output import Block
 from fewshot_cli.errors import FslError
-from fewshot_cli.runtime.console import emit
+from fewshot_cli.runtime.console import emit, width
 from fewshot_cli.runtime.render import Format, as_csv, as_json, plus_minus, tables
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def _with_answers(
         return as_csv([dict(row) for row in (answers.accuracies if per_class else answers.pairs())])
     blocks = [_per_class(answers.accuracies)] if per_class else []
     if not confusion:
-        return "\n\n".join([text, *tables(form, *blocks)])
-    return "\n\n".join([text, *tables(form, *blocks, _confused(answers.confused())), _note(answers)])
+        return "\n\n".join([text, *tables(form, *blocks, width=width())])
+    return "\n\n".join([text, *tables(form, *blocks, _confused(answers.confused()), width=width()), _note(answers)])
 
 
 def _per_class(accuracies: "list[ClassAccuracy]") -> Block:

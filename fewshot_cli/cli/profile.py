@@ -20,6 +20,7 @@ def profile(
         str | None,
         typer.Option(
             "--solver",
+            metavar="NAMES",
             autocompletion=o.names_of("solvers"),
             help="Solvers, separated by commas (default: all that work here).",
         ),
@@ -34,7 +35,9 @@ def profile(
     ] = False,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Take the features from this recipe (default: synthetic features)."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME", help="Take the features from this recipe (default: synthetic features)."
+        ),
     ] = None,
     weights: o.Weights = None,
     sets: Annotated[
@@ -44,18 +47,32 @@ def profile(
         ),
     ] = None,
     backward: Annotated[bool, typer.Option("--backward/--forward", help="Also time the gradient.")] = True,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed calls of each; the median is reported.")] = 7,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", rich_help_panel=o.RARELY, min=1, help="Timed calls of each; the median is reported."),
+    ] = 7,
     budget: Annotated[
-        float, typer.Option("--budget", min=0.01, help="Seconds to spend on one solver at one size.")
+        float,
+        typer.Option(
+            "--budget", rich_help_panel=o.RARELY, min=0.01, help="Seconds to spend on one solver at one size."
+        ),
     ] = 20.0,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", "--plot", dir_okay=False, help="Draw the time of each solver over size (PNG, SVG or PDF)."
+            "--out",
+            "-o",
+            "--plot",
+            dir_okay=False,
+            rich_help_panel=o.RESULT,
+            help="Draw the time of each solver over size (PNG, SVG or PDF).",
         ),
     ] = None,
     format: Annotated[Format, o.format_option(Format.table, Format.json, Format.md, Format.csv)] = Format.table,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="CPU threads of the solvers; 0 means all.")] = 1,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", rich_help_panel=o.MACHINE, min=0, help="CPU threads of the solvers; 0 means all."),
+    ] = 1,
     device: o.Device = "auto",
     data_root: o.DataRoot = None,
 ) -> None:
@@ -196,9 +213,35 @@ def _solvers_in_format(result: dict[str, Any], form: Format) -> str:
         "an episode is 375 problems"
     )
     notes = [*dict.fromkeys(left_out + failed), legend]
-    return in_format(form, result, [_solver_rows(result), _fit_rows(result)], notes, records)
+    solvers = (*_solver_rows(result), _LEAST)
+    return in_format(form, result, [solvers, _fit_rows(result)], notes, records, _fastest(records))
 
 
+def _fastest(records: list[dict[str, Any]]) -> str:
+    """The result in words: the fastest solver at the largest size that it was measured at."""
+    measured = [r for r in records if "problems_per_second" in r]
+    if not measured:
+        return "no solver could be measured"
+    most = max((r["n"], r["m"]) for r in measured)
+    first, *others = sorted((r for r in measured if (r["n"], r["m"]) == most), key=lambda r: -r["problems_per_second"])
+    said = f"fastest at {first['n']}×{first['m']}: {first['solver']}, {first['problems_per_second']:,.0f} problems/s"
+    if others:
+        times = first["problems_per_second"] / others[0]["problems_per_second"]
+        said += f", {times:.3g} times {others[0]['solver']}"
+    return said
+
+
+# what a narrow terminal may do without, the least needed first
+_LEAST = (
+    "overhead µs",
+    "gradient error (cost, weights)",
+    "iterations",
+    "batch",
+    "ms per episode",
+    "µs per problem",
+    "peak MB",
+    "relative gap",
+)
 _SOLVER_HEADER = [
     "solver",
     "n×m",
@@ -300,4 +343,6 @@ def _steps_in_format(result: dict[str, Any], form: Format) -> str:
         f"{r['share']:.2f} times the rate of the backbone's forward and backward alone"
         for r in result["records"]
     ]
-    return in_format(form, result, [(["stage", "part of the step", "ms", "share"], rows)], ["\n".join(notes)], parts)
+    sentence = "; ".join(f"{r['stage']}: {r['pictures_per_second']:,.0f} images/s" for r in result["records"])
+    header = ["stage", "part of the step", "ms", "share"]
+    return in_format(form, result, [(header, rows)], ["\n".join(notes)], parts, f"{result['recipe']}, {sentence}")

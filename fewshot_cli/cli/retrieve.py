@@ -9,7 +9,7 @@ from fewshot_cli.cli import options as o
 from fewshot_cli.cli.output import in_format, not_converged
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit
-from fewshot_cli.runtime.render import Format, plus_minus
+from fewshot_cli.runtime.render import Format, between, plus_minus
 
 
 def retrieve(
@@ -52,7 +52,7 @@ def retrieve(
     root, place, taking = o.data_root(data_root), resolve(device), o.taking(gallery, "--gallery", class_level, skip_bad)
     result = rank(loaded, gallery, query, queries, shortlist, ranks, weights, root, place, taking)
     records = [{"k": k, **values} for k, values in result["recall"].items()]
-    emit(in_format(format, result, [_table(result)], ["\n".join(_notes(result))], records))
+    emit(in_format(format, result, [_table(result, format)], ["\n".join(_notes(result))], records, _sentence(result)))
 
 
 def _ranks(text: str) -> tuple[int, ...]:
@@ -63,21 +63,41 @@ def _ranks(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, words))))
 
 
-def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    recall = result["recall"].values()
+def _table(result: dict[str, Any], form: Format) -> tuple[list[str], list[list[str]]]:
+    """Rankings by k; on a terminal the other way round, which is narrower."""
+    recall, queries = result["recall"].values(), result["queries"]
     rows = [
-        [name, *(plus_minus(r[kind], r[f"{kind}_ci95"]) for r in recall)]
+        [name, *(_share_with_ends(r[kind], queries) for r in recall)]
         for name, kind in (("global", "global"), (f"{result['head']} on {result['shortlist']}", "reranked"))
     ]
     rows.append(["difference", *(plus_minus(r["difference"], r["difference_ci95"], "+") for r in recall)])
-    return ["", *(f"Recall@{k} %" for k in result["recall"])], rows
+    header = ["", *(f"Recall@{k} %" for k in result["recall"])]
+    if form is Format.md:
+        return header, rows
+    first, *others = zip(header, *rows, strict=True)
+    return list(first), [list(other) for other in others]
+
+
+def _share_with_ends(value: float, queries: int) -> str:
+    from fewshot_cli.evaluation.stats import share_ends
+
+    return between(value, *share_ends(round(value * queries / 100), queries))
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    k, first = next(iter(result["recall"].items()))
+    return (
+        f"{result['gallery']}: Recall@{k} {_share_with_ends(first['reranked'], result['queries'])} % of "
+        f"{result['queries']} queries by {result['head']}, "
+        f"{plus_minus(first['difference'], first['difference_ci95'], '+')} to pooled features"
+    )
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
     notes = [
         f"{result['queries']} queries in {result['pictures']} images of {result['gallery']}; "
         f"recipe {result['recipe']}, weights {result['weights']}",
-        f"intervals: {result['interval']}; difference: {result['interval_difference']}",
+        f"intervals: {result['interval'].partition(', the distance')[0]}; difference: {result['interval_difference']}",
     ]
     if result["left_out"]:
         notes.append(f"left out: {result['left_out']} queries whose class has no other image")

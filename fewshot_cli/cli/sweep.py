@@ -150,7 +150,7 @@ def _search(
     notes += [f"trial {r['trial']} failed: {r['failed']}" for r in result["records"] if "failed" in r]
     flat = [{**{k: v for k, v in r.items() if k != "values"}, **r["values"]} for r in result["records"]]
     marks: dict[tuple[int, int], Mark] = {(0, len(header) - 3): "best"} if result["best"] else {}
-    emit(in_format(form, result, [(header, rows)], notes, flat, marks), kept=str(folder))
+    emit(in_format(form, result, [(header, rows)], notes, flat, marks=marks), kept=str(folder))
     if result["best"] is None:
         raise DataError(f"no trial gave a validation; {notes[-1]}")
     return say_next(search.command(result))
@@ -253,7 +253,7 @@ def _in_format(form: Format, result: dict[str, Any]) -> str:
         if "standing" in r:
             marks[place, len(result["columns"])] = r["standing"]
     records = [_flat(r) for r in result["records"]]
-    return in_format(form, result, [(header, rows)], _notes(result), records, marks)
+    return in_format(form, result, [(header, rows)], _notes(result), records, marks=marks)
 
 
 def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

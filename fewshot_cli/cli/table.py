@@ -38,18 +38,27 @@ def table(
     name: Annotated[
         str,
         typer.Argument(
-            autocompletion=_tables, help="deepemd.T1, .T2, .T3, .Fig4, .grid; mpw.T1 to .T5, .Fig2; lsc.T1 to .T6."
+            metavar="TABLE",
+            autocompletion=_tables,
+            help="deepemd.T1, .T2, .T3, .Fig4, .grid; mpw.T1 to .T5, .Fig2; lsc.T1 to .T6.",
         ),
     ],
     dataset: Annotated[
-        str | None, typer.Option("--dataset", autocompletion=o.names_of("datasets"), help="Dataset to run the rows on.")
+        str | None,
+        typer.Option(
+            "--dataset", metavar="NAME", autocompletion=o.names_of("datasets"), help="Dataset to run the rows on."
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="A 1-shot recipe, in place of the dataset's.")
+        str | None, typer.Option("--recipe", "-r", metavar="NAME", help="A 1-shot recipe, in place of the dataset's.")
     ] = None,
     rows: Annotated[
         list[str] | None,
-        typer.Option("--rows", help="Only the row with this name, or else those whose names contain it; repeatable."),
+        typer.Option(
+            "--rows",
+            metavar="NAME",
+            help="Only the row with this name, or else those whose names contain it; repeatable.",
+        ),
     ] = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", min=1, help="Episodes per row (default: 600; 2000 for lsc.*).")
@@ -65,7 +74,10 @@ def table(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", dir_okay=False, help="Draw accuracy over shots, or iterations over epochs (PNG, SVG, PDF)."
+            "--plot",
+            dir_okay=False,
+            rich_help_panel=o.RESULT,
+            help="Draw accuracy over shots, or iterations over epochs (PNG, SVG, PDF).",
         ),
     ] = None,
     device: o.Device = "auto",
@@ -167,20 +179,31 @@ def _evaluated(
 
     cells = evaluated.EvaluatedCells(request)
     path = runs.choose(run_dir, "table", f"{table.name}-{Path(cells.base).stem}", resume)
-    _print_episodes(evaluated.run(table, request, cells, cells.base, path, resume), path, form, plot)
+    _run_episodes(table, request, cells, cells.base, path, resume, form, plot)
 
 
 def _metatrained(
     table: "MetatrainedTable", request: "Request", run_dir: Path | None, resume: bool, form: Format, plot: Path | None
 ) -> None:
-    from fewshot_cli.papers import evaluated
     from fewshot_cli.papers.metatrained import MetatrainedCells
     from fewshot_cli.runtime.runs import CONFIG
 
     dataset = request.dataset or table.default_dataset
     path = (run_dir or Path("runs") / "table" / table.name.partition(".")[0] / dataset) / table.name
     cells = MetatrainedCells(table, request, path)
-    _print_episodes(evaluated.run(table, request, cells, dataset, path, (path / CONFIG).exists()), path, form, plot)
+    _run_episodes(table, request, cells, dataset, path, (path / CONFIG).exists(), form, plot)
+
+
+def _run_episodes(
+    table: Any, request: "Request", cells: Any, base: str, path: Path, resume: bool, form: Format, plot: Path | None
+) -> None:
+    """Run a table of few-shot accuracies and print it; when interrupted, as far as it is done."""
+    from fewshot_cli.papers import evaluated
+
+    def show(result: dict[str, Any]) -> None:
+        _print_episodes(result, path, form, None)
+
+    _print_episodes(evaluated.run(table, request, cells, base, path, resume, show), path, form, plot)
 
 
 def _trained(
@@ -191,8 +214,9 @@ def _trained(
 
     result = trained.run(table, request, run_dir or Path("runs") / "table" / table.name.partition(".")[0])
     records = result["records"]
-    notes = ["\n".join(_trained_notes(result))]
-    emit(in_format(form, result, [_trained_cells(records)], notes, records, _marks(records)))
+    said = _ran(result, [r for r in records if "missing" not in r])
+    block = (*_trained_cells(records), _TRAINED_LEAST)
+    emit(in_format(form, result, [block], ["\n".join(_trained_notes(result))], records, said, _marks(records)))
     if plot is not None and any("iterations" in r for r in records):
         curves.iterations(plot, records, f"{table.name}, seeds {', '.join(map(str, result['seeds']))}")
         say(f"curve: {plot}")
@@ -208,7 +232,8 @@ def _print_episodes(result: dict[str, Any], path: Path, form: Format, plot: Path
     if form is Format.junit:
         text = _junit(result)
     else:
-        text = in_format(form, result, [_cells(result)], ["\n".join(_notes(result))], records, _marks(records))
+        block = (*_cells(result), ("on", "published %", "task"))
+        text = in_format(form, result, [block], ["\n".join(_notes(result))], records, _best(result), _marks(records))
     emit(text, kept=str(path))
     if plot is not None and any("accuracy" in r for r in result["records"]):
         title = f"{result['table']} on {result['dataset']}, {result['episodes']} episodes"
@@ -223,6 +248,33 @@ def _marks(records: list[dict[str, Any]]) -> dict[tuple[int, int], Mark]:
     return {(place, 2): record["standing"] for place, record in enumerate(records) if "standing" in record}
 
 
+def _ran(result: dict[str, Any], ran: list[dict[str, Any]]) -> str:
+    """How much of a table was run."""
+    return f"{result['table']}: {len(ran)} of {len(result['records'])} results"
+
+
+def _best(result: dict[str, Any]) -> str:
+    """A table of few-shot accuracies in words: how much of it was run, and its best row at the first task."""
+    ran = [r for r in result["records"] if "accuracy" in r]
+    if not ran:
+        return _ran(result, ran)
+    way, shot = ran[0]["way"], ran[0]["shot"]
+    best = max((r for r in ran if (r["way"], r["shot"]) == (way, shot)), key=lambda r: r["accuracy"])
+    return (
+        f"{_ran(result, ran)} on {result['dataset']}; best at {way}-way {shot}-shot: {best['row']}, "
+        f"{plus_minus(best['accuracy'], best['ci95'])} %"
+    )
+
+
+# what a narrow terminal may do without, the least needed first
+_TRAINED_LEAST = (
+    "training/test time ÷ baseline",
+    "iterations (spread)",
+    "million multiply-adds (printed)",
+    "million parameters (printed)",
+    "least to largest",
+    "measured",
+)
 _TRAINED_HEADER = [
     "row",
     "measured",

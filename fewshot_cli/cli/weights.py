@@ -27,7 +27,10 @@ def list_weights(format: _Format = Format.table) -> None:
 
     rows = [_row(name) for name in installed.names()]
     header = list(rows[0]) if rows else ["name"]
-    emit(in_format(format, rows, [(header, [list(row.values()) for row in rows])]))
+    packages = len({row["package"] for row in rows})
+    sentence = f"{len(rows)} weights of {packages} {'package' if packages == 1 else 'packages'}"
+    block = (header, [list(row.values()) for row in rows], ("package", "validation %"))
+    emit(in_format(format, rows, [block], (), (), sentence))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from fewshot_cli import registry
 from fewshot_cli.config import overrides, strict_yaml
+from fewshot_cli.config.faults import in_words
 from fewshot_cli.config.places import PARTS, installed_recipes, part_name
 from fewshot_cli.config.schema import OWN, PartSpec, Recipe, Section
 from fewshot_cli.errors import RecipeError
@@ -33,12 +34,12 @@ class Source:
         """The error `file:line: key: reason`, with the line of the key or of its nearest parent."""
         given = next((p for p in self.places if p[: len(path)] == path and self.places[p].startswith("--set ")), None)
         if given and path not in self.places:  # a key inside this one was given by --set
-            return RecipeError(f"{self.places[given]}: {'.'.join(map(str, path))}: {reason}")
+            return _placed(self.places[given], path, reason)
         path = self._as_written(path)
         for cut in range(len(path), 0, -1):
             if path[:cut] in self.places:
-                return RecipeError(f"{self.places[path[:cut]]}: {'.'.join(map(str, path))}: {reason}")
-        return RecipeError(f"{self.where}: {'.'.join(map(str, path))}: {reason}")
+                return _placed(self.places[path[:cut]], path, reason)
+        return _placed(self.where, path, reason)
 
     def _as_written(self, path: tuple) -> tuple:
         """The path without the number of a list's only entry, where that was written as a mapping."""
@@ -76,6 +77,12 @@ class Source:
         self.places = {path: place for path, place in self.places.items() if path not in gone}
 
 
+def _placed(place: str, path: tuple, reason: str) -> RecipeError:
+    """The error `place: key: reason`, without the key where the place ends with it."""
+    key = ".".join(map(str, path))
+    return RecipeError(f"{place}: {reason}" if place == f"--set {key}" else f"{place}: {key}: {reason}")
+
+
 def brings_weights(backbone: str | None) -> bool:
     """Whether a backbone of this name brings weights of its own; one that cannot be had is told where it is built."""
     try:
@@ -103,7 +110,7 @@ def find_recipe(name_or_path: str) -> Path:
         raise RecipeError(f"{name_or_path[:80]}: no such recipe ({cause.strerror})") from cause
     if path.name == name_or_path and path.name.removesuffix(".yaml") in known:
         return known[path.name.removesuffix(".yaml")]
-    hint = registry.did_you_mean(path.name.removesuffix(".yaml"), known)
+    hint = registry.of_another_kind(name_or_path) or registry.did_you_mean(path.name.removesuffix(".yaml"), known)
     raise RecipeError(f"{name_or_path}: no such recipe{hint}; `fsl list recipes` shows those installed")
 
 
@@ -275,6 +282,8 @@ def validate_options(model: type[BaseModel], data: dict[str, Any], source: Sourc
             names = [k for k in owner.model_fields if k != "name" or owner is not Recipe] if owner else []
             hint = registry.did_you_mean(str(keys[-1]), names)
             raise source.error(where, f"unknown key{hint}; known here: {', '.join(names) or 'none'}") from cause
+        if kind == "missing" and isinstance(keys[-1], int):  # of a list of fixed length
+            raise source.error(where[:-1], f"must have more than {keys[-1]} values") from cause
         if kind == "missing":
             raise source.error(where, "is missing; it has no default") from cause
         if kind.startswith("union_tag"):  # a model chosen by one of its keys
@@ -284,8 +293,7 @@ def validate_options(model: type[BaseModel], data: dict[str, Any], source: Sourc
             hint = registry.did_you_mean(error["ctx"]["tag"], known.split("', '"))
             reason = f"must be one of '{known}', not {error['ctx']['tag']!r}{hint}"
             raise source.error((*where, key), reason) from cause
-        given = f", not {error['input']!r}" if not isinstance(error["input"], (dict, list)) else ""
-        raise source.error(where, f"{error['msg'][0].lower()}{error['msg'][1:]}{given}") from cause
+        raise source.error(where, in_words(error)) from cause
 
 
 def _located(model: type[BaseModel], loc: tuple[str | int, ...]) -> tuple[list[str | int], type[BaseModel] | None]:

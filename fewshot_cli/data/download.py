@@ -16,7 +16,8 @@ from typing import IO
 
 from fewshot_cli.data.archive import Source
 from fewshot_cli.errors import DataError
-from fewshot_cli.runtime.console import Bar, progress, say
+from fewshot_cli.runtime.bars import Bar
+from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.files import guarded
 
 BUSY = (429, 500, 502, 503, 504)  # answers that another try may change

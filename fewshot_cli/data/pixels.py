@@ -39,7 +39,7 @@ class Pixels:
             with guarded(root), tempfile.TemporaryFile(dir=root) as file:  # no name: it is gone with the process
                 os.posix_fallocate(file.fileno(), 0, size)  # a disk full later would kill the process
                 images = torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
-        with progress(f"decode {split.store}/{split.split}", len(split)) as bar:
+        with progress(f"decode {split.store}/{split.split}", len(split), "images") as bar:
             images, self.sizes = split.decode(side, recipe.dataset.crop, bar.update, into=images)
         self.images = images if self.mapped else images.to(self.device)
 

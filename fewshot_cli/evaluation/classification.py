@@ -46,7 +46,7 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
     backbone.eval()
     classifier.eval()
     top_classes = []
-    with progress("classify", len(images)) as bar:
+    with progress("classify", len(images), "images") as bar:
         for start in range(BATCH * processes.rank, len(images), BATCH * processes.size):
             some = images[start : start + BATCH]
             views = normalise(some.to(processes.device), recipe.image).contiguous(memory_format=torch.channels_last)

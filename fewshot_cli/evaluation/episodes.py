@@ -84,8 +84,26 @@ def run_batch(
     return records, ledger.seconds
 
 
-def _nothing() -> tuple[list[EpisodeRecord], float]:
-    return [], 0.0
+Batch = tuple[list[EpisodeRecord], float, float]  # records, seconds in the solver, seconds
+
+
+def _timed(run: Callable[[], tuple[list[EpisodeRecord], float]]) -> Batch:
+    begin = perf_counter()
+    return *run(), perf_counter() - begin
+
+
+def _nothing() -> Batch:
+    return [], 0.0, 0.0
+
+
+PACE = 1.0  # seconds that a batch should take at first, so that one sees it move
+
+
+def next_size(size: int, seconds: float, most: int) -> int:
+    """Episodes of the next batch after one of `size` that took so long: as many as take about `PACE`, at most four
+    times as many and at most `most`.
+    """
+    return max(1, min(most, 4 * size, int(size * PACE / seconds) if seconds > 0 else most))
 
 
 def run_episodes(
@@ -97,20 +115,26 @@ def run_episodes(
     done: Callable[[list[EpisodeRecord]], None],
     name: Callable[[int], str] = str,
     processes: Processes | None = None,
+    gradual: bool = False,
 ) -> dict[str, float]:
     """Evaluate episodes in batches, shared out over the processes; `done` gets the records in the episodes' order, on
-    every process. Returns seconds, those in the solver summed over the processes. Raises `DataError` as `run_batch`,
-    and when the features of all images are the same.
+    every process. Batches that are `gradual` begin with one episode and grow up to `batch` while they are quick.
+    Returns seconds, those in the solver summed over the processes. Raises `DataError` as `run_batch`, and when the
+    features of all images are the same.
     """
     if len(features) > 1 and all(torch.equal(features[0], other) for other in features[1:]):
         raise DataError("the backbone gives the same features for every image; check the weights and the images")
     begin, inside = perf_counter(), 0.0
     processes = processes or Processes(features.device)
-    batches = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
-    for i in range(0, len(batches), processes.size):
-        mine = batches[i + processes.rank : i + processes.rank + 1]
-        run = partial(run_batch, head, features, sampler, mine[0], name) if mine else _nothing
-        for records, spent in processes.gather(processes.each(run)):
+    at, size = 0, 1 if gradual else batch
+    while at < len(numbers):
+        mine = numbers[at + size * processes.rank :][:size]
+        run = partial(_timed, partial(run_batch, head, features, sampler, mine, name)) if mine else _nothing
+        batches = processes.gather(processes.each(run))
+        at += size * processes.size
+        if gradual:
+            size = next_size(size, max(seconds for *_, seconds in batches), batch)
+        for records, spent, _ in batches:
             inside += spent
             if records:
                 done(records)
@@ -154,8 +178,9 @@ def evaluate_episodes(
     if records:
         say(f"resuming after {len(records)} episodes")
     features = model.features()
-    batch = batch or episodes_per_call(model.head, sampler, features)
-    with progress(recipe.name, recipe.eval.episodes) as bar:
+    gradual, batch = not batch, batch or episodes_per_call(model.head, sampler, features)
+    with progress(recipe.name, recipe.eval.episodes, "episodes") as bar:
+        bar.update(len(records))
 
         def keep(new: list[EpisodeRecord]) -> None:
             run.append(RECORDS, [{**record, "run": run.mark} for record in new])
@@ -163,7 +188,8 @@ def evaluate_episodes(
             bar.update(len(records), plus_minus(*mean_ci95([r["accuracy"] for r in records])) + " %")
 
         left = range(len(records), recipe.eval.episodes)
-        spent = run_episodes(model.head, features, sampler, left, batch, keep, split.classes.__getitem__, processes)
+        named = split.classes.__getitem__
+        spent = run_episodes(model.head, features, sampler, left, batch, keep, named, processes, gradual)
     seconds = {"embedding": model.embedding_seconds, **spent, "total": perf_counter() - begin}
     result = _result(model, records, seconds, run_dir)
     run.finish(judge(result, recipe, check) if check else result)

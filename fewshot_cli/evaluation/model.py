@@ -20,7 +20,7 @@ from fewshot_cli.data.store import ImageSet, Split, open_store
 from fewshot_cli.evaluation.external import warn_if_other_constants, warn_if_tested_on_seen
 from fewshot_cli.evaluation.plugged import NOTHING, Plugged, PluggedBackbone, PluggedHead
 from fewshot_cli.features.cache import cached_features, features
-from fewshot_cli.runtime.console import say
+from fewshot_cli.runtime.console import detail, doing, say
 from fewshot_cli.runtime.device import matching_device, place
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.runs import fingerprint
@@ -84,6 +84,7 @@ class Model:
         `with_dataset` also when the dataset is not prepared or cannot fill an episode, before it looks for weights.
         """
         model = cls(recipe, root, processes, shared)
+        doing(f"opening {recipe.store} and the weights" if with_dataset else "opening the weights")
         if with_dataset:
             _ = model.sampler
         backbone: Backbone[Any]
@@ -102,6 +103,9 @@ class Model:
                 model.weights.checkpoint.fill(head, "head", f"head {recipe.head.name}")
         model.backbone = backbone
         model.head = head.to(matching_device(head.solver, processes.device)).eval()
+        detail(f"weights: {model.weights.label}, sha256 {model.weights.checkpoint.sha256[:16]}")
+        detail(f"device: {model.device}, matching on {model.matching_device}")
+        doing("preparing")
         return model
 
     def _once(self, kind: str, name: Any, make: Callable[[], T]) -> T:

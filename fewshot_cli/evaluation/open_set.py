@@ -44,7 +44,7 @@ def evaluate_open_set(
     truth = torch.arange(spec.way).repeat_interleave(spec.query)
     areas: dict[str, list[float]] = {name: [] for name in ("learned", *FAMILIARITY)}
     accuracies, passed, refused, plain, calibrated = [], [], [], [], []
-    with progress(f"{recipe.name}, open set", recipe.eval.episodes) as bar, transport.ledger() as ledger:
+    with progress(f"{recipe.name}, open set", recipe.eval.episodes, "episodes") as bar, transport.ledger() as ledger:
         for number in range(recipe.eval.episodes):
             episode = sampler(number)
             support = features[episode.support[: spec.way].flatten()]

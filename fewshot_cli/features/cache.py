@@ -16,7 +16,7 @@ from fewshot_cli.contracts import Backbone
 from fewshot_cli.data.store import ImageSet, Split
 from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.features.embed import CutPatches, DecodedImages, Views, embed
-from fewshot_cli.runtime.console import progress, say
+from fewshot_cli.runtime.console import detail, progress, say
 from fewshot_cli.runtime.files import atomic, regular
 from fewshot_cli.runtime.processes import Processes
 
@@ -35,9 +35,10 @@ def cached_features(
     if all(processes.gather(path.is_file())):
         maps = _read(path, len(split))
         if all(processes.gather(maps is not None)) and maps is not None:
+            detail(f"features of {split.store}/{split.split}: {path}")
             return maps.to(device), perf_counter() - start
         say(f"note: {path} is damaged and will be made again")
-    with progress(f"embed {split.store}/{split.split}", len(split)) as bar:
+    with progress(f"embed {split.store}/{split.split}", len(split), "images") as bar:
         maps = features(recipe, split, backbone, processes, bar.update)
     try:
         if processes.rank == 0:

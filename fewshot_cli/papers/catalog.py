@@ -38,6 +38,10 @@ def table_names() -> list[str]:
 def find_table(name: str) -> Table:
     """A table by `paper.table`, with its source spelled out. Raises `RecipeError` when there is none."""
     known = table_names()
+    alike = [other for other in known if other.partition(".")[2].lower() == name.lower()]
+    if alike:
+        titles = "; ".join(f"{other} ({find_table(other).title})" for other in alike)
+        raise RecipeError(f"{name}: of which paper? Give {titles}")
     if name not in known:
         raise RecipeError(f"{name}: no such table{did_you_mean(name, known)}; there are {', '.join(known)}")
     paper, _, key = name.partition(".")

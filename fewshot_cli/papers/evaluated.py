@@ -1,5 +1,6 @@
 """A paper's table of few-shot accuracies, run row by row on shared episodes beside the printed values."""
 
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -72,14 +73,22 @@ class EvaluatedCells:
         return [*pinned, *options, *self.request.sets, *episodes, f"eval.episodes={self.request.episodes}"]
 
 
-def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir: Path, resume: bool) -> dict[str, Any]:
+def run(
+    table: EpisodesTable,
+    request: Request,
+    cells: Cells,
+    base: str,
+    run_dir: Path,
+    resume: bool,
+    partial: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Run the rows asked for, the reference first; a row that cannot run says why and stops no other.
 
     `base` is the recipe or the dataset that the rows have in common. A record holds row, way, shot, ours (accuracy,
     ci95) or `missing`, the published value and where it was measured, the paired difference to the reference row (or
     `difference_missing`), and the command. A row that could not run is tried again when the table is resumed. Raises
     `RecipeError` when no row's name matches, `DataError` when data or weights differ from those of the rows
-    already there.
+    already there. Where it is interrupted, `partial` gets the table as far as it is done before.
     """
     rows: list[Any] = chosen_rows(table.name, table.rows, request.rows)
     reference = next(row for row in table.rows if row.name == table.reference)
@@ -101,23 +110,53 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
             "the same ones or choose another --run-dir"
         )
     evaluate = _Evaluator(request, cells)
+    ordered = [reference, *(row for row in rows if row is not reference)]
+    todo = [(row.name, c.way, c.shot) for c in table.columns for row in ordered if row.set is not None]
+    todo = [place for place in todo if place not in done]
     for column in table.columns:
-        for row in [reference, *(row for row in rows if row is not reference)]:
+        for row in ordered:
             place = (row.name, column.way, column.shot)
-            if place in done or row.set is None:
+            if place not in todo:
                 continue
-            say(f"{table.name}: {row.name}, {column.way}-way {column.shot}-shot")
-            made = evaluate(row, column)
+            task = f"{column.way}-way {column.shot}-shot"
+            evaluate.title = f"{todo.index(place) + 1}/{len(todo)} {row.name}"
+            say(f"{table.name}, row {todo.index(place) + 1} of {len(todo)}: {row.name}, {task}")
+            try:
+                made = evaluate(row, column)
+            except KeyboardInterrupt:
+                if partial is not None and any("accuracies" in r for r in done.values()):
+                    left = {other: {"missing": "interrupted"} for other in todo if other not in done}
+                    partial(_result(table, request, base, run_dir, rows, {**done, **left}, plain))
+                raise
             command = {} if "missing" in made else {"command": cells.command(row, column)}
             where = {"row": row.name, "way": column.way, "shot": column.shot}
             done[place] = {**where, **made, "hashes": hashes, **command}
             if "seconds" in made:  # in a file of their own, so that equal runs have equal rows
                 job.append(TIMES, [{**where, "seconds": made["seconds"]}])
             job.append(ROWS, [{key: value for key, value in done[place].items() if key != "seconds"}])
+    result = _result(table, request, base, run_dir, rows, done, plain)
+    if all("missing" not in r for r in done.values()):
+        job.finish(result)
+    if all("missing" in r for r in done.values()):
+        job.discard(ROWS, TIMES)
+        result["run_dir"] = None
+    return result
+
+
+def _result(
+    table: EpisodesTable,
+    request: Request,
+    base: str,
+    run_dir: Path,
+    rows: list[Any],
+    done: dict[tuple[str, int, int], dict[str, Any]],
+    plain: Recipe,
+) -> dict[str, Any]:
+    """The table as far as it is `done`."""
     places = range(len(table.columns))
     records = [_record(table, row, place, done, plain.dataset.name) for row in rows for place in places]
     _add_standings(records, done)
-    result = {
+    return {
         "format": 1,
         "table": table.name,
         "title": table.title,
@@ -131,12 +170,6 @@ def run(table: EpisodesTable, request: Request, cells: Cells, base: str, run_dir
         "versions": versions(),
         "run_dir": str(run_dir),
     }
-    if all("missing" not in r for r in done.values()):
-        job.finish(result)
-    if all("missing" in r for r in done.values()):
-        job.discard(ROWS, TIMES)
-        result["run_dir"] = None
-    return result
 
 
 def _place(record: dict[str, Any]) -> tuple[str, int, int]:
@@ -157,6 +190,7 @@ class _Evaluator:
 
     def __init__(self, request: Request, cells: Cells) -> None:
         self.request, self.cells, self.shared = request, cells, Shared()
+        self.title = ""  # of the bar: which row of how many
 
     def __call__(self, row: Row, column: Column) -> dict[str, Any]:
         begin = perf_counter()
@@ -171,14 +205,15 @@ class _Evaluator:
         model = Model.open(recipe, request.root, request.processes, weights, with_dataset=True, shared=self.shared)
         features = model.features()
         accuracies: list[float] = []
-        with progress(recipe.head.name, request.episodes) as bar:
+        with progress(self.title or recipe.head.name, request.episodes, "episodes") as bar:
 
             def keep(records: list[EpisodeRecord]) -> None:
                 accuracies.extend(r["accuracy"] for r in records)
                 bar.update(len(accuracies), plus_minus(*mean_ci95(accuracies)) + " %")
 
             batch = episodes_per_call(model.head, model.sampler, features)
-            run_episodes(model.head, features, model.sampler, range(request.episodes), batch, keep)
+            numbers = range(request.episodes)
+            run_episodes(model.head, features, model.sampler, numbers, batch, keep, gradual=True)
         return accuracies
 
 

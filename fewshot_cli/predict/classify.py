@@ -114,7 +114,7 @@ class Classification:
         own = (self.support, images)
         with all_bad_of(*own), transport.ledger() as ledger:
             self.learn()
-            with progress("classify", len(images)) as bar:
+            with progress("classify", len(images), "images") as bar:
                 rows = self.rows(images, bar.update)
         found = {"pictures": rows, **omissions(*own), "not_converged": sum(ledger.failures(1)), "versions": versions()}
         return images, {**self.facts(), **found}

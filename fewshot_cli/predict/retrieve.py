@@ -78,7 +78,7 @@ def retrieve(
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
     ranking: list[dict[str, Any]] = []
-    with transport.ledger() as ledger, progress("retrieve", len(picks)) as bar:
+    with transport.ledger() as ledger, progress("retrieve", len(picks), "queries") as bar:
         for part in picks.split(_queries_a_call(model, shortlist, gallery_features)):
             queries = part.tolist()
             order, again, scores = _ranks(

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
+from fewshot_cli.runtime.columns import grid
 from fewshot_cli.runtime.shown import shown
 
 
@@ -46,28 +47,6 @@ def without_empty(data: Any) -> Any:
     return {key: without_empty(value) for key, value in data.items() if value is not None}
 
 
-def grid(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """A plain table in aligned columns, drawn by Rich."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*map(shown, map(str, header)), box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*(shown(str(cell)) for cell in row))
-    text = io.StringIO()
-    console = Console(
-        file=text,
-        width=max(80, 40 * len(header)),
-        color_system=None,
-        markup=False,  # names and paths are not markup
-        emoji=False,
-        highlight=False,
-    )
-    console.print(table)
-    return text.getvalue().strip("\n")
-
-
 def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = (header, ["---"] * len(header), *rows)
@@ -98,10 +77,20 @@ def as_csv(records: Sequence[dict[str, Any]]) -> str:
     return csv_table(header, [[record.get(key, "") for key in header] for record in records])
 
 
-def tables(form: Format, *blocks: tuple[Sequence[Any], Iterable[Sequence[Any]]]) -> list[str]:
-    """Tables, each given as header and rows: in Markdown for `md` and `github`, else in aligned columns."""
-    draw = markdown if form in (Format.md, Format.github) else grid
-    return [draw(header, rows) for header, rows in blocks]
+class Block(NamedTuple):
+    """A table: its header, its rows, and the columns that a narrow terminal may do without, the least needed first."""
+
+    header: Sequence[Any]
+    rows: Iterable[Sequence[Any]]
+    least: Sequence[str] = ()
+
+
+def tables(form: Format, *blocks: tuple[Any, ...], width: int | None = None) -> list[str]:
+    """Tables, each a `Block` or its fields: Markdown for `md` and `github`, else columns, in `width` if given."""
+    made = [Block(*block) for block in blocks]
+    if form in (Format.md, Format.github):
+        return [markdown(block.header, block.rows) for block in made]
+    return [grid(block.header, block.rows, width, block.least) for block in made]
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,11 @@ def junit(suite: str, cases: Sequence[JUnitCase]) -> str:
             ET.SubElement(element, "system-out").text = case.text
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode")
+
+
+def between(mean: float, low: float, high: float) -> str:
+    """A mean with the ends of an interval that is not centred on it."""
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def plus_minus(mean: float, ci95: float | None, sign: str = "") -> str:

@@ -242,7 +242,21 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+_resumable: list[Path] = []  # the folder of a run of this process that --resume continues
+
+
+def resumable() -> Path | None:
+    """The folder of the run that this process has begun and `--resume` continues; None where there is none."""
+    return next((path for path in _resumable if (path / CONFIG).exists()), None)
+
+
 def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
+    """The folder of a run that can be resumed, as `_chosen` chooses it."""
+    _resumable[:] = [_chosen(given, verb, name, resume)]
+    return _resumable[0]
+
+
+def _chosen(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     """`--run-dir`, or `runs/<verb>/<name>`, `…-2`, `…-3`: the newest to resume, else the next free one, which is kept
     from other processes that choose at the same time.
     """

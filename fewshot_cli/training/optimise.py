@@ -23,7 +23,8 @@ from fewshot_cli.config.schema import MetatrainSpec, OptimizerSpec, PretrainSpec
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.results import TrainingRecord, TrainingResult, Validation
 from fewshot_cli.figures import curves
-from fewshot_cli.runtime.console import Bar, progress, say
+from fewshot_cli.runtime.bars import Bar
+from fewshot_cli.runtime.console import progress, say
 from fewshot_cli.runtime.device import has_bf16, machine
 from fewshot_cli.runtime.files import read_sealed, sha256, write_sealed
 from fewshot_cli.runtime.processes import Processes
@@ -35,6 +36,7 @@ from fewshot_cli.training.log import LOG, SolverStatistics, epoch_record, senten
 from fewshot_cli.training.loggers import open_loggers
 from fewshot_cli.weights import checkpoint
 
+LOOK = 1.0  # seconds between two looks at the loss, for each of which a GPU is waited for
 STATE, WEIGHTS, CURVES = "state.pt", "weights.safetensors", "training.png"
 
 
@@ -84,12 +86,16 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = spec.optimizer.lr * rate(spec.schedule, epoch, spec.epochs)
         sums, solved = torch.zeros(2, device=device), SolverStatistics(device)
-        best = f", best {self.done.best['accuracy']:.2f} %" if self.done.best else ""
+        begin = f"epoch {epoch + 1}/{spec.epochs}, lr {self.optimizer.param_groups[0]['lr']:.3g}"
+        best, loss_so_far, looked = self.done.best, "", 0.0
+        end = f", best {best['accuracy']:.2f} %" if best and "accuracy" in best else ""
         for number, batch in enumerate(self.job.batches(epoch, rng)):
             sums = sums + step(batch, solved)
             if self.average:
                 self.average.update()
-            bar.update(epoch * self.job.steps + number + 1, f"epoch {epoch + 1}{best}")
+            if perf_counter() - looked > LOOK:
+                loss_so_far, looked = f", loss {float(sums[0]) / (number + 1):.4f}", perf_counter()
+            bar.update(epoch * self.job.steps + number + 1, f"{begin}{loss_so_far}{end}")
         loss, share_correct = (self.processes.mean(sums) / self.job.steps).tolist()
         record = epoch_record(self.run, epoch, loss, share_correct, self.optimizer.param_groups[0]["lr"])
         return cast(TrainingRecord, {**record, **solved.record(self.processes)})
@@ -190,7 +196,8 @@ def fit(
         wrapped_optimizer.step()
         return torch.stack([loss.detach(), share_correct])
 
-    with progress(f"{run.path.name}", spec.epochs * job.steps) as bar:
+    unit, each = ("images", spec.batch) if isinstance(spec, PretrainSpec) else ("episodes", spec.episodes_per_step)
+    with progress(f"{run.path.name}", spec.epochs * job.steps, unit, each) as bar:
         while done.epoch < spec.epochs:
             if spec.validation.patience and done.validations_without_improvement >= spec.validation.patience:
                 without = done.validations_without_improvement

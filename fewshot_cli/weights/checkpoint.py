@@ -21,7 +21,7 @@ from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
 from fewshot_cli.errors import DataError, FslError
-from fewshot_cli.registry import did_you_mean, entries
+from fewshot_cli.registry import did_you_mean, entries, of_another_kind
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import atomic, guarded, regular, sha256, write_json
 from fewshot_cli.weights import foreign, unpickle
@@ -137,10 +137,11 @@ def load(path: Path) -> Checkpoint:
     sidecar is somebody else's, of which a note says that nothing tells whether it is whole.
     """
     if not regular(path).is_file():
-        hint = did_you_mean(str(path), entries("weights"))
+        hint = of_another_kind(str(path)) or did_you_mean(str(path), entries("weights"))
         raise DataError(
             f"{path}: no such weights{hint}; give the .safetensors of a training run, or a name of `fsl weights list`"
         )
+    refuse_other_content(path)
     if not is_safetensors(path):
         return _foreign(path)
     if not sidecar_of(path).exists():
@@ -172,6 +173,29 @@ def load(path: Path) -> Checkpoint:
     return _finite(Checkpoint(tensors, sidecar, digest, path))
 
 
+# How files begin that are given for weights by mistake
+_OTHER_CONTENT = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"RIFF": "an image or sound",
+    b"%PDF": "a PDF",
+    b"<!DO": "a web page, as failed downloads leave it",
+    b"<!do": "a web page, as failed downloads leave it",
+    b"<htm": "a web page, as failed downloads leave it",
+    b"versi": "a pointer of Git LFS, not the file itself (git lfs pull)",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+}
+
+
+def refuse_other_content(path: Path) -> None:
+    """Raise `DataError` for a file whose beginning says that it holds something else than weights."""
+    with guarded(path), regular(path).open("rb") as file:
+        start = file.read(8)
+    if what := next((what for begin, what in _OTHER_CONTENT.items() if start.startswith(begin)), None):
+        raise DataError(f"{path}: is {what}; give weights, a .safetensors or .pth, or a name of `fsl weights list`")
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file is taken for safetensors, by its content where that tells, else by its name."""
     with guarded(path), regular(path).open("rb") as file:
@@ -193,6 +217,7 @@ def _read(path: Path) -> Checkpoint:
     """The tensors of a file that need not be ours, by the names in it; no code in it is run. Raises `DataError`."""
     if not regular(path).is_file():
         raise DataError(f"{path}: no such weights file; give a .pth (or .safetensors) that holds a state_dict")
+    refuse_other_content(path)
     with guarded(path):
         digest = sha256(path)
         with path.open("rb") as file:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fewshot_cli import registry
+from fewshot_cli.config.faults import in_words
 from fewshot_cli.contracts import Layout, Step
 from fewshot_cli.errors import DataError, RecipeError
 
@@ -186,7 +187,7 @@ def _widths(body: dict[str, Tensor], recognised: Recognised, where: Path | str) 
     except ValidationError as error:
         raise DataError(
             f"{where}: is of {_said(widths)}, which {backbone} does not take "
-            f"({error.errors(include_url=False)[0]['msg'].lower()}); give the weights of an unchanged one"
+            f"({in_words(error.errors(include_url=False)[0])}); give the weights of an unchanged one"
         ) from error
     return widths
 

@@ -271,7 +271,7 @@ def test_initial_weights_are_kaimings_by_outputs(name):
 )
 def test_depths_that_do_not_exist_are_refused(options, wrong, right):
     assert validate_options(options, {"depth": right}, "mine.yaml").depth == right
-    rule = "input should be 18, 50 or 101" if options is ImageNetResNetOptions else r"must be [369]n \+ [24]"
+    rule = "must be 18, 50 or 101" if options is ImageNetResNetOptions else r"must be [369]n \+ [24]"
     with pytest.raises(RecipeError, match=rf"depth: {rule}.*, not {wrong}"):
         validate_options(options, {"depth": wrong}, "mine.yaml")
     with pytest.raises(RecipeError, match="depth"):

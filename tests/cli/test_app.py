@@ -19,7 +19,7 @@ SUBVERBS = [("recipe", "cat"), ("recipe", "cp"), ("recipe", "check")]
 
 @pytest.mark.parametrize("words", [(), *((verb,) for verb in app.VERBS), ("recipe",), *SUBVERBS], ids=" ".join)
 def test_every_verb_has_debug_once(fsl, words):
-    code, out, _ = fsl(*words, "--help")
+    code, out, _ = fsl(*words, "--help-all")
     assert code == 0 and out.count("--debug") == 1
 
 

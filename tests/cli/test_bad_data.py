@@ -92,7 +92,7 @@ def test_pretraining_with_a_batch_larger_than_the_split_is_refused(refused, worl
         (["images", "--from", "nowhere"], Exit.DATA, r"nowhere: does not exist"),
         (["images", "--from", "broken"], Exit.DATA, r"a/broken\.png: does not decode as an image"),
         (["images", "--from", "good", "--set", "split_sed=3"], Exit.USAGE, r"split_sed: unknown key \(did you mean"),
-        (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: .*integer"),
+        (["images", "--from", "good", "--set", "split_seed=x"], Exit.USAGE, r"split_seed: must be a whole number"),
         (["images", "--from", "good", "--set", "split_seed"], Exit.USAGE, r"--set split_seed: write it as key=value"),
         (["images", "--from", "good", "--set", "=3"], Exit.USAGE, r"--set"),
         (["images", "--from", "good", "--set", "splits=gone.json"], Exit.DATA, r"gone\.json"),

@@ -87,7 +87,11 @@ def test_bad_weights_are_refused(refused, world, tmp_path, case):
 
 
 def test_a_folder_as_weights_is_a_usage_error(refused, world, tmp_path):
-    refused(Exit.USAGE, r"is a directory", *arguments(world, "--weights", spoil(world, "folder", tmp_path)))
+    refused(
+        Exit.USAGE,
+        r"--weights .*: is a folder; give a file",
+        *arguments(world, "--weights", spoil(world, "folder", tmp_path)),
+    )
 
 
 @pytest.mark.parametrize("how", ["torch zip", "torch legacy", "pickle"])

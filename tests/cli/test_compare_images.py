@@ -29,7 +29,7 @@ def compare(fsl, tmp_path):
             (folder / "episodes.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
             if data is not None:
                 (folder / "config.json").write_text(json.dumps({"verb": "eval", "identity": {"data": data}}))
-        return fsl("compare", tmp_path / "a", tmp_path / "b", *options)
+        return fsl("compare", "--format", "json", tmp_path / "a", tmp_path / "b", *options)
 
     return run
 

@@ -21,7 +21,7 @@ class Options(BaseModel):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"sizes": ["a"]}, "mine.yaml: sizes.0: input should be a valid integer, not 'a'"),
+        ({"sizes": ["a"]}, "mine.yaml: sizes.0: must be a whole number, not 'a'"),
         ({"levels": {"low": [{"widht": 3}]}}, "mine.yaml: levels.low.0.widht: unknown key (did you mean 'width'?)"),
         ({"levels": {"low": [{}]}}, "mine.yaml: levels.low.0.width: is missing"),
     ],

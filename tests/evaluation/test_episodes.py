@@ -198,12 +198,12 @@ def test_strict_exits_four_when_a_solver_gives_up(evaluate):
 def test_compare_pairs_the_same_episodes(evaluate, fsl, tmp_path):
     evaluate("--episodes", "15", "--run-dir", tmp_path / "a")
     evaluate("--episodes", "15", "--set", "head=prototype", "--run-dir", tmp_path / "b")
-    code, out, _ = fsl("compare", tmp_path / "a", tmp_path / "b")
+    code, out, _ = fsl("compare", "--format", "json", tmp_path / "a", tmp_path / "b")
     got = json.loads(out)
     assert code == 0 and got["episodes"] == 15
     assert abs(got["first"]["accuracy"] - got["second"]["accuracy"] - got["difference"]["accuracy"]) < 1e-9
     evaluate("--episodes", "15", "--seed", "5", "--run-dir", tmp_path / "c")
-    code, _, err = fsl("compare", tmp_path / "a", tmp_path / "c")
+    code, _, err = fsl("compare", "--format", "json", tmp_path / "a", tmp_path / "c")
     assert code == 3 and "differs" in err
 
 

@@ -36,16 +36,18 @@ def mine(tmp_path):
     (tmp_path / "mine.yaml").write_text(RECIPE)
 
 
-def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
+@pytest.mark.parametrize("spelling", [("align",), ("match", "--maps")], ids=" ".join)
+def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root, spelling):
     words = (
-        "match",
+        *spelling,
+        "--format",
+        "json",
         "--recipe",
         "mine.yaml",
         "--episode",
         "3",
         "--query",
         "7",
-        "--maps",
         "--out",
         "m.png",
         "--weights",
@@ -56,6 +58,7 @@ def test_an_episode_is_drawn_class_by_class(fsl, weights, glyph_root):
     code, out, err = fsl(*words)
     assert code == 0, err
 
+    assert ("--maps is an old spelling" in err) == ("--maps" in spelling)
     records = json.loads(out)
     assert [r["true"] for r in records].count(True) == 1 and len({r["class"] for r in records}) == 5
     assert all(set(r["distance"]) == {"before", "after_lsc", "after_ssm"} and r["not_converged"] == 0 for r in records)
@@ -80,7 +83,7 @@ def test_two_files_are_drawn_and_other_requests_refused(fsl, weights, tmp_path, 
         Image.fromarray(np.random.default_rng(len(name)).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(
             tmp_path / name
         )
-    common = ("match", "a.png", "b.png", "--out", "m.svg", "--data-root", glyph_root)
+    common = ("match", "--format", "json", "a.png", "b.png", "--out", "m.svg", "--data-root", glyph_root)
     code, out, err = fsl(*common, "--recipe", "mine.yaml", "--maps", "--weights", weights)
     assert code == 0 and json.loads(out)[0]["right"] == "b.png" and Path("m.svg").read_text().startswith("<?xml"), err
     for words, code_, said in (

@@ -51,7 +51,7 @@ def test_records_are_the_classifiers_own_and_shares_sum_to_one(fsl, made, monkey
     mine, weights, image = made
     drawn = []
     monkeypatch.setattr(proxies, "correspondences", lambda path, rows, title: drawn.extend(rows))
-    code, out, err = fsl("match", image, "--recipe", mine, "--weights", weights, "-o", "x.png")
+    code, out, err = fsl("match", "--format", "json", image, "--recipe", mine, "--weights", weights, "-o", "x.png")
     assert code == 0, err
     records = json.loads(out)
     own, maps = classifier_and_maps(*made)
@@ -83,7 +83,18 @@ def test_scaled_cosines_and_masses_that_are_learned_are_shown_as_they_score(fsl,
         "cosine.yaml", "plain", "{name: multi_proxy, proxies: 2, score: cosine, scale: 9.0, marginals: learned}"
     )
     assert fsl("pretrain", "--recipe", mine, "--run-dir", "other", "--set", "pretrain.epochs=1")[0] == 0
-    code, out, err = fsl("match", "one.png", "--recipe", mine, "--weights", "other/weights.safetensors", "-o", "x.svg")
+    code, out, err = fsl(
+        "match",
+        "--format",
+        "json",
+        "one.png",
+        "--recipe",
+        mine,
+        "--weights",
+        "other/weights.safetensors",
+        "-o",
+        "x.svg",
+    )
     assert code == 0, err
     own, maps = classifier_and_maps(mine, "other/weights.safetensors", "one.png")
     with torch.no_grad():
@@ -91,14 +102,16 @@ def test_scaled_cosines_and_masses_that_are_learned_are_shown_as_they_score(fsl,
     assert [r["logit"] for r in json.loads(out)] == pytest.approx(logits.topk(3).values.tolist(), abs=1e-5)
 
 
-def test_the_figure_has_a_row_for_each_class_asked_for(fsl, made):
+@pytest.mark.parametrize("verb", ["proxies", "match"])
+def test_the_figure_has_a_row_for_each_class_asked_for(fsl, made, verb):
     mine, weights, image = made
-    base = ("match", image, "--recipe", mine, "--weights", weights)
+    base = (verb, "--format", "json", image, "--recipe", mine, "--weights", weights)
     sizes = []
     for chosen in (["c5"], ["c5", "c0"], ["c0", "c5", "c0"]):
         names = [x for name in chosen for x in ("--class", name)]
         code, out, err = fsl(*base, *names, "-o", "f/x.png")
         assert code == 0 and "figure: f/x.png" in err, err
+        assert ("write fsl proxies" in err) == (verb == "match")
         assert [r["class"] for r in json.loads(out)] == list(dict.fromkeys(chosen))
         with Image.open("f/x.png") as image:
             sizes.append((image.size, len(image.convert("RGB").getcolors(1 << 24))))
@@ -110,7 +123,9 @@ def test_the_names_of_classes_are_the_datasets_where_weights_have_none(fsl, made
     sidecar = Path(weights + ".json")
     known = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps({k: v for k, v in known.items() if k != "classes"}))
-    code, out, err = fsl("match", image, "--recipe", mine, "--weights", weights, "-o", "x.png", "--class", "c6")
+    code, out, err = fsl(
+        "match", "--format", "json", image, "--recipe", mine, "--weights", weights, "-o", "x.png", "--class", "c6"
+    )
     assert code == 0 and json.loads(out)[0]["class"] == "c6", err
 
 
@@ -148,7 +163,7 @@ def test_captions_can_be_read_whatever_they_say(most):
 
 def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
     mine, weights, image = made
-    base = ("match", "--recipe", mine, "--weights", weights, "-o", "x.png")
+    base = ("match", "--format", "json", "--recipe", mine, "--weights", weights, "-o", "x.png")
     for more in ([image, image], [], [image, "--flows"], [image, "--episode", "1"]):
         code, _, err = fsl(*base, *more)
         assert code == 2 and "mine classifies one image at a time: give one IMAGE" in err
@@ -160,7 +175,18 @@ def test_what_cannot_be_drawn_is_told_in_a_sentence(fsl, made):
     assert code == 2 and "--class chooses classes of a classifier" in err
     code, _, err = fsl(*base, image, "--set", "eval.protocol=episodes")
     assert code == 2 and "or one image and a recipe with classifier multi_proxy" in err
-    code, _, err = fsl("match", image, "--recipe", mine, "-o", "x.png", "--weights", installed.file("glyphs_conv64"))
+    code, _, err = fsl(
+        "match",
+        "--format",
+        "json",
+        image,
+        "--recipe",
+        mine,
+        "-o",
+        "x.png",
+        "--weights",
+        installed.file("glyphs_conv64"),
+    )
     assert code == 3 and "holds no classifier" in err
     Path("folder").mkdir()
     for i in range(2):

@@ -1,6 +1,7 @@
 """`fsl table`: rows on shared episodes, published values, differences, rows that cannot run."""
 
 import json
+import re
 import shlex
 import xml.etree.ElementTree as ET
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from fewshot_cli import registry
 from fewshot_cli.config.load import load_recipe
+from fewshot_cli.papers import evaluated
 from fewshot_cli.papers.catalog import chosen_rows, find_table, table_names
 from fewshot_cli.papers.evaluated import EvaluatedCells
 from fewshot_cli.papers.request import Request
@@ -180,3 +182,24 @@ def test_latex_sets_off_the_best_of_each_task_and_what_ties_with_it(fsl, glyph_r
         best[r["way"]] = max(best.get(r["way"], 0), r["accuracy"])
         assert r.get("standing") in ("best", "tied", None)
     assert all((r["accuracy"] == best[r["way"]]) >= (r.get("standing") == "best") for r in json.loads(out)["records"])
+
+
+def test_an_interrupted_table_prints_the_rows_that_are_finished(fsl, monkeypatch, glyph_root):
+    begun = []
+
+    def evaluate(self, row, column):
+        begun.append(row.name)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return {"accuracies": [50.0, 60.0], "seconds": 1.0}
+
+    monkeypatch.setattr(evaluated._Evaluator, "__call__", evaluate)
+    words = ("table", "deepemd.T2", "--recipe", "glyphs_5w1s", "--data-root", glyph_root)
+    code, out, err = fsl(*words)
+    assert code == 130 and out.count("55.00 ± ") == 3  # two rows, and the sentence
+    assert re.search(r"not run: .*: interrupted", out) and begun[2] in out
+    assert f"deepemd.T2, row 3 of 12: {begun[2]}, 5-way 1-shot" in err
+    assert "to continue: fsl table deepemd.T2" in err and "--resume --run-dir runs/table/deepemd.T2-" in err
+    monkeypatch.setattr(evaluated._Evaluator, "__call__", lambda *_: {"accuracies": [50.0, 60.0], "seconds": 1.0})
+    code, out, err = fsl(*words, "--resume")
+    assert code == 0 and "row 1 of 10" in err and "interrupted" not in out

@@ -71,7 +71,7 @@ def test_a_backbone_and_the_example_that_matches_its_maps(fsl, folders, tmp_path
     assert code == 0 and "head emd matches by a solver" in err and "heads sfc and prototype" in err
     a, b = (folders / kind / "class0" / "0.png" for kind in ("support", "query"))
     done = subprocess.run([sys.executable, EXAMPLE, "b.onnx", a, b], capture_output=True, text=True, cwd=tmp_path)
-    code, out, _ = fsl("match", a, b, "-o", "m.png", "--recipe", "glyphs_5w1s")
+    code, out, _ = fsl("match", "--format", "json", a, b, "-o", "m.png", "--recipe", "glyphs_5w1s")
     assert float(done.stdout) == pytest.approx(json.loads(out)[0]["similarity"], abs=2e-4), done.stderr
     assert len(EXAMPLE.read_text().splitlines()) <= 60
     model = Model.open(load_recipe("glyphs_5w1s"), tmp_path, Processes(torch.device("cpu")))

@@ -39,7 +39,7 @@ def test_a_gallery_made_in_parts_is_the_whole(fsl, photos, engine):
     assert str(query) not in {hit["image"] for hit in hits["found"]}  # never itself
     scores = [hit["score"] for hit in hits["found"]]
     assert scores == sorted(scores, reverse=True) and len(scores) > (5 if engine == "ivf" else 28)
-    code, out, _ = fsl("match", query, hits["found"][0]["image"], "-o", "m.png", *WORDS)
+    code, out, _ = fsl("match", "--format", "json", query, hits["found"][0]["image"], "-o", "m.png", *WORDS)
     assert 12.5 * json.loads(out)[0]["similarity"] == pytest.approx(scores[0], abs=0.02)  # maps are kept as float16
 
 

@@ -303,10 +303,12 @@ def test_match_draws_two_images_or_an_episode(fsl, folders, tiny, pretrained, tm
     a, b = (folders / "support" / f"class{i}" / "0.png" for i in (0, 1))
     weights = pretrained / "weights.safetensors"
     more = (*tiny.words, "--set", f"extractor={extractor}", "--weights", weights)
-    code, out, err = fsl("match", a, b, "-o", tmp_path / "m.png", *more)
+    code, out, err = fsl("match", "--format", "json", a, b, "-o", tmp_path / "m.png", *more)
     assert code == 0, err
     assert len(json.loads(out)) == 1 and Image.open(tmp_path / "m.png").width > 500
-    code, out, err = fsl("match", "--episode", "2", "--query", "6", "-o", tmp_path / "e.png", "--flows", *more)
+    code, out, err = fsl(
+        "match", "--format", "json", "--episode", "2", "--query", "6", "-o", tmp_path / "e.png", "--flows", *more
+    )
     assert code == 0, err
     rows = json.loads(out)
     assert [row["true"] for row in rows] == [False, False, True, False, False]
@@ -318,7 +320,20 @@ def test_a_image_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folder
     monkeypatch.setattr(matching, "matches", lambda path, panels, *_: seen.extend(panels))
     a = folders / "support" / "class0" / "0.png"
     assert (
-        fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s", "--set", "head.weights=equal")[0] == 0
+        fsl(
+            "match",
+            "--format",
+            "json",
+            a,
+            a,
+            "-o",
+            tmp_path / "m.png",
+            "--recipe",
+            "glyphs_5w1s",
+            "--set",
+            "head.weights=equal",
+        )[0]
+        == 0
     )
     (panel,) = seen
     assert abs(panel.matching.similarity - 1) < 1e-5
@@ -327,22 +342,26 @@ def test_a_image_matched_with_itself_is_rebuilt_from_its_own_patches(fsl, folder
 
 def test_match_refuses_what_it_cannot_draw(fsl, folders, glyph_root, tmp_path):
     a = folders / "support" / "class0" / "0.png"
-    code, _, err = fsl("match", a, "-o", tmp_path / "m.png")
+    code, _, err = fsl("match", "--format", "json", a, "-o", tmp_path / "m.png")
     assert code == 2 and "give two images" in err
-    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s_prototype")
+    code, _, err = fsl("match", "--format", "json", a, a, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s_prototype")
     assert code == 2 and "--set head=emd" in err
-    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.png", "--query", "3", "--recipe", "glyphs_5w1s")
+    code, _, err = fsl(
+        "match", "--format", "json", a, a, "-o", tmp_path / "m.png", "--query", "3", "--recipe", "glyphs_5w1s"
+    )
     assert code == 2 and "--query names a query of an episode" in err
-    code, _, err = fsl("match", "--episode", str(10**23), "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
+    code, _, err = fsl(
+        "match", "--format", "json", "--episode", str(10**23), "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s"
+    )
     assert code == 2 and "--episode" in err
-    code, _, err = fsl("match", a, a, "-o", tmp_path / "m.nonsense", "--recipe", "glyphs_5w1s")
+    code, _, err = fsl("match", "--format", "json", a, a, "-o", tmp_path / "m.nonsense", "--recipe", "glyphs_5w1s")
     assert code == 2 and "end the name in .png, .svg or .pdf" in err
     more = ("--recipe", "glyphs_5w1s", "--data-root", glyph_root)
-    code, _, err = fsl("match", "--episode", "0", "--query", "75", "-o", tmp_path / "m.png", *more)
+    code, _, err = fsl("match", "--format", "json", "--episode", "0", "--query", "75", "-o", tmp_path / "m.png", *more)
     assert code == 3 and "has the queries 0 to 74" in err
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG nothing")
-    code, _, err = fsl("match", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
+    code, _, err = fsl("match", "--format", "json", a, bad, "-o", tmp_path / "m.png", "--recipe", "glyphs_5w1s")
     assert code == 3 and "bad.png: does not decode as an image (no known format)" in err
 
 

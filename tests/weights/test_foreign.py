@@ -446,7 +446,7 @@ WRONG = {
     ),
     "scalar": (
         changed("layer2.0.conv1.weight", torch.tensor(1.0)),
-        r"w\.pth: is of widths 4-0-8-10, which resnet12 does not take \(input should be greater than or equal to 1\); ",
+        r"w\.pth: is of widths 4-0-8-10, which resnet12 does not take \(must be at least 1, not 0\); ",
     ),
     "grey": (
         changed("layer1.0.conv1.weight", torch.ones(4, 1, 3, 3)),
@@ -493,7 +493,7 @@ def test_wrong_contents_are_refused(refused, tmp_path, case):
     [
         (
             b"<!DOCTYPE html><title>Google Drive</title>",
-            r"not a readable file of PyTorch tensors \(it is neither an archive",
+            r"w\.pth: is a web page, as failed downloads leave it; give weights",
         ),
         (b"", r"not a readable file of PyTorch tensors"),
         (b"PK\x03\x04 and no more", r"not a readable file of PyTorch tensors"),
@@ -514,7 +514,7 @@ def test_a_folder_is_a_usage_error_and_a_tar_archive_is_to_be_unpacked(refused, 
     import tarfile
 
     (tmp_path / "folder").mkdir()
-    refused(Exit.USAGE, r"is a directory", "folder", "-o", "w.safetensors")
+    refused(Exit.USAGE, r"FILE folder: is a folder; give a file", "folder", "-o", "w.safetensors")
     with tarfile.open(tmp_path / "w.tar", "w") as archive:
         archive.add(tmp_path / "folder", "folder")
     refused(Exit.DATA, r"w\.tar: is a tar archive; unpack it", "w.tar", "-o", "w.safetensors")
@@ -576,7 +576,7 @@ def test_places_that_are_no_weights_files_are_refused(refused, tmp_path):
     torch.save(state(lively(Residual())), tmp_path / "w.pth")
     (tmp_path / "file").write_text("kept")
     refused(Exit.USAGE, r"out\.pth: must end in \.safetensors; write -o out\.safetensors", "w.pth", "-o", "out.pth")
-    refused(Exit.USAGE, r"[Mm]issing option .*--out", "w.pth")
+    refused(Exit.USAGE, r"import needs --out FILE: the \.safetensors file to write", "w.pth")
     refused(Exit.DATA, r"file/w\.safetensors: .* choose another folder", "w.pth", "-o", "file/w.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "w.pth"]
 
