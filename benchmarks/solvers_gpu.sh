@@ -13,7 +13,7 @@ python -m pytest tests/contracts/test_cuda_source.py -k "${TINY:+without_a_gpu o
 python benchmarks/solvers_gpu.py --device "$device" ${TINY:-} --tune > "$out/solvers.json"
 sizes=${TINY:+4,5,6}
 python -m fewshot_cli profile --device "$device" --sizes "${sizes:-9,13,25,36,49,64,100}" --batch "${BATCH:-10000}" --budget 10 \
-  --solver network_simplex,sinkhorn --plot "$out/profile.svg" --format json > "$out/profile.json"
+  --solver network_simplex,sinkhorn -o "$out/profile.svg" --format json > "$out/profile.json"
 python - "$out" <<'PY'
 import json, pathlib, sys
 

@@ -6,7 +6,6 @@ Verbs and their options come from the command line itself, keys of a recipe from
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,22 +14,6 @@ from mkdocs.structure.files import File, Files
 NAMES = ("verbs", "recipe-keys", "recipes", "solvers", "backbones", "heads", "classifiers", "extractors", "datasets")
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _LARGEST = 2**63 - 1  # a bound that nobody reaches is not worth a column
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave pages out of the navigation that this checkout does not have."""
-    here, made = Path(config.docs_dir), {f"reference/{name}.md" for name in NAMES}
-
-    def kept(entries: list[Any]) -> list[Any]:
-        pairs = ((title, value) for entry in entries for title, value in entry.items())
-        return [
-            {title: kept(value) if isinstance(value, list) else value}
-            for title, value in pairs
-            if isinstance(value, list) or value in made or (here / value).is_file()
-        ]
-
-    config.nav = kept(config.nav or [])
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

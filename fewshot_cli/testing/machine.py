@@ -29,7 +29,7 @@ _GIVES = {
     "hub": "weights from the Hugging Face hub",
     "parquet": "data in Parquet files",
     "photos": "EfficientNet-Lite0, much better on photos",
-    "tensorboard": "--tensorboard",
+    "tensorboard": "--log tensorboard",
     "timm": "the backbones of timm",
     "weights": "ResNet-12 for CUB, CIFAR-FS and FC100",
 }
