@@ -9,6 +9,7 @@ from typing import Any
 
 from fewshot_cli.errors import FslError
 from fewshot_cli.evaluation.results import EpisodeRecord
+from fewshot_cli.evaluation.sentences import difference, sentence
 from fewshot_cli.runtime.render import plus_minus
 
 
@@ -40,11 +41,9 @@ class Result:
 
     def __str__(self) -> str:
         s = self.summary
-        task = f"{s['way']}-way {s['shot']}-shot, head {s['head']} on {s['backbone']}"
         told = f"; external data: {', '.join(s['external'])}" if s.get("external") else ""
         failed = f"; {s['not_converged']} problems not converged" if s["not_converged"] else ""
-        accuracy = f"{plus_minus(self.accuracy, self.ci95)} % over {s['episodes']} episodes"
-        return f"{s['recipe']}: {accuracy}, {task}{told}{failed}"
+        return f"{sentence(s)}, head {s['head']} on {s['backbone']}{told}{failed}"
 
     __repr__ = __str__
 
@@ -79,8 +78,7 @@ class Comparison:
     episodes: int
 
     def __str__(self) -> str:
-        gap = plus_minus(self.difference, self.ci95, "+")
-        return f"{self.first:.2f} − {self.second:.2f} = {gap} over {self.episodes} paired episodes"
+        return difference(f"{self.first:.2f}", f"{self.second:.2f}", self.difference, self.ci95, self.episodes)
 
     __repr__ = __str__
 

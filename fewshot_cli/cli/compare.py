@@ -8,6 +8,7 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli.completion import run_folders
 from fewshot_cli.cli.output import in_format
+from fewshot_cli.evaluation.sentences import difference
 from fewshot_cli.runtime.console import emit
 from fewshot_cli.runtime.latex import Mark, latex
 from fewshot_cli.runtime.render import Format, plus_minus
@@ -29,12 +30,12 @@ def compare(
     a, b = accuracies(of_run(first), of_run(second))
     if format is Format.latex:
         return emit(_latex((first, second), (a, b)))
-    (mean_a, ci_a), (mean_b, ci_b), (difference, ci95) = mean_ci95(a), mean_ci95(b), paired(a, b)
+    (mean_a, ci_a), (mean_b, ci_b), (gap, ci95) = mean_ci95(a), mean_ci95(b), paired(a, b)
     result = {
         "episodes": len(a),
         "first": {"accuracy": mean_a, "ci95": ci_a},
         "second": {"accuracy": mean_b, "ci95": ci_b},
-        "difference": {"accuracy": difference, "ci95": ci95},
+        "difference": {"accuracy": gap, "ci95": ci95},
     }
     names = _names(first, second)
     emit(in_format(format, result, [_table(names, result)], [_NOTE], _records(names, result), _sentence(names, result)))
@@ -53,13 +54,10 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def _sentence(names: tuple[str, str], result: dict[str, Any]) -> str:
-    """The comparison as an equation: `A 68.73 − B 55.72 = +13.02 ± 0.66 over 600 paired episodes`."""
-    a, b, difference = (result[key] for key in ("first", "second", "difference"))
-    many = "episode" if result["episodes"] == 1 else "episodes"
-    return (
-        f"{names[0]} {a['accuracy']:.2f} − {names[1]} {b['accuracy']:.2f} = "
-        f"{plus_minus(difference['accuracy'], difference['ci95'], '+')} over {result['episodes']} paired {many}"
-    )
+    """The comparison as an equation."""
+    a, b, gap = (result[key] for key in ("first", "second", "difference"))
+    sides = f"{names[0]} {a['accuracy']:.2f}", f"{names[1]} {b['accuracy']:.2f}"
+    return difference(*sides, gap["accuracy"], gap["ci95"], result["episodes"])
 
 
 def _latex(runs: tuple[Path, Path], accuracies: tuple[list[float], list[float]]) -> str:

@@ -8,13 +8,13 @@ import typer
 
 from fewshot_cli.cli import options as o
 from fewshot_cli.cli import output
+from fewshot_cli.cli.eval_result import in_format
 from fewshot_cli.cli.open_set import tell_unknown
 from fewshot_cli.cli.per_class import check_format, print_with_answers
 from fewshot_cli.errors import Exit, FslError, NotConverged
 from fewshot_cli.evaluation.check import Check, changes, write_expect
 from fewshot_cli.runtime.console import say
-from fewshot_cli.runtime.latex import latex
-from fewshot_cli.runtime.render import Format, JUnitCase, as_json, between, csv_table, junit, markdown, plus_minus
+from fewshot_cli.runtime.render import Format
 
 if TYPE_CHECKING:
     from fewshot_cli.config.schema import Recipe
@@ -139,7 +139,7 @@ def evaluate(
     if expect is not None:
         kept = overridden(options)
         processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
-    print_with_answers(_in_format(summary, format), summary, format, path, per_class, confusion)
+    print_with_answers(in_format(summary, format), summary, format, path, per_class, confusion)
     output.warn_not_converged(summary["not_converged"])
     _say_if_unused(solver, loaded, summary)
     return _judge(loaded, summary, strict, check)
@@ -252,116 +252,3 @@ def _judge(recipe: "Recipe", summary: Mapping[str, Any], strict: bool, check: Ch
         side = "below" if summary["accuracy"] < expect["accuracy"] else "above"
         say(f"fsl: accuracy {summary['accuracy']:.2f} is {side} {expect['accuracy']} ± {expect['tolerance']}")
         raise typer.Exit(Exit.GATE)
-
-
-def _in_format(summary: Mapping[str, Any], form: Format) -> str:
-    if form is Format.json:
-        return as_json(summary)
-    if form is Format.junit:
-        return junit("fsl eval", [_junit_case(summary)])
-    row = _row(summary)
-    cells = list(row.values())
-    if form is Format.csv:
-        return csv_table(list(row), [cells])
-    header = ["images" if column == "pictures" else column for column in row]  # the CSV keeps its column's name
-    if "pictures" in summary and "± 95 %" in header:
-        place = header.index("± 95 %")
-        header[place], cells[place] = "95 % interval", "{:.2f} to {:.2f}".format(*_ends(summary))
-    if form in (Format.md, Format.github):
-        return markdown(header, [cells])
-    if form is Format.latex:
-        return latex(header, [cells], notes=_notes(summary))
-    least = ("recipe", "episodes", "task", "seconds", "external data", "dataset", "images")
-    return output.in_format(form, None, [(header, [cells], least)], ["\n".join(_notes(summary))], (), sentence(summary))
-
-
-def sentence(summary: Mapping[str, Any]) -> str:
-    """The result in words: `glyphs_5w1s: 68.73 ± 0.77 % over 600 episodes, 5-way 1-shot`."""
-    accuracy, ci95 = summary["accuracy"], summary["ci95"]
-    if "pictures" in summary:
-        task = f"{summary['classes']} classes" if "classes" in summary else f"{summary['way']} classes"
-        return f"{summary['recipe']}: {between(accuracy, *_ends(summary))} % of {summary['pictures']} images, {task}"
-    many = "episode" if summary["episodes"] == 1 else "episodes"
-    return (
-        f"{summary['recipe']}: {plus_minus(accuracy, ci95)} % over {summary['episodes']} {many}, "
-        f"{summary['way']}-way {summary['shot']}-shot"
-    )
-
-
-def _ends(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """Both ends of the interval of an accuracy over images, which is not centred on it."""
-    from fewshot_cli.evaluation.stats import share_ends
-
-    return share_ends(round(summary["accuracy"] * summary["pictures"] / 100), summary["pictures"])
-
-
-def _row(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The result by column."""
-    begin = {"recipe": summary["recipe"], "dataset": summary["dataset"]}
-    solver = summary["solver"] or "-"
-    if summary.get("protocol") == "classification":
-        middle = {
-            "classifier": summary["classifier"],
-            "solver": solver,
-            "task": f"{summary['classes']} classes",
-            "top-5 %": f"{summary['top5']:.2f}",
-            "pictures": summary["pictures"],
-        }
-    else:
-        middle = {
-            "head": summary["head"],
-            "solver": solver,
-            "task": f"{summary['way']}-way {summary['shot']}-shot",
-            "episodes": summary["episodes"],
-        }
-    end = {
-        "accuracy %": f"{summary['accuracy']:.2f}",
-        "± 95 %": "" if summary["ci95"] is None else f"{summary['ci95']:.2f}",
-        "seconds": f"{summary['seconds']['total']:.1f}",
-    }
-    if summary["not_converged"]:
-        end["not converged"] = str(summary["not_converged"])
-    if summary.get("external"):
-        end["external data"] = ", ".join(summary["external"])
-    return begin | middle | end
-
-
-def _notes(summary: Mapping[str, Any]) -> list[str]:
-    kind = summary["interval"].partition(", the distance")[0]  # both ends are printed
-    notes = [f"interval: {kind}; seed {summary['seed']}; weights {summary['weights']}"]
-    if iterations := summary.get("iterations"):
-        notes.append(
-            f"iterations of the solver: {iterations['mean']:.2f} on average, standard deviation "
-            f"{iterations['spread']:.2f}"
-        )
-    if summary["not_converged"]:
-        notes.append(output.not_converged(summary["not_converged"]))
-    if "passed" in summary:
-        expect = summary["expect"]
-        verdict = "passed" if summary["passed"] else "MISSED"
-        notes.append(f"check {verdict}: expected {expect['accuracy']} ± {expect['tolerance']} ({expect['source']})")
-    return notes
-
-
-def _junit_case(summary: Mapping[str, Any]) -> JUnitCase:
-    over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
-    measured = plus_minus(summary["accuracy"], summary["ci95"])
-    if "pictures" in summary:
-        measured = between(summary["accuracy"], *_ends(summary))
-    text = f"accuracy {measured} % over {over}"
-    if summary["not_converged"]:
-        text += f"; {output.not_converged(summary['not_converged'])}"
-    if summary.get("external"):
-        text += f"; external data: {', '.join(summary['external'])}"
-    failure, source = None, ""
-    if summary.get("passed") is False:
-        expect = summary["expect"]
-        failure, source = f"{text}; expected {expect['accuracy']} ± {expect['tolerance']}", expect["source"]
-    return JUnitCase(
-        name=summary["recipe"],
-        classname=f"fsl.{summary['dataset']}",
-        seconds=summary["seconds"]["total"],
-        text=text,
-        failure=failure,
-        failure_text=source,
-    )

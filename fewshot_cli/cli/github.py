@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_cli.cli.output import not_converged
+from fewshot_cli.evaluation.sentences import measured
 from fewshot_cli.runtime.files import guarded
-from fewshot_cli.runtime.render import plus_minus
 
 VARIABLE = "GITHUB_STEP_SUMMARY"  # names the file that GitHub shows as the job's summary
 
@@ -18,8 +18,7 @@ def publish(summary: Mapping[str, Any], tables: str) -> str:
     Where GitHub names no file for the summary it follows them. Raises `DataError` when the file cannot be written.
     """
     level, verdict = _verdict(summary)
-    over = f"{summary['episodes']} episodes" if "episodes" in summary else f"{summary['pictures']} images"
-    accuracy = f"accuracy {plus_minus(summary['accuracy'], summary['ci95'])} % over {over}"
+    accuracy = f"accuracy {measured(summary)}"
     lines = [_annotation(level, f"fsl eval: {summary['recipe']}", f"{accuracy}; {verdict}" if verdict else accuracy)]
     if summary["not_converged"]:
         lines.append(_annotation("warning", f"fsl eval: {summary['recipe']}", not_converged(summary["not_converged"])))

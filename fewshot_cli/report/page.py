@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.evaluation.pairs import accuracies, of_run
+from fewshot_cli.evaluation.sentences import counted
 from fewshot_cli.evaluation.stats import paired
 from fewshot_cli.report import charts
 from fewshot_cli.report.opened import Evaluated, Trained, opened
@@ -100,7 +101,7 @@ def _comparison(runs: Sequence[tuple[str, Evaluated]]) -> Comparison | None:
             continue
         mean, ci95 = paired(a, b)
         differences.append((name, mean, ci95))
-        rows.append(Compared(name, accuracy, f"{plus_minus(mean, ci95, '+')} over {len(a)} paired episodes"))
+        rows.append(Compared(name, accuracy, f"{plus_minus(mean, ci95, '+')} over {counted(len(a), 'paired episode')}"))
     values = [(name, run.summary["accuracy"], run.summary["ci95"]) for name, run in runs]
     drawn = (
         charts.intervals("Difference to the first run", "percentage points", differences, True) if differences else None

@@ -13,6 +13,7 @@ from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.evaluation.again import answered, model_of, recipe_of, split_of
 from fewshot_cli.evaluation.model import episodes_of
 from fewshot_cli.evaluation.results import ClassAccuracy, EpisodeRecord
+from fewshot_cli.evaluation.sentences import measured
 from fewshot_cli.evaluation.tally import PREDICTIONS, Tally, of_episodes, tally
 from fewshot_cli.report import charts
 from fewshot_cli.report.charts import Chart
@@ -63,12 +64,11 @@ class View:
 def evaluated(run: Evaluated, name: str, root: Path, device: torch.device, images: int) -> View:
     """An evaluation, with so many of its hardest queries' images, and half as many of the easiest."""
     summary = run.summary
-    over = f"{summary['episodes']} episodes" if run.records else f"{summary['pictures']} images"
     view = View(
         name,
         run.path,
         "evaluation",
-        f"{plus_minus(summary['accuracy'], summary['ci95'])} % over {over}",
+        measured(summary),
         _facts(summary),
         _versions(run.config),
         _recipe(run.config),

@@ -6,9 +6,10 @@ import re
 import pytest
 from PIL import Image
 
-from fewshot_cli.cli import app, counted, eval, match, profile
+from fewshot_cli.cli import app, counted, match, profile
 from fewshot_cli.errors import Exit
 from fewshot_cli.evaluation import episodes
+from fewshot_cli.evaluation.sentences import sentence
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.runs import CONFIG
 
@@ -54,13 +55,13 @@ SUMMARY = {"recipe": "mine", "accuracy": 68.734, "ci95": 0.77, "episodes": 600, 
 
 
 def test_an_evaluation_is_a_sentence():
-    assert eval.sentence(SUMMARY) == "mine: 68.73 ± 0.77 % over 600 episodes, 5-way 1-shot"
-    assert eval.sentence({**SUMMARY, "ci95": None, "episodes": 1}) == "mine: 68.73 % over 1 episode, 5-way 1-shot"
+    assert sentence(SUMMARY) == "mine: 68.73 ± 0.77 % over 600 episodes, 5-way 1-shot"
+    assert sentence({**SUMMARY, "ci95": None, "episodes": 1}) == "mine: 68.73 % over 1 episode, 5-way 1-shot"
 
 
 def test_an_interval_that_is_not_symmetric_is_printed_by_its_ends():
     images = {"recipe": "mine", "accuracy": 100.0, "ci95": 20.39, "pictures": 15, "classes": 3}
-    assert eval.sentence(images) == "mine: 100.00 (79.61 to 100.00) % of 15 images, 3 classes"
+    assert sentence(images) == "mine: 100.00 (79.61 to 100.00) % of 15 images, 3 classes"
 
 
 ROW = {"scores": {}, "score": 0.9}

@@ -123,7 +123,7 @@ def test_the_hardest_queries_are_those_that_were_missed_most(first):
 def test_runs_are_compared_episode_by_episode(report, here, fsl):
     found, _ = report(here, "one", "two", "one")
     sound(found)
-    compared = json.loads(fsl("compare", "two", "one")[1])["difference"]
+    compared = json.loads(fsl("compare", "--format", "json", "two", "one")[1])["difference"]
     assert f"{compared['accuracy']:+.2f} ± {compared['ci95']:.2f} over 12 paired episodes" in found.text
     assert "has no flow between two images" in found.text  # the prototype head
 
