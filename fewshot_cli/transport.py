@@ -23,6 +23,7 @@ from fewshot_cli.kernels.certificate import certify
 from fewshot_cli.runtime.console import say
 
 USUAL_TOTALS = (1e-3, 1e4)  # masses that every solver takes as they are
+HALF = (torch.float16, torch.bfloat16)
 TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave
 
 
@@ -208,8 +209,13 @@ def alike(*given: Tensor) -> list[Tensor]:
     if any(x.is_complex() for x in given):
         raise DataError("a transport problem has complex numbers; give the cost as real distances")
     # no solver takes half precision, and prices need more than its digits
-    narrow = all(x.dtype in (torch.float32, torch.float16, torch.bfloat16) for x in given)
-    return [x.to(torch.float32 if narrow else torch.float64) for x in given]
+    narrow = all(x.dtype in (torch.float32, *HALF) for x in given)
+    cost, supply, demand = (x.to(torch.float32 if narrow else torch.float64) for x in given)
+    coarse = [torch.finfo(x.dtype).eps for x in given[1:] if x.dtype in HALF]
+    if coarse:  # masses of one total differ by what their type cannot write
+        ratio = supply.detach().sum(1) / demand.detach().sum(1)
+        demand = demand * torch.where((ratio - 1).abs() <= 2 * max(coarse), ratio, 1.0)[:, None]
+    return [cost, supply, demand]
 
 
 def _in_units(supply: Tensor, demand: Tensor, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -143,8 +143,12 @@ class Predictions(list[Prediction]):
         return _frame([{**{key: getattr(one, key) for key in keys}, **one.scores} for one in self])
 
     def _repr_html_(self) -> str:
-        rows = [(p.image, p.label or "none of these", f"{p.probability or p.score:.2f}") for p in self]
-        return _table([("image", "label", "probability"), *rows])
+        rows = [
+            (p.image, p.label or "none of these", f"{p.score if p.probability is None else p.probability:.2f}")
+            for p in self
+        ]
+        what = "probability" if any(p.probability is not None for p in self) else "score"
+        return _table([("image", "label", what), *rows])
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -137,13 +137,14 @@ def plan(
     if u is not None and v is not None and n and m:
         shift = (v.mean(1, keepdim=True) - u.mean(1, keepdim=True)) / 2
         u, v = u + shift, v - shift
-    value = (c * found.flow).sum((1, 2))
+    flow = found.flow.to(c.device)
+    value = (c * flow).sum((1, 2))
 
     def whole(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(c.device).reshape((*lead, *x.shape[1:]))
 
     rest = [whole(x) for x in (u, v, found.iterations, found.converged, found.certified_gap)]
-    return TransportPlan(whole(found.flow), whole(value), *rest)  # type: ignore[arg-type]
+    return TransportPlan(whole(flow), whole(value), *rest)  # type: ignore[arg-type]
 
 
 def _problems(
@@ -181,7 +182,8 @@ def _uniform(cost: Tensor, nodes: int, other: Tensor | None) -> Tensor:
         return torch.full(
             (nodes,), 1 / max(1, nodes), dtype=torch.promote_types(dtype, torch.float32), device=cost.device
         )
-    total = other if other.is_floating_point() else other.double()
+    # half precision has too few digits for a total
+    total = other.to(torch.promote_types(other.dtype, torch.float32)) if other.is_floating_point() else other.double()
     return (total.sum(-1, keepdim=True) / max(1, nodes)).expand(*other.shape[:-1], nodes)
 
 
@@ -199,6 +201,12 @@ _made = solver  # where a parameter has its name
 
 def _solver_of(chosen: str | Solver[Any]) -> Solver[Any]:
     return _made(chosen) if isinstance(chosen, str) else chosen
+
+
+def _by_key(key: str) -> Solver[Any]:
+    """The solver that `_key` named, made again where compiled code was loaded from elsewhere."""
+    name, _, options = key.partition(" ")
+    return _solvers.get(key) or _made(name, **json.loads(options))
 
 
 def _key(chosen: str | Solver[Any]) -> str:
@@ -231,7 +239,7 @@ def _has_storage(x: Tensor) -> bool:
 @torch.library.custom_op("fewshot_cli::emd", mutates_args=())
 def _opaque(cost: Tensor, supply: Tensor, demand: Tensor, key: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values [B] of problems, and their gradients with respect to cost, supply and demand."""
-    given, chosen = (cost, supply, demand), _solvers.get(key) or _made(key.partition(" ")[0])
+    given, chosen = (cost, supply, demand), _by_key(key)
     if chosen.gradient == "autograd":
         raise DataError(
             f"solver {type(chosen).__name__} differentiates itself, which torch.func and torch.compile cannot see; "
@@ -298,4 +306,4 @@ class _Vectorised(torch.autograd.Function):
             x.expand(size, *x.shape) if at is None else x.movedim(at, 0) for x, at in zip(given[:3], dims, strict=False)
         ]
         found = _Vectorised.apply(*(x.flatten(0, 1) for x in whole), given[3])
-        return tuple(x.unflatten(0, (size, -1)) for x in found), (0,) * 4
+        return tuple(x.unflatten(0, (size, whole[0].shape[1])) for x in found), (0,) * 4

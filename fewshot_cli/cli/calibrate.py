@@ -69,6 +69,6 @@ def _table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _note(result: dict[str, Any]) -> str:
     whose = "labelled images" if result["labelled"] else "examples, each left out of the support set once"
     return (
-        f"{result['images']} {whose}, of which {result['accuracy']:.1f} % get the right label; the error after is "
-        "measured with temperatures fitted to the other half of them"
+        f"{result['images']} {whose}, of which {result['accuracy']:.1f} % get the right label; to measure the error "
+        "after calibration, each half gets the temperature that was fitted to the other"
     )

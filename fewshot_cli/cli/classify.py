@@ -214,6 +214,9 @@ def _watch(made: "Classification", paths: list[Path], top: int, form: Format) ->
             emit("  ".join(cell for cell in _table([row], top)[1][0] if cell))
 
 
+FEW = 30  # examples from which on a fitted temperature is worth something
+
+
 def _likeliest(row: dict[str, Any], top: int) -> list[str]:
     return sorted(row["scores"], key=row["scores"].get, reverse=True)[:top]
 
@@ -236,7 +239,7 @@ def _table(rows: list[dict[str, Any]], top: int) -> tuple[list[str], list[list[s
     others = ["second", *(f"number {place}" for place in range(3, top + 1))][: top - 1]
     lines = []
     for r in rows:
-        line = [r["picture"], r["label"] or f"none (best: {r['best']})", f"{r[sure]:.3f}"]
+        line = [r["picture"], r["label"] or f"none (best: {r['best']})", f"{r[sure]:.3f}" if r["label"] else "-"]
         line += [f"{name} {r[all_of][name]:.3f}" for name in _likeliest(r, top)[1:]]
         lines.append(line + [""] * (2 + top - len(line)) + ([", ".join(r["set"])] if "set" in r else []))
     return ["image", "label", sure, *others, *(["set"] if rows and "set" in rows[0] else [])], lines
@@ -251,15 +254,23 @@ def _notes(result: dict[str, Any]) -> list[str]:
         note = f"a probability is a softmax at temperature {calibration['temperature']:.3g}"
         if calibration["images"]:
             note += (
-                f", fitted to {calibration['images']} examples, each left out once: calibration error "
-                f"{calibration['before']:.1f} % without it, {calibration['after']:.1f} % with that of the other half"
+                f", fitted to {calibration['images']} examples, each left out once; it changes the calibration error "
+                f"from {calibration['before']:.1f} to {calibration['after']:.1f} %"
             )
+            if calibration["images"] < FEW:
+                note += "; so few examples say little about it: give more of each class before you rely on it"
         notes.append(note)
     else:
         notes.append("a score is a softmax over the classes, not a calibrated probability")
     if reject := result.get("reject"):
-        notes.append(
-            f"no label where familiarity is below {reject['below']:.4g}, which {100 * reject['false_accept']:g} % of "
-            "images of none of the classes are expected to exceed"
+        note = (
+            f"no label where familiarity is below {reject['below']:.4g}; about {100 * reject['false_accept']:g} % of "
+            "images that belong to none of the classes should reach it"
         )
+        if reject["refused"]:
+            note += (
+                f", and {100 * reject['refused']:.0f} % of your examples, each left out once, would not: a larger "
+                "--reject refuses fewer, and more classes or examples tell them apart better"
+            )
+        notes.append(note)
     return notes

@@ -194,5 +194,5 @@ def _room(source: Path, shots: int) -> tuple[int, int]:
             f"{source}: holds one class only; give a folder with a folder of photos for each of two or more"
         )
     if len(tested) < 2:
-        say(f"note: of {sum(map(len, classes.values()))} classes so few are for testing that only classify will do")
+        say("note: too few classes are left for testing; `fsl classify` works all the same")
     return max(2, min(5, len(tested))), max(1, min(15, min(tested.values(), default=16) - shots))

@@ -37,7 +37,8 @@ def list_parts(
     else:
         rows = recipe_rows(dataset) if chosen is o.Kind.recipes else _parts(chosen, o.data_root(data_root))
     header = list(rows[0]) if rows else ["name"]
-    emit(in_format(format, rows, [(header, [[row[key] for key in header] for row in rows])]))
+    least = [key for key in header if key not in ("name", "what", "weights here")]
+    emit(in_format(format, rows, [(header, [[row[key] for key in header] for row in rows], least)]))
 
 
 def _models(kind: o.Kind, pattern: str) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ def for_data(dataset: str, store: str, splits: Mapping[str, SplitSize]) -> tuple
     if recipe.eval.protocol == "episodes":
         notes, fitting = _misfits(recipe, splits)
         sets += fitting
+    if recipe.eval.protocol == "episodes" and splits.get(recipe.eval.split, SplitSize(0, 0)).classes < 2:
+        return notes, None
     verb = "eval" if at_hand else "pretrain"
     return notes, " ".join([f"fsl {verb} --recipe {recipe.name}", *(f"--set {text}" for text in sets)])
 
@@ -57,7 +59,9 @@ def _misfits(recipe: "Recipe", splits: Mapping[str, SplitSize]) -> tuple[list[st
         classes, smallest = splits.get(split, SplitSize(0, 0))
         if classes < way:
             has = f"{classes} class{'' if classes == 1 else 'es'}" if classes else "no classes"
-            notes.append(f"split {split} has {has}, too few for {used[split]} in {way}-way episodes of {recipe.name}")
+            notes.append(
+                f"split {split} has {has}, too few for {used[split]}: the episodes of {recipe.name} are {way}-way"
+            )
             if split == tested and classes >= 2:
                 sets.append(f"episode.way={classes}")
         if split == tested and 0 < smallest < episode.shot + episode.query:

@@ -33,7 +33,8 @@ def ls(
     from fewshot_cli.cli.list import recipe_rows
 
     rows = recipe_rows(dataset)
-    emit(in_format(format, rows, [(list(rows[0]), [list(row.values()) for row in rows])], records=rows))
+    block = (list(rows[0]), [list(row.values()) for row in rows], ("solver", "expects", "task", "head", "backbone"))
+    emit(in_format(format, rows, [block], records=rows))
 
 
 @app.command()

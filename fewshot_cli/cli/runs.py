@@ -46,7 +46,9 @@ def ls(
     if not found and format is Format.table:
         such = " such" if kind or recipe else ""
         return say(f"{folder}: there are no{such} runs; `fsl eval` makes one")
-    return emit(in_format(format, records, [(header, map(_cells, found))], notes, records))
+    return emit(
+        in_format(format, records, [(header, map(_cells, found), ("kind", "recipe", "date", "size"))], notes, records)
+    )
 
 
 @app.command()

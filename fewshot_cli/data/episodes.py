@@ -45,9 +45,12 @@ class Sampler:
         need = shot + query
         where = f"{split.store}, {split.split} split"
         if len(self.members) < way:
-            raise DataError(
-                f"{where}: has {len(self.members)} classes, {way}-way episodes need {way}; lower episode.way"
+            count = len(self.members)
+            has = "1 class" if count == 1 else f"{count} classes"
+            help_ = (
+                "lower episode.way" if count > 1 else "give the split more classes, or evaluate another (eval.split)"
             )
+            raise DataError(f"{where}: has {has}, {way}-way episodes need {way}; {help_}")
         for c, images in zip(self.classes, self.members, strict=True):
             if len(images) < need:
                 raise DataError(

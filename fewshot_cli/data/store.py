@@ -17,6 +17,7 @@ from torch import Tensor
 from fewshot_cli.data.decode import PUBLISHED, Reading, cut_out, in_threads, open_image, shrunk, squash
 from fewshot_cli.data.format import FEATURES, FORMAT, IMAGES, INDEX, RAW, check_columns, hashed_columns, is_store
 from fewshot_cli.errors import DataError
+from fewshot_cli.registry import entries
 from fewshot_cli.runtime.files import guarded, regular
 
 BoxesOf = Callable[[int, int, int], tuple[list[tuple[int, int, int, int]], list[bool]]]
@@ -247,9 +248,11 @@ def open_store(root: Path, name: str, how: Reading = PUBLISHED) -> Store:
     path = root / name
     again = f"run `fsl prepare {name} --force` again"
     if not path.exists():
-        raise DataError(
-            f"{path}: dataset {name} is not prepared; run `fsl prepare {name}` (see `fsl show dataset {name}`)"
-        )
+        if name in entries("datasets"):
+            hint = f"run `fsl prepare {name}` (see `fsl show dataset {name}`)"
+        else:  # a store of somebody's own
+            hint = f"run `fsl prepare images --from FOLDER --name {name}`, or another dataset with that --name"
+        raise DataError(f"{path}: dataset {name} is not prepared; {hint}")
     if not is_store(path):
         raise DataError(f"{path}: is not a store; choose another --data-root, or another --name for `fsl prepare`")
     try:

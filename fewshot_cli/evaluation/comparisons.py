@@ -8,6 +8,7 @@ intervals Bonferroni's, which hold all at once with 95 % (Holm's own steps give 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -79,16 +80,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def standings(rows: Sequence[Values | None]) -> list[Standing | None]:
     """The row with the highest mean is `best`; `tied` are those that do not differ significantly from it, paired and by
-    Holm at 5 %. None for the others, and for a row without values.
+    Holm at 5 % over all pairs, since the best is known from the same values. None for the others, and for a row without
+    values.
     """
     out: list[Standing | None] = [None] * len(rows)
     means = {i: math.fsum(values) / len(values) for i, values in enumerate(rows) if values}
     if not means:
         return out
     top = max(means, key=lambda i: means[i])
-    best, others = rows[top] or (), [i for i in means if i != top]
-    for i, found in zip(others, differences([(rows[i] or (), best) for i in others]), strict=True):
-        out[i] = "tied" if found.p is None or found.p > LEVEL else None
+    pairs = list(combinations(means, 2))
+    adjusted = holm([_p_value(np.subtract(rows[i] or (), rows[j] or ())) for i, j in pairs])
+    for (i, j), p in zip(pairs, adjusted, strict=True):
+        if top in (i, j) and (p is None or p > LEVEL):
+            out[i if j == top else j] = "tied"
     out[top] = "best"
     return out
 

@@ -17,6 +17,10 @@ RECORDS = "episodes.jsonl"
 def finished_records(run: Path) -> list[EpisodeRecord]:
     """The records of a run's directory. Raises `DataError` for one that cannot be, and for a missing file."""
     file = run / RECORDS
+    if not run.exists():
+        raise DataError(
+            f"{run}: no such folder; `fsl runs ls` lists the runs, `fsl runs path RECIPE` prints the newest of a recipe"
+        )
     if not regular(file).is_file():
         raise DataError(f"{file}: is not the record of an `fsl eval` run (there is no such file)")
     try:

@@ -75,15 +75,20 @@ class Examples:
         measure = Familiarity(known, unknown)
         near = measure(unknown)
         bound = float(student.ppf(1 - accepted, way - 1)) * math.sqrt(1 + 1 / way)
-        return Recognition(measure, float(near.mean() + bound * near.std()))
+        threshold = float(near.mean() + bound * near.std())
+        refused = float((measure(known) < threshold).double().mean()) if len(known) else None
+        return Recognition(measure, threshold, refused)
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """How familiar images are, of their logits, and the threshold below which they are none of the classes."""
+    """How familiar images are, of their logits, the threshold below which they are none of the classes, and the share
+    of the examples, each left out once, that it would refuse (None where classes have one example each).
+    """
 
     familiarity: Familiarity
     threshold: float
+    refused: float | None
 
 
 @dataclass(frozen=True)

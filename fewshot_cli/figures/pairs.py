@@ -174,9 +174,9 @@ def _legend_lines(panels: list[Panel], every: bool, width: float) -> list[str]:
     share = " to ".join(dict.fromkeys(f"{100 * x:.0f}" for x in (min(shares), max(shares))))
     text = (
         f"Lines: the {max(shown)} strongest flows of the optimal matching, {share} % of its mass; the wider, the more "
-        "flows. A number and its colour belong to one place in the query."
+        "mass. A number and its colour belong to one place in the query."
     )
-    text += " Thin grey lines: all other flows." if every else ""
+    text += " Thin lines: all other flows." if every else ""
     return style.wrap(text, width - 2 * EDGE, SMALL, 4).splitlines()
 
 

@@ -14,9 +14,9 @@ from fewshot_cli.laboratory.work import Outcome, embed, one_per_features, run_ce
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import resolve
 from fewshot_cli.runtime.processes import Processes
+from fewshot_cli.runtime.run_folders import JOBS
 
 MINUTES = 24 * 60  # of a job, where --slurm time= does not say otherwise
-JOBS = "jobs"
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ def _processes(number: int, launcher: Launcher) -> Processes:
 
 
 def _embed(number: int, cells: Sequence[Cell], root: Path, launcher: Launcher) -> None:
+    processes = _processes(number, launcher)
     for cell in cells:
-        embed(cell, root, _processes(number, launcher))
+        embed(cell, root, processes)
 
 
 def _match(number: int, folder: Path, cells: Sequence[Cell], root: Path, launcher: Launcher) -> dict[str, Outcome]:

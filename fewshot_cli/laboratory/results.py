@@ -9,7 +9,8 @@ from typing import Any, Literal
 from fewshot_cli.evaluation.comparisons import CORRECTED, Ranks, add_standings, differences, ranks
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
 from fewshot_cli.laboratory.plan import Cell, varied_tasks
-from fewshot_cli.laboratory.work import CELLS, Outcome, records_of
+from fewshot_cli.laboratory.work import Outcome, records_of
+from fewshot_cli.runtime.run_folders import CELLS
 from fewshot_cli.runtime.runs import versions
 
 Over = Literal["episodes", "tasks"]

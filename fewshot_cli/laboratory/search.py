@@ -21,6 +21,7 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import guarded
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.render import plus_minus
+from fewshot_cli.runtime.run_folders import STUDY, TRIALS
 from fewshot_cli.runtime.runs import CONFIG, Run, versions
 from fewshot_cli.training.log import LOG
 from fewshot_cli.training.metatrain import metatrain
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.samplers import BaseSampler
 
-STUDY, TRIALS = "study.sqlite3", "trials"
 STAGES: dict[str, Stage] = {"pretrain": "pretrain", "metatrain": "metatrain", "eval": "episodes"}
 _NOT_OPTIONS = ("dataset", "episode", "eval", "seed")  # what is measured, not what is chosen
 

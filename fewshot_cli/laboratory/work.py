@@ -18,9 +18,8 @@ from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import write_json
 from fewshot_cli.runtime.processes import Processes
 from fewshot_cli.runtime.render import plus_minus
-from fewshot_cli.runtime.runs import CONFIG, fingerprint, read
-
-CELLS, MEMORY = "cells", "memory.json"
+from fewshot_cli.runtime.run_folders import CELLS, MEMORY
+from fewshot_cli.runtime.runs import CONFIG, SUMMARY, fingerprint, read
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,17 @@ def _run(path: Path, cell: Cell, root: Path, processes: Processes, shared: Share
         resume = (path / CONFIG).exists()
         return evaluate_episodes(cell.recipe, root, path, resume, processes, shared=shared)
 
-    finished = (path / MEMORY).exists()
+    measured, done = (path / MEMORY).exists(), (path / SUMMARY).exists()
     try:
         summary, peak = with_peak(processes.device, evaluate)
-        if not finished:
-            write_json(path / MEMORY, {"peak": peak})
-        return Outcome(summary, read(path / MEMORY)["peak"] if finished else peak)
+        if not measured:  # a peak around nothing but reading the result says nothing
+            write_json(path / MEMORY, {"peak": None if done else peak})
+        return Outcome(summary, read(path / MEMORY)["peak"])
     except FslError as error:
         return Outcome(failed=str(error))
+    except (MemoryError, RuntimeError, ValueError) as error:  # of PyTorch or a part, such as a GPU that is full
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return Outcome(failed=f"{type(error).__name__}: {said}")
 
 
 def _sentence(outcome: Outcome) -> str:

@@ -168,7 +168,8 @@ class Classification:
         if self.calibration is not None:
             facts["calibration"] = asdict(self.calibration)
         if self.recognition is not None:
-            facts["reject"] = {"false_accept": self.asked.reject, "below": self.recognition.threshold}
+            told = self.recognition
+            facts["reject"] = {"false_accept": self.asked.reject, "below": told.threshold, "refused": told.refused}
         if self.set_threshold is not None:
             facts["set_of"] = {"coverage": self.asked.sets, "above": self.set_threshold}
         return facts

@@ -103,14 +103,16 @@ def _points(points: Sequence[Point]) -> str:
 
 
 def histogram(accuracies: Sequence[float], queries: int, mean: float) -> Chart:
-    """How many episodes had which accuracy; a bin is never narrower than one query."""
+    """How many episodes had which accuracy; every bin holds as many possible accuracies, which lie a query apart."""
     low, high = min(accuracies), max(accuracies)
-    step = _round_step(max((high - low) / 24, 100 / queries, 1e-6))
-    first = math.floor(low / step)
-    counts = [0] * (math.floor(high / step) - first + 1)
+    query = 100 / queries
+    step = query * max(1, math.ceil((high - low) / 24 / query))
+    begins = low - query / 2
+    counts = [0] * (math.floor((high - begins) / step) + 1)
     for value in accuracies:
-        counts[math.floor(value / step + 1e-9) - first if value < high else -1] += 1
-    x = _scale(first * step, (first + len(counts)) * step, LEFT, WIDTH - RIGHT)
+        counts[math.floor((value - begins) / step)] += 1
+    ends = begins + len(counts) * step
+    x = _scale(begins, ends, LEFT, WIDTH - RIGHT)
     y = _scale(0, max(counts), HEIGHT - BOTTOM, TOP)
     middle = sorted(accuracies)
     quarter = len(middle) // 4
@@ -123,11 +125,11 @@ def histogram(accuracies: Sequence[float], queries: int, mean: float) -> Chart:
         rule=x(mean),
     )
     for i, count in enumerate(counts):
-        begin, end = (first + i) * step, (first + i + 1) * step
+        begin, end = begins + i * step, begins + (i + 1) * step
         size = max(0.5, x(end) - x(begin) - 1)
-        words = f"{begin:g} to {end:g} %: {count} episodes"
+        words = f"{begin:.1f} to {end:.1f} %: {count} episodes"
         chart.bars.append((x(begin), y(count), round(size, 2), round(HEIGHT - BOTTOM - y(count), 2), words))
-    chart.x_ticks = _labels(ticks(first * step, (first + len(counts)) * step), x)
+    chart.x_ticks = _labels(ticks(begins, ends), x)
     chart.y_ticks = _labels([tick for tick in ticks(0, max(counts), 4) if tick == int(tick)], y)
     return chart
 

@@ -14,6 +14,8 @@ from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.files import guarded, held_by, hold
 
 RUNS = Path("runs")
+CELLS, MEMORY, JOBS = "cells", "memory.json", "jobs"  # of a sweep: its runs, what one needed, output of its jobs
+TRIALS, STUDY = "trials", "study.sqlite3"  # of a search
 State = Literal["finished", "unfinished", "in use", "damaged"]
 
 # What verbs write into a run's folder: only a folder that holds nothing else is removed.
@@ -22,8 +24,9 @@ _FILES = {
     *("episodes.jsonl", "predictions.jsonl", "rows.jsonl", "log.jsonl", "log.csv"),
     *("state.pt", "weights.safetensors", "weights.safetensors.json", "training.png"),
     *("classifier.safetensors", "classifier.safetensors.json"),
+    *(MEMORY, STUDY),
 }
-_FOLDERS = {"tensorboard", "wandb", "mlruns"}  # of loggers, whatever they hold
+_FOLDERS = {"tensorboard", "wandb", "mlruns", CELLS, TRIALS, JOBS}  # of loggers and sweeps, whatever they hold
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,14 @@ def named(text: str, base: Path = RUNS) -> RunFolder:
 
 
 def newest(recipe: str, kind: str | None = None, unfinished: bool = False, base: Path = RUNS) -> RunFolder:
-    """The newest finished run of a recipe, or of any state, of a kind or of any. Raises `DataError` when there is
-    none.
+    """The newest finished run of a recipe, or of any state; of a kind, or of any but a sweep, which is many runs.
+
+    Raises `DataError` when there is none.
     """
     name = Path(recipe).name.removesuffix(".yaml")
-    of_it = [run for run in find(base) if run.recipe == name and kind in (None, run.kind)]
+    of_it = [
+        run for run in find(base) if run.recipe == name and (run.kind == kind or (kind is None and run.kind != "sweep"))
+    ]
     done = [run for run in of_it if unfinished or run.state == "finished"]
     if done:
         return done[0]

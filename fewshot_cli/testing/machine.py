@@ -74,7 +74,7 @@ def verdict(found: list[Finding]) -> str:
     more = [one.what for one in found if one.get]
     if not more:
         return f"fsl works here, {where}"
-    return f"fsl works here, {where}; to be had besides, as the last column says: {', '.join(more)}"
+    return f"fsl works here, {where}; what is missing can be installed as the last column says: {', '.join(more)}"
 
 
 def _solving() -> Iterator[Finding]:
