@@ -69,6 +69,35 @@ def test_narrow_numbers_are_solved_in_float32_and_whole_ones_in_float64(dtype, s
     assert torch.allclose(value.double(), fewshot_cli.emd(cost.double()), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_masses_in_half_precision_are_of_one_total_as_far_as_it_can_say(dtype):
+    cost, supply, demand = problems(40, n=25, m=25, dtype=torch.float32)
+    both = fewshot_cli.emd(cost, supply.to(dtype), demand.to(dtype))
+    assert torch.allclose(both, fewshot_cli.emd(cost, supply, demand), rtol=0.05)
+    assert fewshot_cli.emd(cost, demand=demand.to(dtype)).shape == (40,)
+    with pytest.raises(DataError, match="total supply"):
+        fewshot_cli.emd(cost, supply.to(dtype), 2 * demand.to(dtype))
+
+
+def test_a_solver_of_the_cpu_answers_on_the_tensors_own_device(monkeypatch):
+    # no GPU is needed to see where tensors go: fake ones have a device and no content
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from fewshot_cli import transport
+
+    def solve(solver, c, s, d):
+        assert c.device.type == "cpu"
+        return transport.Plan(c, s, d, s[:, 0].long(), s[:, 0] > 0, certified_gap=s[:, 0])
+
+    monkeypatch.setattr(transport, "check", lambda *given: None)
+    monkeypatch.setattr(transport, "solve", solve)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    with FakeTensorMode():
+        given = [torch.empty(shape, device="cuda") for shape in ((2, 3, 4), (2, 3), (2, 4))]
+        plan = fewshot_cli.plan(*given, solver=fewshot_cli.solver("pot"))
+        assert plan.flow.device.type == plan.value.device.type == plan.converged.device.type == "cuda"
+
+
 def test_gradients_are_those_of_differences_in_all_three():
     # the masses change against each other: a total of their own would leave the problem
     cost, supply, demand = (x.requires_grad_() for x in problems(2))
@@ -125,6 +154,7 @@ def test_vmap_and_grad_give_what_batches_give():
     plan = fewshot_cli.plan(cost, supply, demand)
     for slope, found in zip(slopes, (plan.flow, plan.supply_price, plan.demand_price), strict=True):
         assert torch.allclose(slope, found)
+    assert vmap(fewshot_cli.emd)(cost[:0, 0]).shape == (0,)
     whole = jacrev(fewshot_cli.emd)(cost[:, 0], supply[:, 0], demand[:, 0])
     assert torch.allclose(
         whole, torch.stack([torch.stack([plan.flow[i, 0] * (i == j) for j in range(3)]) for i in range(3)])

@@ -74,6 +74,23 @@ def test_cells_that_fail_are_told_and_skipped(fsl, glyph_root):
     assert code == 3 and "no cell could be evaluated: emd: " in err and "failed" in out
 
 
+def test_a_cell_that_is_out_of_memory_stops_no_other(fsl, glyph_root, monkeypatch):
+    from fewshot_cli.laboratory import work
+
+    evaluate = work.evaluate_episodes
+
+    def short(recipe, *rest, **more):
+        if recipe.head.name == "emd":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return evaluate(recipe, *rest, **more)
+
+    monkeypatch.setattr(work, "evaluate_episodes", short)
+    words = (*BASE, "--grid", "head=emd,knn", "--data-root", glyph_root, "--run-dir", "runs/sweep/s")
+    code, out, err = fsl(*words)
+    assert code == 1 and "1 of 2 cells could not be evaluated" in err and "out of memory" in out + err
+    assert fsl("runs", "rm", "runs/sweep/s", "--yes")[0] == 0 and not Path("runs/sweep/s").exists()
+
+
 def test_another_sweep_does_not_continue_this_one(fsl, glyph_root):
     words = (*BASE, "--data-root", glyph_root, "--run-dir", "s")
     assert fsl(*words, "--grid", "head=emd,knn")[0] == 0

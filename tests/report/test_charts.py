@@ -31,6 +31,13 @@ def test_a_histogram_counts_every_episode_within_its_frame(name):
     assert all(chart.left <= x <= chart.right for x, _ in chart.x_ticks) and len(chart.x_ticks) >= 2
 
 
+def test_bins_of_a_histogram_hold_equally_many_possible_accuracies():
+    for queries in (75, 30, 7):
+        possible = [100 * correct / queries for correct in range(queries + 1)]
+        counts = [int(words.split(": ")[1].split()[0]) for *_, words in charts.histogram(possible, queries, 50.0).bars]
+        assert len(set(counts[:-1])) == 1 and counts[-1] <= counts[0]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_running_mean_ends_at_the_mean_and_its_interval(name):
     from fewshot_cli.evaluation.stats import mean_ci95
