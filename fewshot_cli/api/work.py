@@ -62,6 +62,11 @@ def evaluate(
     Raises `RecipeError`, `DataError` and `FslError` with the sentences of the command line.
     """
     own = {"backbone": backbone, "head": head}
+    for kind, part in own.items():
+        if not isinstance(part, nn.Module | str | Mapping | None):
+            raise FslError(
+                f"{kind} must be a name, a mapping of a name and options, or a module such as MyNet(), not {part!r}"
+            )
     modules = {kind: part for kind, part in own.items() if isinstance(part, nn.Module)}
     named = {kind: part for kind, part in own.items() if part is not None and kind not in modules}
     loaded = recipe_of(recipe, settings, {**named, **overrides})

@@ -8,7 +8,7 @@ from fewshot_cli.cli.github import publish
 from fewshot_cli.cli.output import Block
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, width
-from fewshot_cli.runtime.render import Format, as_csv, as_json, plus_minus, tables
+from fewshot_cli.runtime.render import Format, as_csv, as_json, between, plus_minus, tables
 
 if TYPE_CHECKING:
     from fewshot_cli.evaluation.results import ClassAccuracy, Confused
@@ -62,8 +62,17 @@ def _with_answers(
 def _per_class(accuracies: "list[ClassAccuracy]") -> Block:
     """The classes, the least accurate first."""
     rows = sorted(accuracies, key=lambda row: (row["accuracy"], row["class"]))
-    cells = [(row["class"], plus_minus(row["accuracy"], row["ci95"]), row["queries"]) for row in rows]
+    cells = [(row["class"], _interval(row), row["queries"]) for row in rows]
     return ("class", "accuracy %", "queries"), cells
+
+
+def _interval(row: "ClassAccuracy") -> str:
+    """An accuracy over episodes with ±, one over single images with both ends of Wilson's interval."""
+    from fewshot_cli.evaluation.stats import share_ends
+
+    if "episodes" in row:
+        return plus_minus(row["accuracy"], row["ci95"])
+    return between(row["accuracy"], *share_ends(row["correct"], row["queries"]))
 
 
 def _confused(pairs: "list[Confused]") -> Block:

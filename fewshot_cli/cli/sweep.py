@@ -170,7 +170,7 @@ def _value(value: Any) -> str:
 def _refuse_for_search(given: dict[str, Any]) -> None:
     for option, value in given.items():
         if value:
-            raise FslError(f"{option}: a search has no such thing; leave it out, or search out of the file")
+            raise FslError(f"{option}: a search has no such thing; leave it out, or remove `search` from the file")
 
 
 def _sweep(
@@ -303,8 +303,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
         friedman = ranks["friedman"]
         test = f"; Friedman's test: χ² {friedman['statistic']:.1f}, p {_p(friedman['p'])}" if friedman else ""
         notes.append(
-            f"ranks: mean over {ranks['blocks']} {ranks['over']}, 1 is best; two differ significantly from a distance "
-            f"of {ranks['critical_difference']:.2f} on (Nemenyi, 5 %){test}"
+            f"ranks: mean over {ranks['blocks']} {ranks['over']}, 1 is best; two differ significantly if they "
+            f"are at least {ranks['critical_difference']:.2f} apart (Nemenyi, 5 %){test}"
         )
     failed: dict[str, list[str]] = {}
     for r in result["records"]:

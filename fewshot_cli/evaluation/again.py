@@ -29,7 +29,7 @@ def split_of(recipe: Recipe, config: Mapping[str, Any], root: Path) -> Split:
     split = dataset_of(recipe, root).split(recipe.eval.split)
     if split.sha256 != config["identity"]["data"]:
         raise DataError(
-            f"{root / recipe.store}: holds other images than the run was evaluated on; give the --data-root of then"
+            f"{root / recipe.store}: holds other images than those of the run; give the run's own --data-root"
         )
     return split
 

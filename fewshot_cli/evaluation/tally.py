@@ -14,6 +14,7 @@ from fewshot_cli.evaluation.stats import mean_ci95, share_ci95
 from fewshot_cli.runtime.runs import Run
 
 PREDICTIONS = "predictions.jsonl"
+LEAST = 5  # episodes of a class, below which they say nothing of how far others lie
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def of_episodes(records: Sequence[EpisodeRecord], run: Path) -> Tally:
     accuracies = []
     for i, name in enumerate(names):
         mean, ci95 = mean_ci95(shares[i])
+        ci95 = ci95 if len(shares[i]) >= LEAST else None
         accuracies.append(_accuracy(name, mean, ci95, counts[i], i, len(shares[i])))
     return Tally(names, counts, offered, accuracies)
 

@@ -46,7 +46,7 @@ def queries_of(records: Sequence[EpisodeRecord], sampler: Sampler, split: Split)
         if [split.classes[c] for c in episode.classes] != record["classes"]:
             raise DataError(
                 f"episode {record['episode']} of the prepared dataset has other classes than the run's; give the "
-                "--data-root of then"
+                "--data-root that it was evaluated with"
             )
         labels, images = episode.labels().tolist(), episode.query.flatten().tolist()
         for number, (label, image, given) in enumerate(zip(labels, images, record["predicted"], strict=True)):

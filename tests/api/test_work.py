@@ -118,6 +118,8 @@ def test_modules_that_do_not_fit_are_told_what_to_make(here):
 
     with pytest.raises(DataError, match=r"head Wrong gives \[1, 75\] .* it must give logits \[1, 75, 5\]"):
         fewshot_cli.evaluate(head=Wrong(), eval__episodes=2)
+    with pytest.raises(FslError, match=r"head must be a name, .* or a module such as MyNet\(\), not <class"):
+        fewshot_cli.evaluate(head=Nearest, eval__episodes=2)
     with pytest.raises(FslError, match="resume continues the run"):
         fewshot_cli.evaluate(head=Nearest(), run_dir=here / "a", resume=True)
 
