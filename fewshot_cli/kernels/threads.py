@@ -22,7 +22,7 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least:
 
     A part has at least `least` problems, so that it is worth its thread.
     """
-    workers = min(workers or os.cpu_count() or 1, max(1, batch // least))
+    workers = min(workers or _cores(), max(1, batch // least))
     if workers == 1:
         run(0, batch)
         return
@@ -32,6 +32,11 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least:
     run(0, bounds[1])  # this thread takes its share instead of waiting
     for part in others:
         part.result()
+
+
+def _cores() -> int:
+    """The cores that this process may use, which a scheduler may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Pool:

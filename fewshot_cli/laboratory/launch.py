@@ -14,7 +14,8 @@ from fewshot_cli.laboratory.work import Outcome, embed, one_per_features, run_ce
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.device import resolve
 from fewshot_cli.runtime.processes import Processes
-from fewshot_cli.runtime.run_folders import JOBS
+from fewshot_cli.runtime.run_folders import CELLS, JOBS
+from fewshot_cli.runtime.runs import SUMMARY
 
 MINUTES = 24 * 60  # of a job, where --slurm time= does not say otherwise
 
@@ -71,9 +72,14 @@ def evaluate(
     given = [(i, folder, share, root, launcher) for i, share in _shares(cells, launcher)]
     outcomes: dict[str, Outcome] = {}
     for (_, _, share, _, _), job in zip(given, _array(launcher, folder, _match, given), strict=True):
-        made = job if isinstance(job, dict) else {cell.folder: Outcome(failed=str(job)) for cell in share}
-        outcomes |= made
+        outcomes |= job if isinstance(job, dict) else _left(folder, share, root, processes, str(job))
     return _in_order(cells, outcomes)
+
+
+def _left(folder: Path, cells: Sequence[Cell], root: Path, processes: Processes, why: str) -> dict[str, Outcome]:
+    """What a job that died has left: the cells that it had finished, and `why` the others are not."""
+    finished = [cell for cell in cells if (folder / CELLS / cell.folder / SUMMARY).exists()]
+    return {cell.folder: Outcome(failed=why) for cell in cells} | run_cells(folder, finished, root, processes)
 
 
 def _shares(cells: Sequence[Cell], launcher: Launcher) -> list[tuple[int, Sequence[Cell]]]:

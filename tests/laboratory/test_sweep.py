@@ -153,3 +153,17 @@ def test_peak_memory_is_that_of_the_work(tmp_path):
     large = memory.with_peak(cpu, lambda: len(bytearray(200_000_000)))
     assert small[0] == 7 and large[0] == 200_000_000 and 190e6 < large[1] - small[1] < 260e6
     assert memory.with_peak(cpu, lambda: 7, tmp_path / "nothing") == (7, None)
+
+
+def test_a_job_that_died_has_left_what_it_had_finished(fsl, glyph_root, tmp_path, monkeypatch):
+    from fewshot_cli.laboratory import launch
+    from fewshot_cli.laboratory.plan import Cell
+
+    words = (*BASE, "--grid", "head=knn,prototype", "--data-root", glyph_root, "--run-dir", "s")
+    assert fsl(*words)[0] == 0
+    kept = []
+    monkeypatch.setattr(launch, "run_cells", lambda folder, cells, *rest: kept.extend(cells) or {})
+    names = [path.name for path in sorted(Path("s/cells").iterdir())]
+    cells = [Cell(**{**dict.fromkeys(Cell.__dataclass_fields__), "folder": name}) for name in (*names, "never begun")]
+    left = launch._left(Path("s"), cells, glyph_root, None, "job 7 failed")
+    assert [cell.folder for cell in kept] == names and left["never begun"].failed == "job 7 failed"
