@@ -52,19 +52,19 @@ def test_splits_that_are_too_small_are_told(tmp_path, monkeypatch):
     small = {"train": SplitSize(6, 8), "val": SplitSize(1, 8), "test": SplitSize(3, 8)}
     notes, command = next_step.for_data("glyphs", "glyphs", small)
     assert notes == [
-        "split val has 1 class, too few for validation while training in 5-way episodes of glyphs_5w1s",
-        "split test has 3 classes, too few for evaluation in 5-way episodes of glyphs_5w1s",
+        "split val has 1 class, too few for validation while training: the episodes of glyphs_5w1s are 5-way",
+        "split test has 3 classes, too few for evaluation: the episodes of glyphs_5w1s are 5-way",
         "the smallest class of split test has 8 images, too few for 1 support and 15 query images of glyphs_5w1s",
     ]
     assert command == "fsl eval --recipe glyphs_5w1s --set episode.way=3 --set episode.query=7"
     notes, command = next_step.for_data("glyphs", "glyphs", {"train": SplitSize(20, 60), "test": SplitSize(1, 1)})
-    assert "split val has no classes" in notes[0] and command == "fsl eval --recipe glyphs_5w1s"
+    assert "split val has no classes" in notes[0] and command is None  # one class is no task
 
 
 def test_prepare_ends_with_a_command_that_works(fsl, tmp_path):
     images(tmp_path / "photos", list("abcdefghij"))
     code, _, err = fsl("prepare", "images", "--from", "photos", "--dry-run")
-    assert code == 0 and "note: split test has 2 classes, too few for evaluation in 5-way" in err and "next" not in err
+    assert code == 0 and "note: split test has 2 classes, too few for evaluation" in err and "next" not in err
     code, _, err = fsl("prepare", "images", "--from", "photos")
     *notes, command = err.splitlines()
     assert code == 0 and sum(line.startswith("note: ") for line in notes) == 3

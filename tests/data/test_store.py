@@ -185,7 +185,7 @@ def test_what_a_killed_build_left_is_no_store_and_goes_with_the_next_one_once_it
         assert other.stdout.readline() == "begun\n"
         (left,) = tmp_path.iterdir()
         assert left.name.startswith(".tiny.") and left.name.endswith(".part")
-        with pytest.raises(DataError, match="is not prepared; run `fsl prepare tiny`"):
+        with pytest.raises(DataError, match="is not prepared; run `fsl prepare images --from FOLDER --name tiny`"):
             open_store(tmp_path, "tiny")
         write(tmp_path, rows)
         assert sorted(p.name for p in tmp_path.iterdir()) == [left.name, "tiny"]  # it is still at work

@@ -25,7 +25,7 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("query", [0, 7, 33])
 def test_classes_come_in_the_order_of_their_logits_and_verdicts_are_true(fsl, glyph_root, drawn, query):
-    words = (*WORDS, "--episode", "4", "--query", query, "--data-root", glyph_root)
+    words = (*WORDS, "--episode", "4", "--query", query, "--data-root", glyph_root, "--format", "json")
     code, out, err = fsl(*words)
     assert code == 0, err
     records, ((panels, flows, title),) = json.loads(out), drawn

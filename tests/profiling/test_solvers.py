@@ -97,7 +97,7 @@ def test_profile_in_other_formats_and_on_a_recipes_features(fsl, glyph_root, tmp
         and "needs three sizes" in out
     )
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-    assert fsl(*common)[1].count("network_simplex") == 3
+    assert fsl(*common)[1].count("network_simplex") == 4  # in the sentence and in the tables
 
 
 @pytest.mark.parametrize(
