@@ -248,9 +248,14 @@ def gradients(
     d_cost = grad[:, None, None] * flow if needed[0] else None
     if supply_price is None or demand_price is None or not (needed[1] or needed[2]):
         return d_cost, None, None
+    u, v = centred(supply_price, demand_price)
+    return d_cost, grad[:, None] * u if needed[1] else None, grad[:, None] * v if needed[2] else None
+
+
+def centred(supply_price: Tensor, demand_price: Tensor) -> tuple[Tensor, Tensor]:
+    """Prices [B,n] and [B,m] shifted against each other so that both have the same mean."""
     shift = (demand_price.mean(1, keepdim=True) - supply_price.mean(1, keepdim=True)) / 2
-    d_supply = grad[:, None] * (supply_price + shift) if needed[1] else None
-    return d_cost, d_supply, grad[:, None] * (demand_price - shift) if needed[2] else None
+    return supply_price + shift, demand_price - shift
 
 
 class _Envelope(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.api.results import Prediction, Predictions
-from fewshot_cli.api.work import PathLike, recipe_of
+from fewshot_cli.api.work import PathLike, path_of, recipe_of
 from fewshot_cli.contracts import Matches
 from fewshot_cli.data.user_images import TAKING
 from fewshot_cli.figures import matching as figures
@@ -47,8 +47,8 @@ def classify(
         loaded,
         Path(support),
         None,
-        None if weights is None else Path(weights),
-        roots.data_root(None if data_root is None else Path(data_root)),
+        path_of(weights),
+        roots.data_root(data_root),
         resolve(device),
         TAKING,
         Asked(reject, coverage),
@@ -108,8 +108,8 @@ def match(
     """
     loaded = recipe_of(recipe or recipe_for_photos(1), settings, overrides)
     root, given = (
-        roots.data_root(None if data_root is None else Path(data_root)),
-        None if weights is None else Path(weights),
+        roots.data_root(data_root),
+        path_of(weights),
     )
     with torch.no_grad():
         model = figures.parts_with(loaded, given, root, resolve(device), Matches, figures.NO_FLOW)

@@ -127,16 +127,14 @@ def plan(
     c, s, d, lead = _problems(cost, supply, demand)
     c, s, d = transport.alike(c, s, d)
     transport.check(c, s, d)
-    n, m = c.shape[1:]
     if c.numel() == 0:
         zeros, ones = c.new_zeros(len(c)), torch.ones(len(c), dtype=torch.bool, device=c.device)
         found = Plan(c, s * 0, d * 0, zeros.long(), ones, certified_gap=zeros)
     else:
         found = _on_its_device(_solver_of(solver), transport.solve, c, s, d)
     u, v = found.supply_price, found.demand_price
-    if u is not None and v is not None and n and m:
-        shift = (v.mean(1, keepdim=True) - u.mean(1, keepdim=True)) / 2
-        u, v = u + shift, v - shift
+    if u is not None and v is not None and c.numel():
+        u, v = transport.centred(u, v)
     flow = found.flow.to(c.device)
     value = (c * flow).sum((1, 2))
 

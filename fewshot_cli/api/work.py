@@ -38,6 +38,11 @@ def recipe_of(recipe: PathLike, settings: Mapping[str, Any] | None, named: Mappi
     return load_recipe(str(recipe), [overrides.written(key, value) for key, value in both.items()])
 
 
+def path_of(given: PathLike | None) -> Path | None:
+    """A path, of a text or a path; None stays None."""
+    return None if given is None else Path(given)
+
+
 def evaluate(
     recipe: PathLike = "glyphs_5w1s",
     settings: Mapping[str, Any] | None = None,
@@ -74,8 +79,8 @@ def evaluate(
         raise FslError(f"recipe {loaded.name} has protocol {loaded.eval.protocol}, which only `fsl eval` evaluates")
     if resume and (modules or run_dir is None):
         raise FslError("resume continues the run in run_dir, of parts by name; leave it out")
-    plugged, given = Plugged(**modules), None if weights is None else Path(weights)
-    processes, root = Processes(resolve(device)), _root(data_root)
+    plugged, given = Plugged(**modules), path_of(weights)
+    processes, root = Processes(resolve(device)), roots.data_root(data_root)
     with tempfile.TemporaryDirectory(prefix="fsl-") as folder:
         path = Path(folder, "run") if run_dir is None else Path(run_dir)
         batch = 1 if plugged.head is not None else 0  # a head of one's own poses problems in an order of its own
@@ -119,8 +124,8 @@ def pretrain(
     from fewshot_cli.training import pretrain as verb
 
     loaded = recipe_of(recipe, settings, overrides)
-    path = runs.choose(None if run_dir is None else Path(run_dir), "pretrain", loaded.start, resume)
-    summary = verb.pretrain(loaded, _root(data_root), path, resume, Processes(resolve(device)))
+    path = runs.choose(path_of(run_dir), "pretrain", loaded.start, resume)
+    summary = verb.pretrain(loaded, roots.data_root(data_root), path, resume, Processes(resolve(device)))
     return _trained(summary, path)
 
 
@@ -142,9 +147,11 @@ def metatrain(
     """
     from fewshot_cli.training import metatrain as verb
 
-    loaded, given = recipe_of(recipe, settings, overrides), None if weights is None else Path(weights)
-    path = runs.choose(None if run_dir is None else Path(run_dir), "metatrain", loaded.weights or loaded.name, resume)
-    return _trained(verb.metatrain(loaded, _root(data_root), path, resume, Processes(resolve(device)), given), path)
+    loaded, given = recipe_of(recipe, settings, overrides), path_of(weights)
+    path = runs.choose(path_of(run_dir), "metatrain", loaded.weights or loaded.name, resume)
+    return _trained(
+        verb.metatrain(loaded, roots.data_root(data_root), path, resume, Processes(resolve(device)), given), path
+    )
 
 
 def _trained(summary: Mapping[str, Any] | None, path: Path) -> TrainingRun:
@@ -172,8 +179,8 @@ class Model:
         **overrides: Any,
     ) -> "Model":
         """The model of a recipe; arguments and errors as of `evaluate`."""
-        loaded, given = recipe_of(recipe, settings, overrides), None if weights is None else Path(weights)
-        return cls(core.Model.open(loaded, _root(data_root), Processes(resolve(device)), given))
+        loaded, given = recipe_of(recipe, settings, overrides), path_of(weights)
+        return cls(core.Model.open(loaded, roots.data_root(data_root), Processes(resolve(device)), given))
 
     def embed(self, images: PathLike | Sequence[PathLike]) -> Tensor:
         """Local features [N,d,h,w] of image files, or of all images in folders, in the order of their names.
@@ -193,7 +200,3 @@ class Model:
     def __repr__(self) -> str:
         names = self._opened.names
         return f"Model {self.recipe.name}: {names['head']} on {names['backbone']}, weights {self._opened.weights.label}"
-
-
-def _root(given: PathLike | None) -> Path:
-    return roots.data_root(None if given is None else Path(given))

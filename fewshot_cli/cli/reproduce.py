@@ -10,6 +10,7 @@ import typer
 from fewshot_cli.cli import options as o
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format, as_json
+from fewshot_cli.runtime.roots import RUNS
 
 
 def _names(incomplete: str) -> list[str]:
@@ -41,7 +42,7 @@ def reproduce(
     from fewshot_cli.runtime.processes import launch
 
     processes = launch(resolve(device), devices, nodes)
-    path = run_dir or Path("runs") / "reproduce" / name
+    path = run_dir or RUNS / "reproduce" / name
     report = work.reproduce(
         name, list(sets or []), source, o.data_root(data_root), path, processes, shlex.join(["fsl", *sys.argv[1:]])
     )

@@ -12,6 +12,7 @@ from fewshot_cli.cli.output import in_format, say_next
 from fewshot_cli.errors import FslError
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.render import Format, as_yaml, plus_minus
+from fewshot_cli.runtime.roots import RUNS
 
 if TYPE_CHECKING:  # importing it would read and write files' locks for --help
     from fewshot_cli.runtime.run_folders import RunFolder
@@ -21,7 +22,6 @@ Folder = Annotated[
     Path, typer.Option("--in", file_okay=False, help="Folder of the runs.", show_default=True, metavar="FOLDER")
 ]
 Kind = Annotated[str | None, typer.Option("--kind", help="Only runs of this verb, such as eval or pretrain.")]
-RUNS = Path("runs")
 
 
 @app.command()

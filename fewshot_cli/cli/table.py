@@ -11,6 +11,7 @@ from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.runtime.console import emit, say
 from fewshot_cli.runtime.latex import Mark
 from fewshot_cli.runtime.render import Format, JUnitCase, junit, plus_minus
+from fewshot_cli.runtime.roots import RUNS
 
 if TYPE_CHECKING:  # importing these would import pydantic for --help
     from fewshot_cli.papers.request import Request
@@ -189,7 +190,7 @@ def _metatrained(
     from fewshot_cli.runtime.runs import CONFIG
 
     dataset = request.dataset or table.default_dataset
-    path = (run_dir or Path("runs") / "table" / table.name.partition(".")[0] / dataset) / table.name
+    path = (run_dir or RUNS / "table" / table.name.partition(".")[0] / dataset) / table.name
     cells = MetatrainedCells(table, request, path)
     _run_episodes(table, request, cells, dataset, path, (path / CONFIG).exists(), form, plot)
 
@@ -212,7 +213,7 @@ def _trained(
     from fewshot_cli.figures import curves
     from fewshot_cli.papers import trained
 
-    result = trained.run(table, request, run_dir or Path("runs") / "table" / table.name.partition(".")[0])
+    result = trained.run(table, request, run_dir or RUNS / "table" / table.name.partition(".")[0])
     records = result["records"]
     said = _ran(result, [r for r in records if "missing" not in r])
     block = (*_trained_cells(records), _TRAINED_LEAST)

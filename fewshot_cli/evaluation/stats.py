@@ -30,9 +30,7 @@ def share_ends(correct: int, count: int) -> tuple[float, float]:
     """Both ends of Wilson's 95 % interval of a share, in per cent. It holds for few images and near 100 %, and is not
     centred on the share.
     """
-    share, z2 = correct / count, 1.96**2
-    half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    _, centre, half = _wilson(correct, count)
     return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
 
 
@@ -41,7 +39,12 @@ def share_ci95(correct: int, count: int) -> tuple[float, float]:
 
     It holds for few images and near 100 %.
     """
+    share, centre, half = _wilson(correct, count)
+    return 100 * share, 100 * (half + abs(centre - share))
+
+
+def _wilson(correct: int, count: int) -> tuple[float, float, float]:
+    """A share, and the centre and half-width of Wilson's 95 % interval of it."""
     share, z2 = correct / count, 1.96**2
     half = 1.96 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    return 100 * share, 100 * (half + abs(centre - share))
+    return share, (share + z2 / (2 * count)) / (1 + z2 / count), half

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -88,6 +88,11 @@ def parse_grid(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
             raise RecipeError(f"--grid {key.strip()}: is given twice; write all its values in one")
         grid[key.strip()] = tuple(strict_yaml.scalar(f"[{values}]", f"--grid {key.strip()}"))
     return grid
+
+
+def command_words(verb: str, recipe: str, sets: Sequence[str]) -> list[str]:
+    """The words of a command with a recipe and overrides."""
+    return ["fsl", verb, "--recipe", recipe, *(word for text in sets for word in ("--set", text))]
 
 
 def shown(value: Any) -> str:

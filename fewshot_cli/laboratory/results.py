@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fewshot_cli.evaluation.comparisons import CORRECTED, Ranks, add_standings, differences, ranks
 from fewshot_cli.evaluation.stats import INTERVAL, mean_ci95
-from fewshot_cli.laboratory.plan import Cell, varied_tasks
+from fewshot_cli.laboratory.plan import Cell, command_words, varied_tasks
 from fewshot_cli.laboratory.work import Outcome, records_of
 from fewshot_cli.runtime.run_folders import CELLS
 from fewshot_cli.runtime.runs import versions
@@ -103,7 +103,7 @@ def _fill(row: _Row, folder: Path, outcomes: Mapping[str, Outcome]) -> None:
 
 def command(cell: Cell) -> str:
     """The command line that evaluates a cell alone."""
-    return shlex.join(["fsl", "eval", "--recipe", cell.base, *(word for text in cell.sets for word in ("--set", text))])
+    return shlex.join(command_words("eval", cell.base, cell.sets))
 
 
 def _common(rows: Sequence[_Row]) -> list[list[float]]:

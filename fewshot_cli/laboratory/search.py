@@ -14,7 +14,7 @@ from fewshot_cli.errors import DataError, FslError
 from fewshot_cli.evaluation.episodes import evaluate_episodes
 from fewshot_cli.evaluation.model import Shared
 from fewshot_cli.evaluation.results import TrainingRecord
-from fewshot_cli.laboratory.plan import shown
+from fewshot_cli.laboratory.plan import command_words, shown
 from fewshot_cli.laboratory.schema import RangeSpec, SearchSpec, SweepSpec
 from fewshot_cli.registry import did_you_mean
 from fewshot_cli.runtime.console import say
@@ -241,7 +241,7 @@ def _result(base: str, spec: SweepSpec, search: SearchSpec, folder: Path, study:
 def command(result: dict[str, Any]) -> str:
     """The command line that evaluates, once, what a search has found; after pre-training the next stage."""
     verb = "eval" if result["verb"] != "pretrain" else "metatrain"
-    words = ["fsl", verb, "--recipe", result["recipe"], *(word for text in result["set"] for word in ("--set", text))]
+    words = command_words(verb, result["recipe"], result["set"])
     weights = ["--weights", f"{result['best']['run_dir']}/weights.safetensors"]
     return shlex.join([*words, *(weights if result["verb"] != "eval" else [])])
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import runs
 from fewshot_cli.runtime.files import guarded, held_by, hold
+from fewshot_cli.runtime.roots import RUNS
 
-RUNS = Path("runs")
 CELLS, MEMORY, JOBS = "cells", "memory.json", "jobs"  # of a sweep: its runs, what one needed, output of its jobs
 TRIALS, STUDY = "trials", "study.sqlite3"  # of a search
 State = Literal["finished", "unfinished", "in use", "damaged"]

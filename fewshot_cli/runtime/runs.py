@@ -17,6 +17,7 @@ from fewshot_cli.errors import DataError
 from fewshot_cli.runtime import stop_points
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import explain, guarded, hold, regular, write_json, write_text
+from fewshot_cli.runtime.roots import RUNS
 
 if TYPE_CHECKING:
     from fewshot_cli.runtime.processes import Processes
@@ -256,17 +257,28 @@ def choose(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     return _resumable[0]
 
 
+def is_run_of(folder: str, name: str) -> bool:
+    """Whether a run's folder has this name, or this name with a number."""
+    return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
+
+
+def newest_finished(stage: str, name: str) -> Path | None:
+    """The folder of the newest finished run of this name below `runs/<stage>`, None without one."""
+    done = [path.parent for path in (RUNS / stage).glob(f"*/{SUMMARY}") if is_run_of(path.parent.name, name)]
+    return max(done, key=lambda path: (path / SUMMARY).stat().st_mtime) if done else None
+
+
 def _chosen(given: Path | None, verb: str, name: str, resume: bool) -> Path:
     """`--run-dir`, or `runs/<verb>/<name>`, `…-2`, `…-3`: the newest to resume, else the next free one, which is kept
     from other processes that choose at the same time.
     """
     if given is not None:
         return given
-    base = Path("runs") / verb
+    base = RUNS / verb
     taken = [
         p for p in (base / name, *sorted(base.glob(f"{glob.escape(name)}-*"), key=_ordinal)) if (p / CONFIG).exists()
     ]
-    taken = [p for p in taken if p.name == name or p.name[len(name) + 1 :].isdigit()]
+    taken = [p for p in taken if is_run_of(p.name, name)]
     if resume:
         if not taken:
             raise DataError(f"{base / name}: there is no run to resume; leave out --resume or give --run-dir")

@@ -1,13 +1,11 @@
 """For which recipes weights are at hand, told without opening them."""
 
-from pathlib import Path
-
 from fewshot_cli import registry
 from fewshot_cli.config.schema import OWN, Recipe
 from fewshot_cli.errors import RecipeError
-from fewshot_cli.runtime.runs import SUMMARY
+from fewshot_cli.runtime.runs import newest_finished
 from fewshot_cli.weights import installed
-from fewshot_cli.weights.find import HUB, NONE, TIMM, is_run_of
+from fewshot_cli.weights.find import HUB, NONE, TIMM
 
 
 def at_hand(recipe: Recipe) -> str | None:
@@ -25,9 +23,8 @@ def at_hand(recipe: Recipe) -> str | None:
     if name in installed.names():
         return _package(name)
     for stage, before in (("metatrain", ""), ("pretrain", "pretrain only: ")):
-        done = [path.parent for path in Path("runs", stage).glob(f"*/{SUMMARY}") if is_run_of(path.parent.name, name)]
-        if done:
-            return f"{before}{max(done, key=lambda path: (path / SUMMARY).stat().st_mtime)}"
+        if (run := newest_finished(stage, name)) is not None:
+            return f"{before}{run}"
     if f"{name}_pretrain" in installed.names():
         return f"pretrain only: {_package(f'{name}_pretrain')}"
     return None

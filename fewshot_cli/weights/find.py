@@ -17,7 +17,7 @@ from fewshot_cli.config.schema import OWN, Recipe
 from fewshot_cli.contracts import Backbone
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
-from fewshot_cli.runtime.runs import SUMMARY
+from fewshot_cli.runtime.runs import newest_finished
 from fewshot_cli.weights import checkpoint, hub, installed
 
 NONE, HUB, TIMM = "none", "hf:", "timm:"
@@ -52,9 +52,8 @@ def find_weights(
     if name in installed.names() and "metatrain" in stages:
         return _installed(name)
     for stage in stages:
-        done = [p.parent for p in Path("runs", stage).glob(f"*/{SUMMARY}") if is_run_of(p.parent.name, name)]
-        if done:
-            path = max(done, key=lambda p: (p / SUMMARY).stat().st_mtime) / "weights.safetensors"
+        if (run := newest_finished(stage, name)) is not None:
+            path = run / "weights.safetensors"
             say(f"weights: {path}")
             return FoundWeights(str(path), checkpoint.load(path))
     if f"{name}_pretrain" in installed.names():
@@ -97,11 +96,6 @@ def _is_installed(given: str) -> bool:
 
 def _installed(name: str) -> FoundWeights:
     return FoundWeights(installed.label(name), checkpoint.load(installed.file(name)))
-
-
-def is_run_of(folder: str, name: str) -> bool:
-    """Whether a run's folder has this name, or this name with a number."""
-    return folder == name or (folder.startswith(f"{name}-") and folder[len(name) + 1 :].isdigit())
 
 
 def _from_elsewhere(recipe: Recipe, text: str) -> FoundWeights | None:
