@@ -40,7 +40,7 @@ def labels(run, support, image):
 
 
 def similarity(run, tmp_path, left, right):
-    out, _ = run(0, "match", left, right, "-o", tmp_path / "m.png")
+    out, _ = run(0, "match", left, right, "-o", tmp_path / "m.png", "--format", "json")
     return json.loads(out)[0]["similarity"]
 
 

@@ -135,7 +135,7 @@ def test_runs_that_cannot_be_paired_are_shown_all_the_same(report, here):
     (here / "other" / "config.json").write_text(json.dumps(config))
     found, err = report(here, "one", "other")
     assert "cannot be paired" in found.text and "evaluated on different images" in found.text
-    assert "holds other images than the run was evaluated on" in found.text and "note: other: " in err
+    assert "holds other images than those of the run" in found.text and "note: other: " in err
 
 
 def strip_answers(run: Path, **changes) -> None:
