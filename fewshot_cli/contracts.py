@@ -65,8 +65,8 @@ class Plan:
     none; `iterations` [B] int64; `converged` [B] bool; `basis` [B,n+m] int16, of a solver that can start from it, or
     None. All on the device of the cost.
 
-    `certified_gap` [B] is filled in by `transport.solve` for a `certified` solver: how far the plan's value is above a
-    lower bound on the optimum, relative to mass · largest |cost|.
+    Filled in by `transport.solve` for a `certified` solver: `certified_gap` [B], how far the plan's value is above a
+    lower bound on the optimum, relative to mass · largest |cost|; and `value` [B], what the flow costs.
     """
 
     flow: Tensor
@@ -76,6 +76,7 @@ class Plan:
     converged: Tensor
     basis: Tensor | None = None
     certified_gap: Tensor | None = None
+    value: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from fewshot_cli.contracts import EXACT, Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
 from fewshot_cli.kernels.certificate import certify
+from fewshot_cli.kernels.facts import facts_of
 from fewshot_cli.runtime.console import say
 
 USUAL_TOTALS = (1e-3, 1e4)  # masses that every solver takes as they are
@@ -118,20 +119,33 @@ def value(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     _check_shapes(cost, supply, demand)
     if cost.numel() == 0:
         check(cost, supply, demand)
-        return cost.sum((1, 2)) + supply.sum(1) - demand.sum(1)  # zeros, with their zero gradients
+        return cost.sum((1, 2)) + 0 * (supply.sum(1) + demand.sum(1))  # zeros, with their zero gradients
     if solver.gradient == "autograd":
         check(cost, supply, demand)
         return (cost * solve(solver, cost, supply, demand).flow).sum((1, 2))
-    return _Envelope.apply(cost, supply, demand, solver, basis)[0]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (cost, supply, demand)):
+        return _Envelope.apply(cost, supply, demand, solver, basis)[0]
+    cost, plan = _solved(cost, supply, demand, solver, basis)
+    return worth(cost, plan)
 
 
-def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: Basis | None = None) -> Plan:
-    """The solver's plan for checked problems, noted in every open ledger; a certified solver's with its proof."""
+def solve(
+    solver: Solver,
+    cost: Tensor,
+    supply: Tensor,
+    demand: Tensor,
+    basis: Basis | None = None,
+    usual: bool | None = None,
+) -> Plan:
+    """The solver's plan for checked problems, noted in every open ledger; a certified solver's with its proof.
+
+    `usual` is what `check` returned, looked for where it is None.
+    """
     start = perf_counter()
-    totals = supply.detach().sum(1)
-    usual = bool(((totals > USUAL_TOTALS[0]) & (totals < USUAL_TOTALS[1])).all())
+    if usual is None:
+        usual = _usual(*torch.aminmax(supply.detach().sum(1))) if supply.numel() else True
     if not usual:  # solvers have absolute tolerances: they see masses of about one
-        supply, demand, unit = _in_units(supply, demand, totals)
+        supply, demand, unit = _in_units(supply, demand, supply.detach().sum(1))
     if basis is None or basis.trees is None or not solver.warm_start:
         plan = solver.solve(cost, supply, demand)
     else:
@@ -139,9 +153,10 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     if basis is not None:
         basis.trees = plan.basis
     if solver.certified:
-        plan = certify(cost, supply, demand, plan, solver.tolerance or EXACT, getattr(solver.options, "workers", 0))
+        plan = certify(cost, supply, demand, plan, solver.tolerance or EXACT, _workers(solver))
     if not usual:
-        plan = replace(plan, flow=plan.flow * unit[:, None, None])
+        value = None if plan.value is None else plan.value * unit
+        plan = replace(plan, flow=plan.flow * unit[:, None, None], value=value)
     spent = perf_counter() - start
     for record in _LEDGERS.get():
         record.converged.append(plan.converged)
@@ -151,19 +166,55 @@ def solve(solver: Solver, cost: Tensor, supply: Tensor, demand: Tensor, basis: B
     return plan
 
 
-def check(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
-    """Refuse an invalid problem with a one-sentence error. Raises `DataError`; wrong shapes raise `ValueError`."""
+def check(cost: Tensor, supply: Tensor, demand: Tensor, workers: int = 0) -> bool:
+    """Refuse an invalid problem with a one-sentence error. Returns whether all masses are of a usual size.
+
+    `workers`: threads on the CPU, 0 for every core. Raises `DataError`; wrong shapes raise `ValueError`.
+    """
     _check_shapes(cost, supply, demand)
-    cost, supply, demand = cost.detach(), supply.detach(), demand.detach()
-    total_s, total_d = supply.sum(1), demand.sum(1)
-    excess = (total_s - total_d).abs() - TOTALS_TOLERANCE * torch.maximum(total_s, total_d)
-    unequal = bool((excess > 0).any()) if cost.numel() == 0 else _check_numbers(cost, supply, demand, total_s, excess)
-    if unequal:
-        i = int((excess > 0).nonzero()[0])
+    if cost.numel() == 0:
+        _check_totals(supply, demand)
+        return True
+    facts = facts_of(cost, supply, demand, TOTALS_TOLERANCE, workers)
+    if not facts.finite:
+        _refuse_infinite(cost, supply, demand)
+    if facts.least < 0:
+        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    heaviest = max(1.0, facts.heaviest + abs(facts.excess)) if math.isfinite(facts.excess) else math.inf
+    if not 4 * sum(cost.shape[1:]) * facts.largest * heaviest <= torch.finfo(cost.dtype).max:
         raise DataError(
-            f"transport problem {i}: total supply {total_s[i]:.6g} differs from total demand {total_d[i]:.6g}; "
+            f"transport problems have costs up to {facts.largest:.3g} and total masses up to {heaviest:.3g}, whose "
+            f"products do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
+        )
+    if facts.excess > 0:
+        _check_totals(supply, demand)
+    return _usual(facts.lightest, facts.heaviest)
+
+
+def _usual(lightest: float | Tensor, heaviest: float | Tensor) -> bool:
+    return bool(lightest > USUAL_TOTALS[0]) and bool(heaviest < USUAL_TOTALS[1])
+
+
+def _check_totals(supply: Tensor, demand: Tensor) -> None:
+    total, other = supply.detach().double().sum(1), demand.detach().double().sum(1)
+    unequal = (total - other).abs() > TOTALS_TOLERANCE * torch.maximum(total, other)
+    if unequal.any():
+        i = int(unequal.nonzero()[0])
+        raise DataError(
+            f"transport problem {i}: total supply {total[i]:.6g} differs from total demand {other[i]:.6g}; "
             "normalise both sides to the same mass"
         )
+
+
+def _refuse_infinite(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
+    """Say which problem has a number that is not finite; totals may be infinite without any."""
+    for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
+        bad = (~torch.isfinite(x)).flatten(1).any(1)
+        if bad.any():
+            raise DataError(
+                f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
+                "check the weights and the features they give"
+            )
 
 
 def _check_shapes(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
@@ -174,32 +225,14 @@ def _check_shapes(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
         )
 
 
-def _check_numbers(cost: Tensor, supply: Tensor, demand: Tensor, total: Tensor, excess: Tensor) -> bool:
-    """Refuse what is not finite, or negative, or would not be finite in the value or a price. Raises `DataError`.
+def worth(cost: Tensor, plan: Plan) -> Tensor:
+    """What a plan's flow costs [B]."""
+    return (cost * plan.flow).sum((1, 2)) if plan.value is None else plan.value
 
-    Returns whether some `excess` [B] of the totals' difference is positive: a GPU is waited for once.
-    """
-    low, high = torch.aminmax(cost)
-    facts = torch.stack([low, high, total.amax(), supply.amin(), demand.amin(), excess.amax()]).tolist()
-    if not all(math.isfinite(fact) for fact in facts):
-        for name, x in (("cost", cost), ("supply", supply), ("demand", demand)):
-            bad = (~torch.isfinite(x)).flatten(1).any(1)
-            if bad.any():
-                raise DataError(
-                    f"transport problem {int(bad.nonzero()[0])}: NaN or infinite {name}; "
-                    "check the weights and the features they give"
-                )
-    if min(facts[3:5]) < 0:
-        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
-    _, n, m = cost.shape
-    largest = max(-facts[0], facts[1])
-    heaviest = max(1.0, facts[2] + abs(facts[5])) if math.isfinite(facts[5]) else math.inf
-    if not 4 * (n + m) * largest * heaviest <= torch.finfo(cost.dtype).max:
-        raise DataError(
-            f"transport problems have costs up to {largest:.3g} and total masses up to {heaviest:.3g}, whose products "
-            f"do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
-        )
-    return facts[5] > 0
+
+def _workers(solver: Solver) -> int:
+    """Threads that a solver may take, 0 for every core."""
+    return int(getattr(solver.options, "workers", 0))
 
 
 def alike(*given: Tensor) -> list[Tensor]:
@@ -258,23 +291,30 @@ def centred(supply_price: Tensor, demand_price: Tensor) -> tuple[Tensor, Tensor]
     return supply_price + shift, demand_price - shift
 
 
+def _solved(cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> tuple[Tensor, Plan]:
+    """Costs as they lie in memory best, copied once for all that read them, and the plan of problems not yet checked."""
+    cost = cost.contiguous()
+    usual = check(cost, supply, demand, _workers(solver))
+    return cost, solve(solver, cost, supply, demand, basis, usual)
+
+
 class _Envelope(torch.autograd.Function):
-    """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices. Returns the value, flow and prices."""
+    """value = <C, X*>; d/dC = X*, d/ds = supply prices, d/dd = demand prices. Returns the value, flow and prices.
+
+    It is given `ctx` at once: PyTorch looks at the signature of a `forward` without it in every call, which takes
+    longer than the backward pass of small batches.
+    """
 
     @staticmethod
     def forward(
-        cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None
+        ctx: Any, cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        check(cost, supply, demand)
-        plan = solve(solver, cost, supply, demand, basis)
-        return (cost * plan.flow).sum((1, 2)), plan.flow, plan.supply_price, plan.demand_price
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        found = [x for x in output[1:] if x is not None]  # differentiable outputs, to refuse their derivatives
-        ctx.solver = type(inputs[3])
+        cost, plan = _solved(cost, supply, demand, solver, basis)
+        prices = [x for x in (plan.supply_price, plan.demand_price) if x is not None]
+        ctx.solver = type(solver)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*found)
+        ctx.save_for_backward(plan.flow, *prices)  # differentiable outputs, to refuse their derivatives
+        return worth(cost, plan), plan.flow, plan.supply_price, plan.demand_price
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
@@ -299,13 +339,14 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        needed: Sequence[bool], grad: Tensor, flow: Tensor, supply_price: Tensor | None, demand_price: Tensor | None
+        ctx: Any,
+        needed: Sequence[bool],
+        grad: Tensor,
+        flow: Tensor,
+        supply_price: Tensor | None,
+        demand_price: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         return gradients(needed, grad, flow, supply_price, demand_price)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> NoReturn:

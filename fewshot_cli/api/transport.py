@@ -6,7 +6,7 @@ flow is the gradient with respect to the cost, the dual prices are those with re
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +21,7 @@ from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
 
 _solvers: dict[str, Solver[Any]] = {}  # by name and options, since compiled code can name them by text only
+_KEPT = 128  # of them: a program that changes an option at every step makes ever new ones
 
 
 class Status(StrEnum):
@@ -65,6 +66,8 @@ def solver(name: str = "network_simplex", **options: Any) -> Solver[Any]:
     key = f"{name} {json.dumps(options, sort_keys=True)}"
     if key not in _solvers:
         checked = validate_options(registry.solver(name).Options, options, f"solver {name}")
+        while len(_solvers) >= _KEPT:
+            del _solvers[next(iter(_solvers))]
         _solvers[key] = build_solver(PartSpec(name=name, options=checked))
     return _solvers[key]
 
@@ -122,21 +125,25 @@ def plan(
 ) -> TransportPlan:
     """The whole answer to the problems of `emd`: flow, prices, and a proof that it is the optimum.
 
-    Arguments, broadcasting and errors are those of `emd`. Nothing in it carries a gradient.
+    Arguments, broadcasting and errors are those of `emd`. Nothing in it carries a gradient. It takes batches itself,
+    and raises `DataError` under `torch.func.vmap`.
     """
+    if not all(_has_storage(x) for x in (cost, supply, demand) if x is not None):
+        raise DataError("plan takes a whole batch of problems at once; call it outside of torch.func")
     c, s, d, lead = _problems(cost, supply, demand)
     c, s, d = transport.alike(c, s, d)
+    chosen = _solver_of(solver)
     transport.check(c, s, d)
     if c.numel() == 0:
         zeros, ones = c.new_zeros(len(c)), torch.ones(len(c), dtype=torch.bool, device=c.device)
         found = Plan(c, s * 0, d * 0, zeros.long(), ones, certified_gap=zeros)
     else:
-        found = _on_its_device(_solver_of(solver), transport.solve, c, s, d)
+        found = _on_its_device(chosen, transport.solve, c, s, d)
     u, v = found.supply_price, found.demand_price
     if u is not None and v is not None and c.numel():
         u, v = transport.centred(u, v)
     flow = found.flow.to(c.device)
-    value = (c * flow).sum((1, 2))
+    value = transport.worth(c, replace(found, flow=flow)).to(c.device)
 
     def whole(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(c.device).reshape((*lead, *x.shape[1:]))
@@ -152,6 +159,10 @@ def _problems(
     if cost.ndim < 2:
         raise ValueError(f"cost {list(cost.shape)} is no matrix; give costs […, n, m]")
     n, m = cost.shape[-2:]
+    if cost.ndim == 3 and supply is not None and demand is not None:
+        batch = len(cost)
+        if supply.shape == (batch, n) and demand.shape == (batch, m):  # as they are mostly given
+            return cost, supply, demand, (batch,)
     for name, side, nodes in (("supply", supply, n), ("demand", demand, m)):
         if side is not None and (side.ndim < 1 or side.shape[-1] != nodes):
             raise ValueError(f"{name} {list(side.shape)} does not go with cost {list(cost.shape)}; give […, {nodes}]")
@@ -251,7 +262,7 @@ def _opaque(cost: Tensor, supply: Tensor, demand: Tensor, key: str) -> tuple[Ten
     u, v = (x if x is None else x.to(cost.device) for x in (found.supply_price, found.demand_price))
     _, d_supply, d_demand = transport.gradients((False, True, True), cost.new_ones(len(cost)), flow, u, v)
     return (
-        (cost * flow).sum((1, 2)),
+        transport.worth(cost, replace(found, flow=flow)).to(cost.device),
         flow,
         torch.zeros_like(supply) if d_supply is None else d_supply,
         torch.zeros_like(demand) if d_demand is None else d_demand,

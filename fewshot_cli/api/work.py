@@ -13,7 +13,7 @@ from fewshot_cli.config import overrides
 from fewshot_cli.config.load import load_recipe
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.user_images import LooseImages, all_bad_of
-from fewshot_cli.errors import FslError
+from fewshot_cli.errors import FslError, RecipeError
 from fewshot_cli.evaluation import model as core
 from fewshot_cli.evaluation import pairs
 from fewshot_cli.evaluation.episodes import evaluate_episodes
@@ -34,8 +34,15 @@ def recipe_of(recipe: PathLike, settings: Mapping[str, Any] | None, named: Mappi
 
     Raises `RecipeError`.
     """
+    for key in named:
+        section, _, rest = key.partition("_")
+        if key not in Recipe.model_fields and section in Recipe.model_fields and not rest.startswith("_"):
+            raise RecipeError(f"{key}: a recipe has no such key; for {section}.{rest} write {section}__{rest}")
     both = {**(settings or {}), **{key.replace("__", "."): value for key, value in named.items()}}
-    return load_recipe(str(recipe), [overrides.written(key, value) for key, value in both.items()])
+    try:
+        return load_recipe(str(recipe), [overrides.written(key, value) for key, value in both.items()])
+    except RecipeError as error:  # in the words of a program, which has no options
+        raise RecipeError(str(error).replace("--set ", "setting ")) from error
 
 
 def path_of(given: PathLike | None) -> Path | None:

@@ -48,7 +48,7 @@ def classify(
             rich_help_panel=o.RARELY,
             min=1e-6,
             max=1e6,
-            help="Of the probabilities, as fsl calibrate found it.",
+            help="Temperature of the probabilities, as `fsl calibrate` prints it.",
         ),
     ] = None,
     reject: Annotated[
@@ -57,12 +57,14 @@ def classify(
             "--reject",
             min=0.001,
             max=0.9,
-            help="Give no label to what looks like none of the classes, but to this share of it (0.05: one in twenty).",
+            help="Give no label to images that look like none of the classes; this share of them may still get one.",
         ),
     ] = None,
     set_of: Annotated[
         str | None,
-        typer.Option("--set-of", metavar="SHARE", help="Also a set of labels that holds the right one as often: 90%."),
+        typer.Option(
+            "--set-of", metavar="SHARE", help="Also give a set of labels that holds the right one this often (90%)."
+        ),
     ] = None,
     explain: Annotated[
         Path | None,

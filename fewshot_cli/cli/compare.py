@@ -41,7 +41,7 @@ def compare(
     emit(in_format(format, result, [_table(names, result)], [_NOTE], _records(names, result), _sentence(names, result)))
 
 
-_NOTE = "intervals: 95 %, normal approximation over episodes; that of the difference over the episodes' differences"
+_NOTE = "intervals: 95 %, normal approximation over episodes; that of the difference Student's t over their differences"
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

@@ -53,7 +53,7 @@ def add(
 @app.command()
 def remove(
     gallery: Place,
-    names: Annotated[list[str], typer.Argument(help="Images by name, or folders that they lay in.")],
+    names: Annotated[list[str], typer.Argument(help="Names of images, or of folders that hold them.")],
     recipe: o.PhotoRecipe = None,
     weights: o.Weights = None,
     sets: o.Set = None,
@@ -87,7 +87,9 @@ def search(
     ] = 100,
     engine: Annotated[
         str,
-        typer.Option("--engine", help="numpy, flat or ivf (faiss); auto: ivf for large galleries where it is there."),
+        typer.Option(
+            "--engine", help="numpy, flat or ivf (of faiss); auto takes ivf for large galleries, if faiss is installed."
+        ),
     ] = "auto",
     recipe: o.PhotoRecipe = None,
     weights: o.Weights = None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing these would import pydantic for --help
 
 def sweep(
     file: Annotated[
-        Path | None, typer.Argument(help="A sweep's file, with recipe or cells, grid, seeds, baseline, or search.")
+        Path | None, typer.Argument(help="File of a sweep: recipe or cells, grid, seeds and baseline; or a search.")
     ] = None,
     recipes: Annotated[
         list[str] | None,
@@ -30,7 +30,7 @@ def sweep(
     ] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option("--grid", metavar="KEY=VALUE,…", help="Values of a key that are tried in turn; repeatable."),
+        typer.Option("--grid", metavar="KEY=VALUE,…", help="A key, and the values to try; repeatable."),
     ] = None,
     solver: o.Solver = None,
     sets: o.Set = None,
@@ -42,15 +42,16 @@ def sweep(
     ] = None,
     baseline: Annotated[
         str | None,
-        typer.Option("--baseline", help="Method that differences are to, as the table calls it (default: the first)."),
+        typer.Option("--baseline", help="Method to compare with, by its name in the table (default: the first)."),
     ] = None,
     ranks: Annotated[
-        str, typer.Option("--ranks", metavar="<episodes|tasks>", help="What methods are ranked on and averaged over.")
+        str,
+        typer.Option("--ranks", metavar="<episodes|tasks>", help="Rank the methods on every episode, or every task."),
     ] = "episodes",
     figure: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", dir_okay=False, help="Draw mean ranks with the critical difference (PNG, SVG, PDF)."
+            "--out", "-o", dir_okay=False, help="Draw mean ranks with the critical difference (PNG, SVG, PDF)."
         ),
     ] = None,
     format: Annotated[
@@ -59,14 +60,14 @@ def sweep(
     launcher: Annotated[
         str | None,
         typer.Option(
-            "--launcher", metavar="<local|slurm>", help="Share the cells out: processes here, or Slurm's jobs."
+            "--launcher", metavar="<local|slurm>", help="Spread the cells over processes here, or over jobs of Slurm."
         ),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=10_000, help="With --launcher: jobs at a time.")] = 2,
     partition: Annotated[str | None, typer.Option("--partition", help="With --launcher slurm: its partition.")] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option("--slurm", metavar="KEY=VALUE", help="Another option of sbatch, such as gres=gpu:1; repeatable."),
+        typer.Option("--slurm", metavar="KEY=VALUE", help="Further option of sbatch, such as gres=gpu:1; repeatable."),
     ] = None,
     device: o.Device = "auto",
     data_root: o.DataRoot = None,
@@ -91,7 +92,7 @@ def sweep(
     processes, root = Processes(resolve(device if launched is None else "cpu")), o.data_root(data_root)
     place = (_name(file, spec), run_dir, resume)
     if spec.search is not None:
-        _refuse_for_search({"--launcher": launcher, "--baseline": baseline, "--output": figure, "--grid": grid})
+        _refuse_for_search({"--launcher": launcher, "--baseline": baseline, "--out": figure, "--grid": grid})
         return _search(spec, place, root, processes, format, dry_run)
     return _sweep(spec, file, place, (baseline, ranks, figure), root, processes, launched, format, dry_run)
 
@@ -143,16 +144,19 @@ def _search(
     run = runs.Run(folder, "search", recipe.resolved(), decided_by, resume)
     say(f"search of {spec.search.trials} trials in {folder}" + (", continued" if run.resumed else ""))
     result = search.run_search(base, spec, spec.search, folder, root, processes)
+    if result["best"] is None:
+        failed = next((r["failed"] for r in result["records"] if "failed" in r), "all were pruned")
+        raise DataError(f"no trial gave a validation ({failed}); --resume --run-dir {folder} tries them again")
     run.finish(result)
     header = ["trial", *spec.search.space, "validation %", "epoch", "state"]
     rows = [_trial(r) for r in result["records"]]
     notes = [f"chosen on the split val of {recipe.store}; {result['sampler']}, seed {result['seed']}"]
-    notes += [f"trial {r['trial']} failed: {r['failed']}" for r in result["records"] if "failed" in r]
+    notes += [
+        f"trial {r['trial']} failed: {r['failed']}; --resume tries it again" for r in result["records"] if "failed" in r
+    ]
     flat = [{**{k: v for k, v in r.items() if k != "values"}, **r["values"]} for r in result["records"]]
-    marks: dict[tuple[int, int], Mark] = {(0, len(header) - 3): "best"} if result["best"] else {}
+    marks: dict[tuple[int, int], Mark] = {(0, len(header) - 3): "best"}
     emit(in_format(form, result, [(header, rows)], notes, flat, marks=marks), kept=str(folder))
-    if result["best"] is None:
-        raise DataError(f"no trial gave a validation; {notes[-1]}")
     return say_next(search.command(result))
 
 
@@ -193,6 +197,8 @@ def _sweep(
     cells = cells_of(spec, file.parent if file else None)
     (baseline, over, figure), (name, run_dir, resume) = compare, place
     base = baseline_of(cells, baseline or spec.baseline)
+    if over == "tasks" and len({cell.task for cell in cells}) < 2:
+        raise FslError("--ranks tasks: all cells are of one task; sweep two or more, or rank on episodes")
     if figure is not None:
         canvas.check(figure)
     if dry_run:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+from fewshot_cli.evaluation.stats import alike_by_chance, half_width, standard_error
+
 Values = Sequence[float]
 Standing = Literal["best", "tied"]
 LEVEL = 0.05
@@ -35,34 +37,22 @@ class Difference:
 
 def differences(pairs: Sequence[tuple[Values, Values]]) -> list[Difference]:
     """First − second of every pair, corrected for all of them together. Raises `ValueError` for unequal lengths."""
-    deltas = [np.subtract(first, second) for first, second in pairs]
+    deltas = [np.subtract(first, second).tolist() for first, second in pairs]
     adjusted = holm([_p_value(delta) for delta in deltas])
     return [
-        Difference(float(delta.mean()), _half_width(delta, len(deltas)), p)
+        Difference(math.fsum(delta) / len(delta), half_width(delta, LEVEL / len(deltas)), p)
         for delta, p in zip(deltas, adjusted, strict=True)
     ]
 
 
-def _standard_error(delta: np.ndarray) -> float:
-    """Zero where differences do not vary but for rounding."""
-    spread = float(delta.std(ddof=1))
-    return 0.0 if spread <= 1e-12 * float(np.abs(delta).max()) else spread / math.sqrt(len(delta))
-
-
-def _p_value(delta: np.ndarray) -> float | None:
-    """Of the paired t-test; 1 where nothing differs, 0 where all differ by the same."""
+def _p_value(delta: Values) -> float | None:
+    """Of the paired t-test; of the sign test where all differ by the same, 1 where nothing differs."""
     if len(delta) < 2:
         return None
-    mean, error = float(delta.mean()), _standard_error(delta)
+    mean, error = math.fsum(delta) / len(delta), standard_error(delta)
     if error == 0:
-        return 0.0 if mean else 1.0
+        return alike_by_chance(len(delta)) if mean else 1.0
     return float(2 * stats.t.sf(abs(mean) / error, len(delta) - 1))
-
-
-def _half_width(delta: np.ndarray, count: int) -> float | None:
-    if len(delta) < 2:
-        return None
-    return float(stats.t.isf(LEVEL / 2 / count, len(delta) - 1)) * _standard_error(delta)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -89,7 +79,7 @@ def standings(rows: Sequence[Values | None]) -> list[Standing | None]:
         return out
     top = max(means, key=lambda i: means[i])
     pairs = list(combinations(means, 2))
-    adjusted = holm([_p_value(np.subtract(rows[i] or (), rows[j] or ())) for i, j in pairs])
+    adjusted = holm([_p_value(np.subtract(rows[i] or (), rows[j] or ()).tolist()) for i, j in pairs])
     for (i, j), p in zip(pairs, adjusted, strict=True):
         if top in (i, j) and (p is None or p > LEVEL):
             out[i if j == top else j] = "tied"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 INTERVAL = "normal approximation over episodes, 1.96·s/√n"
 INTERVAL_QUERIES = "Wilson's score interval over queries, the distance to its farther end"
-INTERVAL_PAIRED_QUERIES = "normal approximation over queries, paired"
+INTERVAL_PAIRED_QUERIES = "Student's t over the queries' differences"
 INTERVAL_IMAGES = "Wilson's score interval over images, the distance to its farther end"
 
 
@@ -22,8 +22,37 @@ def mean_ci95(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half-width of the 95 % interval of first − second on the same episodes, None for a single one."""
-    return mean_ci95([a - b for a, b in zip(first, second, strict=True)])
+    """Mean and half-width of the 95 % interval (Student's t) of first − second on the same episodes; None where so few
+    say nothing of how far others lie.
+    """
+    delta = [a - b for a, b in zip(first, second, strict=True)]
+    return math.fsum(delta) / len(delta), half_width(delta)
+
+
+def half_width(delta: Sequence[float], level: float = 0.05) -> float | None:
+    """Half the width of the interval that holds the mean of such differences with 1 − `level`, by Student's t.
+
+    Differences that are all the same tell by their number alone: None where as many coins would fall alike by chance.
+    """
+    from scipy.special import stdtrit  # here, since importing it takes long
+
+    n, error = len(delta), standard_error(delta)
+    if n < 2 or (error == 0 and alike_by_chance(n) > level):
+        return None
+    return float(stdtrit(n - 1, 1 - level / 2)) * error
+
+
+def standard_error(delta: Sequence[float]) -> float:
+    """Of the mean of two or more differences; zero where they do not vary but for rounding, and for a single one."""
+    n = len(delta)
+    mean = math.fsum(delta) / n
+    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in delta) / max(1, n - 1))
+    return 0.0 if spread <= 1e-12 * max(map(abs, delta)) else spread / math.sqrt(n)
+
+
+def alike_by_chance(n: int) -> float:
+    """How probable it is that n differences have one sign although either is as likely: the sign test's p-value."""
+    return 2.0 ** (1 - n)
 
 
 def share_ends(correct: int, count: int) -> tuple[float, float]:

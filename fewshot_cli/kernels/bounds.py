@@ -1,4 +1,4 @@
-"""What `certificate` computes of each problem, compiled for the CPU by Numba."""
+"""What `facts` and `certificate` compute of each problem, compiled for the CPU by Numba."""
 
 import numpy as np
 
@@ -9,9 +9,41 @@ RARE = certificate.RARE
 within = njit(forceinline=True)(certificate.within)
 
 
+@njit(title="the check of problems", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+def facts_range(cost, supply, demand, tolerance, begin, end):
+    """Of problems begin … end−1: whether a number is not finite, and the other `facts.Facts`."""
+    costs, lanes = cost.reshape(-1), vectors.lanes_of(cost)
+    none = vectors.splat_like(costs, 0.0)
+    most, poison = none, none  # zero times what is not finite is NaN, and stays so in a sum
+    size = cost.shape[1] * cost.shape[2]
+    for t in range(begin * size, end * size, lanes):
+        left = end * size - t
+        x = vectors.load(costs, t) if left >= lanes else vectors.load_first(costs, t, left)
+        most, poison = vectors.greater(vectors.distance(x, none), most), vectors.fma(x, none, poison)
+    largest, bad = 0.0, np.float64(vectors.summed(poison)) != 0.0
+    ends = np.empty(lanes, cost.dtype)
+    vectors.store(ends, 0, most)
+    for k in range(lanes):
+        largest = max(largest, np.float64(ends[k]))
+    lightest, heaviest, least, excess, wrong = np.inf, 0.0, np.inf, -np.inf, 0.0
+    for b in range(begin, end):
+        mass, other = 0.0, 0.0
+        for i in range(cost.shape[1]):
+            x = np.float64(supply[b, i])
+            mass, least, wrong = mass + x, min(least, x), wrong + 0.0 * x
+        for j in range(cost.shape[2]):
+            x = np.float64(demand[b, j])
+            other, least, wrong = other + x, min(least, x), wrong + 0.0 * x
+        lightest, heaviest = min(lightest, mass), max(heaviest, mass)
+        apart = abs(mass - other) - tolerance * max(mass, other)
+        excess = apart if not apart <= excess else excess  # NaN, of infinite totals, is more than any
+    return bad or wrong != 0.0, largest, lightest, heaviest, least, excess
+
+
 @njit(title="the certificate of optimality", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
-def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit, gaps, fine, begin, end):
-    """Of problems begin … end−1: gaps [B], relative to mass · largest |cost| that matters, and fine [B] by `within`.
+def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit, gaps, fine, worths, begin, end):
+    """Of problems begin … end−1: gaps [B], relative to mass · largest |cost| that matters, fine [B] by `within`, and
+    worths [B], what the flows cost.
 
     given [B,n] are supply prices, if `known`; else flows of at most `value` of the mass, shared out over the nodes,
     are taken for none.
@@ -65,6 +97,7 @@ def certify_range(cost, supply, demand, flow, given, known, value, marginal, bit
             s, mine = vectors.load_first(supplies, b * n + t, left), vectors.load_first(u, at + t, left)
             shipped, dual = vectors.add(shipped, s), vectors.fma(mine, s, dual)
             price = vectors.greater(vectors.distance(mine, none), price)
+        worths[b] = primal
         mass, other = np.float64(vectors.summed(shipped)), np.float64(vectors.summed(wanted))
         if mass <= 0.0:
             gaps[b], fine[b] = 0.0, True

@@ -6,6 +6,7 @@ from its flow by Bellman and Ford's shortest paths: an optimal plan leaves no cy
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ ROUNDING = 8  # times the last bit of the type: what a solver's own arithmetic m
 
 
 def certify(cost: Tensor, supply: Tensor, demand: Tensor, plan: Plan, near: Tolerance, workers: int = 0) -> Plan:
-    """The plan with its `certified_gap`, and `converged` only where that and the marginals are within the tolerance.
+    """The plan with its `value` and `certified_gap`, and `converged` only where that and the marginals are within the
+    tolerance.
 
     cost [B,n,m], supply [B,n], demand [B,m]; the plan is theirs. `workers`: threads on the CPU, 0 for every core.
     """
@@ -29,13 +31,13 @@ def certify(cost: Tensor, supply: Tensor, demand: Tensor, plan: Plan, near: Tole
         return plan
     given = Given(*(_plain(x, cost.dtype) for x in (cost, supply, demand, plan.flow)))
     prices = None if plan.supply_price is None else _plain(plan.supply_price, cost.dtype)
-    gap, fine = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)
-    return Plan(
-        plan.flow, plan.supply_price, plan.demand_price, plan.iterations, plan.converged & fine, plan.basis, gap
-    )
+    gap, fine, value = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)
+    return replace(plan, converged=plan.converged & fine, certified_gap=gap, value=value)
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.dtype == dtype and x.is_contiguous() and not x.requires_grad:  # as it mostly is
+        return x
     return x.detach().to(dtype).contiguous()
 
 
@@ -48,8 +50,8 @@ class Given(NamedTuple):
     flow: Tensor
 
 
-def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 0) -> tuple[Tensor, Tensor]:
-    """Gaps [B], and whether each is within the tolerance [B], compiled and by threads."""
+def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaps [B], whether each is within the tolerance [B], and values [B] of the plans, compiled and by threads."""
     try:
         from fewshot_cli.kernels.bounds import certify_range
     except ImportError:  # without Numba
@@ -57,13 +59,13 @@ def on_cpu(given: Given, prices: Tensor | None, near: Tolerance, workers: int = 
     arrays = [x.numpy() for x in given]
     u = prices.numpy() if prices is not None else arrays[1]
     limits = (prices is not None, near.value, near.marginal, _bit(given.cost))
-    gaps, fine = np.empty(len(u)), np.empty(len(u), bool)
+    gaps, fine, values = np.empty(len(u)), np.empty(len(u), bool), np.empty(len(u), u.dtype)
 
     def run(start: int, stop: int) -> None:
-        certify_range(*arrays, u, *limits, gaps, fine, start, stop)
+        certify_range(*arrays, u, *limits, gaps, fine, values, start, stop)
 
     over_batch(run, len(u), workers, LEAST)
-    return torch.from_numpy(gaps), torch.from_numpy(fine)
+    return torch.from_numpy(gaps), torch.from_numpy(fine), torch.from_numpy(values)
 
 
 def within(gap: Any, off: Any, imbalance: Any, price: Any, value: float, marginal: float, bit: float) -> Any:
@@ -90,7 +92,7 @@ def _bit(cost: Tensor) -> float:
     return (ROUNDING + math.sqrt(max(cost.shape[1:]))) * torch.finfo(cost.dtype).eps
 
 
-def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0) -> tuple[Tensor, Tensor]:
+def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """The same in whole tensors, for any device; the host does not wait for it."""
     cost, supply, demand, flow = given
     n, m = cost.shape[1:]
@@ -116,4 +118,4 @@ def by_tensors(given: Given, prices: Tensor | None, near: Tolerance, _: int = 0)
     gap, top = torch.where(mass > 0, (primal - dual) / mass / scale, 0.0), scale
     limits = (near.value, near.marginal, _bit(cost))
     fine = within(gap, off / mass, (mass - other).abs() / mass, price / top, *limits)
-    return gap, fine | (mass <= 0)
+    return gap, fine | (mass <= 0), primal.to(cost.dtype)

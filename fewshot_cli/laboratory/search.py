@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 STAGES: dict[str, Stage] = {"pretrain": "pretrain", "metatrain": "metatrain", "eval": "episodes"}
+FAILED = "failed"  # why a trial failed the last time it was tried
 _NOT_OPTIONS = ("dataset", "episode", "eval", "seed")  # what is measured, not what is chosen
 
 
@@ -58,7 +59,32 @@ def check(spec: SweepSpec, search: SearchSpec) -> str:
             raise FslError(
                 f"search: space: {key}: changes nothing of {search.verb}; leave it out or search another verb"
             )
+    for key in search.space:
+        _check_values(spec.recipe[0], spec, search.space, key)
     return spec.recipe[0]
+
+
+def _check_values(base: str, spec: SweepSpec, space: dict[str, Any], key: str) -> None:
+    """Refuse a value that no trial can have, before the first one runs. Raises `FslError`.
+
+    A key may be an option of a part that the search itself chooses: one of its choices must have that option.
+    """
+    section, _, rest = key.partition(".")
+    chosen = space.get(section) if rest else None
+    contexts = [{section: part} for part in chosen] if isinstance(chosen, tuple) else [{}]
+    mine = space[key]
+    for value in (mine.low, mine.high) if isinstance(mine, RangeSpec) else mine:
+        refused = [_refusal(base, spec, {**context, key: value}) for context in contexts]
+        if None not in refused:
+            raise FslError(f"search: space: {key}: {shown(value)}: {refused[0]}")
+
+
+def _refusal(base: str, spec: SweepSpec, values: dict[str, Any]) -> FslError | None:
+    try:
+        recipe_of(base, spec, values)
+    except FslError as error:
+        return error
+    return None
 
 
 def recipe_of(base: str, spec: SweepSpec, values: dict[str, Any]) -> tuple[Recipe, list[str]]:
@@ -74,19 +100,21 @@ def run_search(
     """Run the trials that are still to be run and return the result as plain data, best first.
 
     Trials lie in folders of their own, the study in an SQLite file beside them. What a killed search has begun is gone
-    on with; it ends as an uninterrupted one does. Raises `DataError` when Optuna is not installed.
+    on with; it ends as an uninterrupted one does. A trial that fails stays open in the study, and is tried again when
+    the search is resumed. Raises `DataError` when Optuna is not installed.
     """
     study = _study(folder, search)
-    shared = Shared()
-    while (trial := _next(study, search)) is not None:
+    shared, tried = Shared(), set[int]()
+    while (trial := _next(study, search, tried)) is not None:
+        tried.add(trial.number)
         values = {key: _suggested(trial, key, space) for key, space in search.space.items()}
         place = folder / TRIALS / f"{trial.number:04}"
         try:
             recipe, _ = recipe_of(base, spec, values)
             best = _run(recipe, search, place, root, processes, trial, shared)
         except FslError as error:
-            trial.set_user_attr("failed", str(error))
-            _tell(study, trial, "FAIL", f"failed: {error}")
+            trial.set_user_attr(FAILED, str(error))
+            say(f"trial {trial.number}: failed: {error}")
         except _pruned() as error:
             _tell(study, trial, "PRUNED", str(error))
         else:
@@ -169,19 +197,24 @@ def _study(folder: Path, search: SearchSpec) -> "Study":
         ) from error
 
 
-def _next(study: "Study", search: SearchSpec) -> "Trial | None":
-    """The trial that a killed search was at, else a new one; None when all were run.
+def _next(study: "Study", search: SearchSpec, tried: set[int]) -> "Trial | None":
+    """An open trial, which a killed search was at or which failed, that was not `tried` yet, else a new one; None when
+    all were run.
 
     The sampler begins anew with each trial, from the seed and the trial's number, so that where a search was
     interrupted changes nothing of what it tries.
     """
     optuna = _optuna()
-    running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+    running = [trial for trial in study.get_trials(deepcopy=False) if _open(trial) and trial.number not in tried]
     number = running[0].number if running else len(study.get_trials(deepcopy=False))
     if number >= search.trials:
         return None
     study.sampler = _sampler(search, number)
     return optuna.trial.Trial(study, running[0]._trial_id) if running else study.ask()
+
+
+def _open(trial: Any) -> bool:
+    return bool(trial.state == _optuna().trial.TrialState.RUNNING)
 
 
 def _sampler(search: SearchSpec, number: int) -> "BaseSampler":
@@ -208,15 +241,16 @@ def _result(base: str, spec: SweepSpec, search: SearchSpec, folder: Path, study:
     records = []
     for trial in study.get_trials(deepcopy=False):
         best = trial.user_attrs.get("best", {})
+        failed = {"failed": trial.user_attrs[FAILED]} if _open(trial) else {}
         values = {key: _kept(space, trial.params.get(key)) for key, space in search.space.items()}
         records.append(
             {
                 "trial": trial.number,
-                "state": trial.state.name.lower(),
+                "state": "failed" if failed else trial.state.name.lower(),
                 "values": values,
                 **({"accuracy": best["accuracy"], "ci95": best["ci95"]} if best else {}),
                 **({"epoch": best["epoch"]} if "epoch" in best else {}),
-                **({"failed": trial.user_attrs["failed"]} if "failed" in trial.user_attrs else {}),
+                **failed,
                 "validations": len(trial.intermediate_values),
                 "run_dir": str(folder / TRIALS / f"{trial.number:04}"),
             }

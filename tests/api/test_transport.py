@@ -79,6 +79,7 @@ def test_masses_in_half_precision_are_of_one_total_as_far_as_it_can_say(dtype):
         fewshot_cli.emd(cost, supply.to(dtype), 2 * demand.to(dtype))
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
 def test_a_solver_of_the_cpu_answers_on_the_tensors_own_device(monkeypatch):
     # no GPU is needed to see where tensors go: fake ones have a device and no content
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -201,8 +202,25 @@ def test_what_cannot_be_solved_is_one_sentence():
         fewshot_cli.emd(cost, solver="sinkhorm")
     with pytest.raises(RecipeError, match="solver sinkhorn: epsilon: unknown key"):
         fewshot_cli.solver("sinkhorn", epsilon=1)
+    with pytest.raises(DataError, match="plan takes a whole batch"):
+        vmap(lambda c: fewshot_cli.plan(c).value)(cost)
     with pytest.raises(DataError, match="differentiates itself"):
         vmap(fewshot_cli.sinkhorn)(cost)
+
+
+def test_a_side_without_nodes_costs_nothing_and_has_a_gradient_of_nothing():
+    cost, supply, demand = torch.zeros(3, 0, 4), torch.zeros(3, 0), torch.zeros(3, 4, requires_grad=True)
+    value = fewshot_cli.emd(cost, supply, demand)
+    value.sum().backward()
+    assert value.tolist() == [0, 0, 0] and not demand.grad.any()
+
+
+def test_options_that_change_at_every_step_are_not_all_kept():
+    from fewshot_cli.api import transport
+
+    for step in range(3 * transport._KEPT):
+        fewshot_cli.solver("sinkhorn", regularisation=0.1 + step / 1000)
+    assert len(transport._solvers) <= transport._KEPT
 
 
 def test_a_solver_is_made_once_for_the_same_options():

@@ -75,6 +75,10 @@ def test_settings_by_dotted_keys_are_the_same_overrides(here):
     assert by_key.episodes == by_name.episodes
     with pytest.raises(fewshot_cli.RecipeError, match="eval.episode: unknown key"):
         fewshot_cli.evaluate(eval__episode=4)
+    with pytest.raises(fewshot_cli.RecipeError, match="for episode.shot write episode__shot"):
+        fewshot_cli.evaluate(episode_shot=5)
+    with pytest.raises(fewshot_cli.RecipeError, match="^setting head: unknown head"):
+        fewshot_cli.evaluate(head="emdd")
 
 
 def test_a_kept_run_is_compared_with_a_result(here):

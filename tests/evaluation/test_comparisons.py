@@ -54,9 +54,11 @@ def test_all_intervals_hold_at_once_and_false_alarms_are_rare_in_simulations(n):
 
 def test_equal_values_differ_by_nothing_and_one_episode_says_nothing():
     [same] = differences([([60.0, 80.0], [60.0, 80.0])])
-    assert (same.mean, same.ci95, same.p) == (0.0, 0.0, 1.0)
+    assert (same.mean, same.ci95, same.p) == (0.0, None, 1.0)
     [shifted] = differences([([61.1, 81.1, 0.3], [60.0, 80.0, -0.8])])
-    assert shifted.p == 0.0 and shifted.ci95 == 0.0
+    assert shifted.p == pytest.approx(reference.binomtest(3, 3).pvalue) and shifted.ci95 is None
+    [often] = differences([([61.1] * 12, [60.0] * 12)])
+    assert often.p == pytest.approx(reference.binomtest(12, 12).pvalue) and often.ci95 == 0.0
     [single] = differences([([60.0], [50.0])])
     assert (single.mean, single.ci95, single.p) == (10.0, None, None)
 

@@ -44,9 +44,16 @@ def test_paired_is_the_interval_of_the_differences():
     first, second = [60.0, 80.0, 40.0], [50.0, 74.0, 38.0]  # differences 10, 6, 2: mean 6, variance 32/3
     difference, ci95 = paired(first, second)
     assert difference == 6.0
-    assert ci95 == pytest.approx(1.96 * math.sqrt(32 / 3 / 3), rel=1e-12)
-    assert ci95 < mean_ci95(first)[1] and ci95 < mean_ci95(second)[1]  # what both runs share cancels
+    interval = reference.ttest_rel(first, second).confidence_interval()
+    assert (difference - ci95, difference + ci95) == pytest.approx((interval.low, interval.high), rel=1e-12)
+    assert ci95 < mean_ci95(first)[1]  # what both runs share cancels
     assert paired(second, first) == (-6.0, ci95)
+
+
+@pytest.mark.parametrize("n", [2, 5, 6, 40])
+def test_differences_that_are_all_the_same_have_an_interval_once_chance_would_not_make_them(n):
+    _, ci95 = paired([60.1 + i for i in range(n)], [50.0 + i for i in range(n)])
+    assert ci95 == (None if reference.binomtest(n, n).pvalue > 0.05 else 0.0)
 
 
 def test_paired_refuses_runs_of_different_lengths():

@@ -129,3 +129,69 @@ def test_who_watches_is_told_only_inside_the_block():
         watch.tell({"epoch": 1})
     watch.tell({"epoch": 2})
     assert told == [{"epoch": 1}]
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Trials of these numbers fail, as one without memory would, while the list holds them."""
+    from fewshot_cli.errors import DataError
+    from fewshot_cli.laboratory import search
+
+    numbers, evaluate = [1], search.evaluate_episodes
+
+    def evaluated(recipe, root, place, *rest, **more):
+        if int(place.name) in numbers:
+            raise DataError("no memory left")
+        return evaluate(recipe, root, place, *rest, **more)
+
+    monkeypatch.setattr(search, "evaluate_episodes", evaluated)
+    return numbers
+
+
+def test_a_failed_trial_stops_no_other_and_is_tried_again_on_resume(fsl, glyph_root, tmp_path, broken):
+    (tmp_path / "e.yaml").write_text(EVALUATION)
+    words = ("sweep", "e.yaml", "--data-root", glyph_root, "--run-dir", "s", "--format", "json")
+    code, out, err = fsl(*words)
+    first = {r["trial"]: r for r in json.loads(out)["records"]}
+    assert code == 0 and len(first) == 4 and first[1]["state"] == "failed" and first[1]["failed"] == "no memory left"
+    assert "trial 1: failed: no memory left" in err
+    broken.clear()
+    code, out, err = fsl(*words, "--resume")
+    again = {r["trial"]: r for r in json.loads(out)["records"]}
+    assert code == 0 and again[1]["state"] == "complete" and "failed" not in again[1]
+    assert again[1]["values"] == first[1]["values"] and "trial 0: " not in err
+    assert [again[n] for n in (0, 2, 3)] == [first[n] for n in (0, 2, 3)]
+
+
+def test_a_search_whose_trials_all_fail_is_not_finished(fsl, glyph_root, tmp_path, broken):
+    broken[:] = range(4)
+    (tmp_path / "e.yaml").write_text(EVALUATION)
+    words = ("sweep", "e.yaml", "--data-root", glyph_root, "--run-dir", "s")
+    code, out, err = fsl(*words)
+    assert code == 3 and not out and "no trial gave a validation (no memory left); --resume --run-dir s" in err
+    assert not Path("s/summary.json").exists()
+    broken.clear()
+    assert fsl(*words, "--resume")[0] == 0 and Path("s/summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("image.size:", "image.sise:", "did you mean"),
+        ("[emd, {name", "[emdd, {name", "search: space: head: emdd: "),
+        ("low: 28", "low: 0", "search: space: image.size: 0: "),
+        ("    image.size: {low: 28, high: 32, step: 4}", "    head.no_such_option: [1]", "no_such_option"),
+    ],
+)
+def test_a_value_that_no_trial_can_have_is_refused_before_the_first(fsl, glyph_root, tmp_path, old, new, sentence):
+    (tmp_path / "e.yaml").write_text(EVALUATION.replace(old, new))
+    code, out, err = fsl("sweep", "e.yaml", "--dry-run")
+    assert code == 2 and sentence in err and not out
+
+
+def test_an_option_of_one_of_the_parts_that_are_tried_is_in_order(fsl, glyph_root, tmp_path):
+    text = EVALUATION.replace("[emd, {name: prototype, distance: cosine}]", "[emd, prototype]")
+    (tmp_path / "e.yaml").write_text(
+        text.replace("image.size: {low: 28, high: 32, step: 4}", "head.distance: [cosine]")
+    )
+    assert fsl("sweep", "e.yaml", "--dry-run")[0] == 0

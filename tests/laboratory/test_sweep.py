@@ -134,6 +134,7 @@ def test_ranks_are_over_episodes_or_tasks(fsl, glyph_root):
     [
         ((), "say what to sweep"),
         (("--recipe", "glyphs_5w1s", "--ranks", "x"), "say episodes or tasks"),
+        (("--recipe", "glyphs_5w1s", "--grid", "head=emd,knn", "--ranks", "tasks"), "all cells are of one task"),
         (("--recipe", "glyphs_5w1s", "--partition", "gpu"), "go with --launcher slurm"),
         (("--recipe", "glyphs_5w1s", "--launcher", "local", "--partition", "gpu"), "leave --partition and --slurm out"),
         (("--recipe", "glyphs_5w1s", "--launcher", "pbs"), "say local or slurm"),

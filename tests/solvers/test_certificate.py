@@ -39,7 +39,8 @@ def test_an_optimal_plan_is_proved_with_its_prices_or_without(name, judge, price
     for n, m in SHAPES:
         given = family(name, n, m, 3).map(lambda x: x.to(dtype))
         plan = SOLVE.solve(*given)
-        gap, fine = judge(Given(*given, plan.flow), plan.supply_price if priced else None, EXACT)
+        gap, fine, value = judge(Given(*given, plan.flow), plan.supply_price if priced else None, EXACT)
+        assert torch.allclose(value, (given.cost * plan.flow).sum((1, 2))) and value.dtype == given.cost.dtype
         assert fine.all() and gap.abs().max() < 1e-6, (n, m, gap)
 
 
@@ -48,7 +49,7 @@ def test_an_optimal_plan_is_proved_with_its_prices_or_without(name, judge, price
 def test_the_gap_of_any_plan_with_optimal_prices_is_its_distance_from_the_optimum(judge, n):
     given = family("random", n, 17, 4)
     flow = spread(given)
-    gap, fine = judge(Given(*given, flow), SOLVE.solve(*given).supply_price, EXACT)
+    gap, fine, _ = judge(Given(*given, flow), SOLVE.solve(*given).supply_price, EXACT)
     for b in range(4):
         cost, supply, demand = (x[b] for x in given)
         best = optimum(cost, supply, demand)
@@ -77,8 +78,8 @@ def test_whatever_is_wrong_with_a_plan_ends_its_proof(judge):
 @pytest.mark.parametrize("judge", [on_cpu, by_tensors])
 def test_a_problem_without_mass_is_optimal(judge):
     given = [torch.ones(2, 3, 4), torch.zeros(2, 3), torch.zeros(2, 4)]
-    gap, fine = judge(Given(*given, torch.zeros(2, 3, 4)), torch.zeros(2, 3), EXACT)
-    assert fine.all() and (gap == 0).all()
+    gap, fine, value = judge(Given(*given, torch.zeros(2, 3, 4)), torch.zeros(2, 3), EXACT)
+    assert fine.all() and (gap == 0).all() and (value == 0).all()
 
 
 class Careless(registry.solver("network_simplex")):
