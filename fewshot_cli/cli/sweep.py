@@ -203,7 +203,8 @@ def _sweep(
         canvas.check(figure)
     if dry_run:
         return emit("\n".join(command(cell) for cell in cells))
-    folder, run = _folder(cells, name, run_dir, resume, processes)
+    device = processes.device.type if launcher is None else launcher.device
+    folder, run = _folder(cells, name, run_dir, resume, device)
     outcomes = evaluate(folder, cells, root, processes, launcher)
     result = sweep_result(folder, cells, outcomes, base, over)
     run.finish({**result, "records": [{k: v for k, v in r.items() if k != "memory"} for r in result["records"]]})
@@ -214,16 +215,14 @@ def _sweep(
     return _leave(outcomes)
 
 
-def _folder(
-    cells: "list[Cell]", name: str, run_dir: Path | None, resume: bool, processes: "Processes"
-) -> tuple[Path, Any]:
+def _folder(cells: "list[Cell]", name: str, run_dir: Path | None, resume: bool, device: str) -> tuple[Path, Any]:
     """The sweep's folder, and its run, which only the same cells may continue."""
     from fewshot_cli.runtime import runs
 
     folder = runs.choose(run_dir, "sweep", name, resume)
     identity = {"cells": {c.folder: runs.fingerprint(c.recipe.identity()) for c in cells}}
     data = {"cells": [{"folder": c.folder, "recipe": c.base, "set": list(c.sets)} for c in cells]}
-    run = runs.Run(folder, "sweep", data, {**identity, "device": processes.device.type}, resume)
+    run = runs.Run(folder, "sweep", data, {**identity, "device": device}, resume)
     say(f"sweep of {len(cells)} cells in {folder}" + (", continued" if run.resumed else ""))
     return folder, run
 

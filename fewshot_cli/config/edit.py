@@ -48,7 +48,7 @@ def change(path: Path, texts: list[str]) -> tuple[list[Change], Recipe]:
         before = load_recipe(str(path)).resolved()
     with guarded(path):
         text = path.read_bytes().decode("utf-8")
-    editor = _Editor(text)
+    editor = _Editor(text, str(path))
     for key, value in asked:
         editor.set(tuple(key.split(".")), value)
     new = editor.text()
@@ -74,11 +74,11 @@ def _at(data: Any, key: str) -> Any:
 class _Editor:
     """A YAML document that is changed in place. Raises `RecipeError` for a key inside what has no keys."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, name: str) -> None:
         from ruamel.yaml import YAML
         from ruamel.yaml.util import load_yaml_guess_indent
 
-        strict_yaml.loads(text, "recipe")  # nothing in it that ruamel would read in another way
+        strict_yaml.loads(text, name)  # nothing in it that ruamel would read in another way
         _, indent, offset = load_yaml_guess_indent(text)
         self._yaml = YAML()
         self._yaml.preserve_quotes = True

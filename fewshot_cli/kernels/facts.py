@@ -13,9 +13,9 @@ LEAST = 1024  # problems worth a thread
 
 
 class Facts(NamedTuple):
-    """Of a whole batch: whether every number is finite, the `largest` |cost|, the `lightest` and `heaviest` total supply
-    of a problem, the `least` mass of a node, and by how much totals of one problem differ beyond the tolerance at worst
-    (below zero: nowhere). Infinite where a total is.
+    """Of a whole batch: whether every number is finite, the `largest` |cost|, the `lightest` and the `heaviest` total
+    supply of a problem, the `least` mass of a node, and by how much the totals of a problem differ beyond the tolerance
+    at worst (below zero: nowhere). Infinite where a total is.
     """
 
     finite: bool

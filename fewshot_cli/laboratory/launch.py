@@ -1,6 +1,7 @@
 """Who does the work of a sweep: this process, or jobs that submitit starts here or hands to Slurm."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,9 @@ def evaluate(
     root, folder = root.resolve(), folder.resolve()
     needed = one_per_features(cells)
     say(f"embedding: {len(needed)} sets of features")
-    _array(launcher, folder, _embed, [(i, share, root, launcher) for i, share in _shares(needed, launcher)])
+    _array(launcher, folder, _embed, [(place, share, root, launcher) for place, share in _shares(needed, launcher)])
     say(f"matching: {len(cells)} cells")
-    given = [(i, folder, share, root, launcher) for i, share in _shares(cells, launcher)]
+    given = [(place, folder, share, root, launcher) for place, share in _shares(cells, launcher)]
     outcomes: dict[str, Outcome] = {}
     for (_, _, share, _, _), job in zip(given, _array(launcher, folder, _match, given), strict=True):
         outcomes |= job if isinstance(job, dict) else _left(folder, share, root, processes, str(job))
@@ -82,33 +83,40 @@ def _left(folder: Path, cells: Sequence[Cell], root: Path, processes: Processes,
     return {cell.folder: Outcome(failed=why) for cell in cells} | run_cells(folder, finished, root, processes)
 
 
-def _shares(cells: Sequence[Cell], launcher: Launcher) -> list[tuple[int, Sequence[Cell]]]:
-    """The cells of each job that has any, by its number."""
-    return [(i, cells[i :: launcher.jobs]) for i in range(min(launcher.jobs, len(cells)))]
+Place = tuple[int, int]  # a job's number, and how many jobs there are
+
+
+def _shares(cells: Sequence[Cell], launcher: Launcher) -> list[tuple[Place, Sequence[Cell]]]:
+    """The cells of each job, as many jobs as have any."""
+    count = min(launcher.jobs, len(cells))
+    return [((i, count), cells[i::count]) for i in range(count)]
 
 
 def _in_order(cells: Sequence[Cell], outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
     return {cell.folder: outcomes[cell.folder] for cell in cells}
 
 
-def _processes(number: int, launcher: Launcher) -> Processes:
-    """This process of a job; jobs on one machine share out its GPUs."""
-    device = resolve(launcher.device)
+def _processes(place: Place, launcher: Launcher) -> Processes:
+    """This process of a job; jobs on one machine share out its GPUs and its cores."""
+    device, (number, count) = resolve(launcher.device), place
     if launcher.name == "local" and device.type == "cuda" and launcher.device in ("auto", "cuda"):
         device = torch.device("cuda", number % torch.cuda.device_count())
-    if launcher.name == "local" and device.type == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // launcher.jobs))
+    if launcher.name == "local":
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+        if hasattr(os, "sched_setaffinity"):  # solvers take every core that their process may use
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, cores[number::count] or [cores[number % len(cores)]])
     return Processes(device)
 
 
-def _embed(number: int, cells: Sequence[Cell], root: Path, launcher: Launcher) -> None:
-    processes = _processes(number, launcher)
+def _embed(place: Place, cells: Sequence[Cell], root: Path, launcher: Launcher) -> None:
+    processes = _processes(place, launcher)
     for cell in cells:
         embed(cell, root, processes)
 
 
-def _match(number: int, folder: Path, cells: Sequence[Cell], root: Path, launcher: Launcher) -> dict[str, Outcome]:
-    return run_cells(folder, cells, root, _processes(number, launcher))
+def _match(place: Place, folder: Path, cells: Sequence[Cell], root: Path, launcher: Launcher) -> dict[str, Outcome]:
+    return run_cells(folder, cells, root, _processes(place, launcher))
 
 
 def _array(launcher: Launcher, folder: Path, work: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

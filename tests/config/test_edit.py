@@ -42,7 +42,7 @@ def changed(path, *texts):
 @pytest.mark.parametrize("name", sorted(installed_recipes()))
 def test_setting_what_a_recipe_says_already_leaves_its_file_as_it_is(name):
     text = installed_recipes()[name].read_text()
-    editor = edit._Editor(text)
+    editor = edit._Editor(text, "mine.yaml")
     editor.set(("description",), editor._data["description"])
     assert editor.text() == text
 
@@ -146,3 +146,10 @@ def test_an_installed_recipe_is_not_changed(tmp_path):
             RecipeError, match="glyphs_5w1s: is an installed recipe.*fsl recipe cp glyphs_5w1s mine.yaml"
         ):
             edit.own_file(name)
+
+
+def test_what_is_no_plain_yaml_is_named_by_its_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: glyphs_5w1s\nhead: &h emd\n")
+    with pytest.raises(RecipeError, match=r"mine.yaml:2: anchors and aliases are not allowed"):
+        edit.change(path, ["episode.shot=5"])

@@ -1,12 +1,14 @@
 """What the pages and the shipped sweeps say can be asked for."""
 
+import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
-from fewshot_cli.laboratory.launch import Launcher, _result
+from fewshot_cli.laboratory.launch import Launcher, _processes, _result
 from fewshot_cli.laboratory.plan import baseline_of, cells_of, varied_tasks
 from fewshot_cli.laboratory.schema import load_sweep
 from fewshot_cli.laboratory.search import check
@@ -53,6 +55,21 @@ def test_options_of_sbatch_may_be_written_as_sbatch_writes_them():
     launcher = Launcher.of("slurm", 3, "gpu", ["--cpus-per-task=8", "gres=gpu:1"], "auto")
     assert launcher.options == {"cpus_per_task": "8", "gres": "gpu:1", "partition": "gpu"}
     assert Launcher.of(None, 2, None, [], "auto") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not say which cores are a process's")
+def test_jobs_on_one_machine_share_out_its_cores():
+    cores, threads, taken = os.sched_getaffinity(0), torch.get_num_threads(), []
+    try:
+        for number in range(2):
+            os.sched_setaffinity(0, cores)
+            _processes((number, 2), Launcher("local", 2, {}, "cpu"))
+            taken.append(os.sched_getaffinity(0))
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+    assert all(taken) and set.union(*taken) == cores
+    assert len(cores) == 1 or not taken[0] & taken[1]
 
 
 def test_a_job_that_died_is_told_in_a_sentence():
