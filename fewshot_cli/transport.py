@@ -292,7 +292,7 @@ def centred(supply_price: Tensor, demand_price: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _solved(cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> tuple[Tensor, Plan]:
-    """Costs as they lie in memory best, copied once for all that read them, and the plan of problems not yet checked."""
+    """The costs as they lie in memory best, copied once for all that read them, and the plan of unchecked problems."""
     cost = cost.contiguous()
     usual = check(cost, supply, demand, _workers(solver))
     return cost, solve(solver, cost, supply, demand, basis, usual)

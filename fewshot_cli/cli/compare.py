@@ -17,7 +17,9 @@ Printed = o.format_option(Format.table, Format.json, Format.md, Format.csv, Form
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(autocompletion=run_folders, help="Run directory of `fsl eval`.")],
+    first: Annotated[
+        Path, typer.Argument(autocompletion=run_folders, help="Run folder of `fsl eval`, or a recipe: its newest run.")
+    ],
     second: Annotated[
         Path, typer.Argument(autocompletion=run_folders, help="Another one, evaluated on the same episodes.")
     ],
@@ -26,7 +28,9 @@ def compare(
     """Accuracy of FIRST minus SECOND on the episodes that both have, with the paired 95 % interval."""
     from fewshot_cli.evaluation.pairs import accuracies, of_run
     from fewshot_cli.evaluation.stats import mean_ci95, paired
+    from fewshot_cli.runtime.run_folders import folder_of
 
+    first, second = folder_of(first, "eval"), folder_of(second, "eval")
     a, b = accuracies(of_run(first), of_run(second))
     if format is Format.latex:
         return emit(_latex((first, second), (a, b)))

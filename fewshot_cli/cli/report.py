@@ -11,7 +11,12 @@ from fewshot_cli.runtime.console import emit
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of eval, pretrain or metatrain.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders of eval, pretrain or metatrain, or recipes: their newest runs."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", dir_okay=False, help="HTML file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     device: o.Device = "auto",
@@ -27,6 +32,7 @@ def report(
     o.refuse_existing(out, force)
     from fewshot_cli.report.page import report as write
     from fewshot_cli.runtime.device import resolve
+    from fewshot_cli.runtime.run_folders import folder_of
 
-    write(runs, out, o.data_root(data_root), resolve(device))
+    write([folder_of(run) for run in runs], out, o.data_root(data_root), resolve(device))
     emit(str(out))

@@ -159,6 +159,13 @@ def newest(recipe: str, kind: str | None = None, unfinished: bool = False, base:
     raise DataError(f"{base}: there is no {what} of recipe {name}; `fsl runs ls` shows those there are")
 
 
+def folder_of(given: Path, kind: str | None = None, base: Path = RUNS) -> Path:
+    """The folder of a run that a path means, or the name of a recipe: its newest finished run. Raises `DataError`."""
+    if given.exists() or len(given.parts) > 1:
+        return given
+    return newest(str(given), kind, base=base).path
+
+
 def refuse_removal(run: RunFolder) -> None:
     """Raise `DataError` for a run that is in use, is reached by a link, or whose folder holds what no run writes."""
     if run.holder:

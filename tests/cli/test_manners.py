@@ -130,11 +130,11 @@ def compared(fsl, tmp_path):
 def test_a_comparison_is_an_equation_and_has_formats(compared):
     code, out, err = compared()
     assert code == 0, err
-    assert out.splitlines()[0] == "a 70.00 − b 55.00 = +15.00 ± 6.93 over 2 paired episodes"
+    assert out.splitlines()[0] == "a 70.00 − b 55.00 = +15.00 ± 63.53 over 2 paired episodes"
     result = json.loads(compared("--format", "json")[1])
     assert list(result) == ["episodes", "first", "second", "difference"] and result["difference"]["accuracy"] == 15
     assert compared("--format", "csv")[1].splitlines()[0].startswith("first,second,episodes,first accuracy")
-    assert "| difference | +15.00 ± 6.93 |" in compared("--format", "md")[1]
+    assert "| difference | +15.00 ± 63.53 |" in compared("--format", "md")[1]
 
 
 def test_old_spellings_are_understood_and_told(fsl, tmp_path):

@@ -72,3 +72,16 @@ def test_runs_are_removed_after_a_yes_only(fsl, two, tmp_path, monkeypatch):
     code, _, err = fsl("runs", "rm", "eval/glyphs_5w1s", "runs/eval/glyphs_5w1s", "runs/pretrain/mine", "--yes")
     assert code == 0 and err.startswith("removed runs/eval/glyphs_5w1s, runs/pretrain/mine (")
     assert list((tmp_path / "runs").rglob("*.json")) == []
+
+
+def test_runs_are_compared_and_reported_by_their_recipes(fsl, glyph_root, tmp_path):
+    words = ("--episodes", "4", "--data-root", glyph_root)
+    assert fsl("eval", "glyphs_5w1s", *words)[0] == 0 and fsl("eval", "glyphs_5w1s", "--seed", "2", *words)[0] == 0
+    fsl("recipe", "cp", "glyphs_5w1s", "mine.yaml")
+    assert fsl("eval", "--recipe", "mine.yaml", "--set", "head=prototype", *words, "--seed", "2")[0] == 0
+    code, out, err = fsl("compare", "glyphs_5w1s", "mine", "--format", "csv")
+    assert code == 0, err
+    assert out.splitlines()[1].startswith("glyphs_5w1s-2,mine,4,")  # the newer of the two
+    assert fsl("report", "mine", "-o", "r.html", "--data-root", glyph_root)[0] == 0 and (tmp_path / "r.html").exists()
+    code, out, err = fsl("compare", "glyphs_5w1s", "none_such")
+    assert (code, out) == (3, "") and "there is no eval run of recipe none_such" in err

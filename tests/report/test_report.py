@@ -209,7 +209,7 @@ def test_a_page_that_would_be_too_large_has_no_images(report, here, monkeypatch,
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
-        (("nowhere", "-o", "x.html"), 3, "nowhere: holds no run"),
+        (("nowhere", "-o", "x.html"), 3, "there is no run of recipe nowhere"),
         (("one", "-o", "x.pdf"), 2, "end its name in .html"),
         (("one", "-o", "there.html"), 2, "there.html: already exists"),
         (("unfinished", "-o", "x.html"), 3, "is not finished"),
