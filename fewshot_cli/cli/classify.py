@@ -253,17 +253,17 @@ def _notes(result: dict[str, Any]) -> list[str]:
         f"examples: {examples}; recipe {result['recipe']}, weights {result['weights']}",
     ]
     if calibration := result.get("calibration"):
-        note = f"a probability is a softmax at temperature {calibration['temperature']:.3g}"
+        note = f"probabilities: softmax at temperature {calibration['temperature']:.3g}"
         if calibration["images"]:
             note += (
-                f", fitted to {calibration['images']} examples, each left out once; it changes the calibration error "
-                f"from {calibration['before']:.1f} to {calibration['after']:.1f} %"
+                f", fitted to {calibration['images']} examples, each left out once (calibration error "
+                f"{calibration['before']:.1f} % before, {calibration['after']:.1f} % after)"
             )
             if calibration["images"] < FEW:
-                note += "; so few examples say little about it: give more of each class before you rely on it"
+                note += "; give more examples of each class before you rely on them"
         notes.append(note)
     else:
-        notes.append("a score is a softmax over the classes, not a calibrated probability")
+        notes.append("scores: a softmax over the classes, not calibrated; they are no probabilities")
     if reject := result.get("reject"):
         note = (
             f"no label where familiarity is below {reject['below']:.4g}; about {100 * reject['false_accept']:g} % of "

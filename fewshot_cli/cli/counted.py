@@ -27,7 +27,7 @@ def sentence(result: dict[str, Any]) -> str:
         return f"{images}, {len(labels) - labels.count(None)} labelled with {found} of {len(result['support'])} classes"
     correct = sum(label == name for label, name in zip(labels, right, strict=True))
     share = between(100 * correct / len(labels), *share_ends(correct, len(labels)))
-    return f"{images}, {correct} labelled as their folders are called: {share} %"
+    return f"{images}, {correct} labelled like their folders: {share} %"
 
 
 def told(result: dict[str, Any]) -> list[str]:

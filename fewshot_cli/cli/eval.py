@@ -139,7 +139,6 @@ def evaluate(
     if expect is not None:
         kept = overridden(options)
         processes.first(lambda: write_expect(expect, loaded, recipe, kept, summary))
-        say(f"expectation: {expect}; check it with `fsl eval {expect} --check`")
     print_with_answers(in_format(summary, format), summary, format, path, per_class, confusion)
     output.warn_not_converged(summary["not_converged"])
     _say_if_unused(solver, loaded, summary)

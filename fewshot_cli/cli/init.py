@@ -82,7 +82,11 @@ class _Asking:
                 "all that is not given"
             )
         while True:
-            answer = typer.prompt(f"{self.number}/5  {question}", default=default, err=True)
+            try:
+                answer = typer.prompt(f"{self.number}/5  {question}", default=default, err=True)
+            except typer.Abort:
+                say("\ninterrupted: no recipe was written")
+                raise
             try:
                 return check(answer.strip())
             except FslError as error:
@@ -103,13 +107,13 @@ def _answers(
         name = IMAGES
     else:
         known = benchmarks()
-        question = f"Which benchmark? {', '.join(known)}"
+        question = f"Which benchmark? {_numbered(known)}"
         name = asking.ask(dataset, "--dataset", question, "glyphs", lambda text: _one_of(text, known, "benchmark"))
     fitting = backbones(name)
     chosen = asking.ask(
         backbone,
         "--backbone",
-        f"Which backbone? {', '.join(fitting)}",
+        f"Which backbone? {_numbered(fitting)}",
         _best(name, fitting),
         lambda text: _one_of(text, fitting, f"backbone with recipes for {name}"),
     )
@@ -134,9 +138,16 @@ def _folder(text: str) -> Path:
     return folder
 
 
+def _numbered(names: list[str]) -> str:
+    return ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+
+
 def _one_of(text: str, known: list[str], what: str) -> str:
+    """One of these by its name, or by its number in the list."""
     from fewshot_cli.registry import did_you_mean
 
+    if text.isdigit() and 1 <= int(text) <= len(known):
+        return known[int(text) - 1]
     if text not in known:
         raise FslError(f"{text}: no {what}{did_you_mean(text, known)}; choose one of {', '.join(known)}")
     return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fewshot_cli.errors import FslError
+from fewshot_cli.runtime.console import say
 
 if TYPE_CHECKING:  # the command line imports this for --help
     from fewshot_cli.config.schema import Recipe
@@ -86,3 +87,5 @@ def write_expect(path: Path, recipe: "Recipe", base: str, options: dict[str, Any
         base = os.path.relpath(base, path.parent)
     data = {"base": base, "weights": recipe.weights or recipe.name, **options, "expect": expect}
     write_text(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+    about = f"{expect['accuracy']:.2f} % within {expect['tolerance']:.1f}"
+    say(f"expectation: {path}: {about}; check it with `fsl eval {path} --check`")

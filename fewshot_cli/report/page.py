@@ -17,6 +17,7 @@ from fewshot_cli.report.views import View, evaluated, trained
 from fewshot_cli.runtime.console import say
 from fewshot_cli.runtime.files import write_text
 from fewshot_cli.runtime.render import plus_minus
+from fewshot_cli.runtime.run_folders import told_apart
 from fewshot_cli.version import __version__
 
 LIMIT = 5_000_000  # bytes of a page
@@ -46,7 +47,7 @@ def report(paths: Sequence[Path], out: Path, root: Path, device: torch.device) -
     images the page is larger than it may be.
     """
     runs = [opened(path) for path in paths]
-    names = _names(paths)
+    names = told_apart(paths)
     comparison = _comparison([(n, r) for n, r in zip(names, runs, strict=True) if isinstance(r, Evaluated)])
     for images in (max(1, min(QUERIES, 4 * QUERIES // len(runs))), 0):
         views = [_view(run, name, root, device, images) for run, name in zip(runs, names, strict=True)]
@@ -72,16 +73,6 @@ def render(views: Sequence[View], comparison: Comparison | None) -> str:
 
 def _view(run: Evaluated | Trained, name: str, root: Path, device: torch.device, images: int) -> View:
     return evaluated(run, name, root, device, images) if isinstance(run, Evaluated) else trained(run, name)
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """What runs are called: the last parts of their paths, as many as tell them apart."""
-    parts = [path.resolve().parts for path in paths]
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-count:]) for part in parts]
-        if len(set(names)) == len(set(parts)):
-            return names
-    raise AssertionError("whole paths tell them apart")
 
 
 def _comparison(runs: Sequence[tuple[str, Evaluated]]) -> Comparison | None:

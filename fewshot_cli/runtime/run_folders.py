@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -164,6 +164,16 @@ def folder_of(given: Path, kind: str | None = None, base: Path = RUNS) -> Path:
     if given.exists() or len(given.parts) > 1:
         return given
     return newest(str(given), kind, base=base).path
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """What runs are called: the last parts of their paths, as many as tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            return names
+    raise AssertionError("whole paths tell them apart")
 
 
 def refuse_removal(run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import glyph_files
@@ -86,6 +87,18 @@ def test_questions_are_asked_until_they_are_answered(typed, tmp_path):
     assert (recipe.store, recipe.dataset.crop, recipe.weights) == ("birds", "raw", "cifar_fs_conv64")
     assert recipe.episode.model_dump() == {"way": 2, "shot": 3, "query": 5}  # two classes are for testing, of 8 images
     assert recipe.pretrain.precision == recipe.metatrain.precision == "bf16"
+
+
+def test_a_choice_may_be_given_by_its_number(typed):
+    code, _, err = typed(["benchmark", "2", "1", "", ""], "init")
+    listed = re.search(r"Which benchmark\? (.*?) \[", err)[1].split(", ")
+    assert code == 0 and [one.split()[0] for one in listed] == [str(i) for i in range(1, len(listed) + 1)]
+    assert load_recipe("mine.yaml").dataset.name == listed[1].split()[1]
+
+
+def test_an_interrupted_dialogue_says_that_nothing_was_written(typed, tmp_path):
+    code, out, err = typed(["benchmark"], "init")
+    assert code == 130 and "interrupted: no recipe was written" in err and list(tmp_path.iterdir()) == []
 
 
 def test_enter_takes_the_default(typed):

@@ -76,7 +76,7 @@ def labelled(*pairs):
 
 def test_labels_are_counted_and_compared_with_folders_that_name_the_truth():
     result = labelled(("a/robin/1.jpg", "robin"), ("a/robin/2.jpg", "wren"), ("a/wren/1.jpg", "wren"))
-    assert counted.sentence(result) == "3 images, 2 labelled as their folders are called: 66.67 (20.77 to 93.85) %"
+    assert counted.sentence(result) == "3 images, 2 labelled like their folders: 66.67 (20.77 to 93.85) %"
     assert counted.told(result)[0].splitlines() == [
         "labels: wren 2, robin 1",
         "right: robin 1 of 2, wren 1 of 1",

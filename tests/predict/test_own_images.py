@@ -123,7 +123,7 @@ def test_classify_with_one_example_a_class_and_other_formats(fsl, folders, tmp_p
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0 and len(rows) == 4 and {"picture", "label", "score", "score:class3"} <= set(rows[0]), err
     code, out, _ = fsl(*arguments)
-    assert code == 0 and "second" in out and "not a calibrated probability" in out
+    assert code == 0 and "second" in out and "not calibrated; they are no probabilities" in out
 
 
 def test_classify_refuses_what_it_cannot_use(fsl, folders, tmp_path):
