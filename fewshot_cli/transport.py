@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewshot_cli.contracts import EXACT, Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
+from fewshot_cli.kernels import gradient
 from fewshot_cli.kernels.certificate import certify
 from fewshot_cli.kernels.facts import facts_of
 from fewshot_cli.runtime.console import say
@@ -274,23 +275,6 @@ def double_backward() -> RuntimeError:
     )
 
 
-def gradients(
-    needed: Sequence[bool], grad: Tensor, flow: Tensor, supply_price: Tensor | None, demand_price: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of cost [B,n,m], supply [B,n] and demand [B,m], those that are `needed`, of values' `grad` [B]."""
-    d_cost = grad[:, None, None] * flow if needed[0] else None
-    if supply_price is None or demand_price is None or not (needed[1] or needed[2]):
-        return d_cost, None, None
-    u, v = centred(supply_price, demand_price)
-    return d_cost, grad[:, None] * u if needed[1] else None, grad[:, None] * v if needed[2] else None
-
-
-def centred(supply_price: Tensor, demand_price: Tensor) -> tuple[Tensor, Tensor]:
-    """Prices [B,n] and [B,m] shifted against each other so that both have the same mean."""
-    shift = (demand_price.mean(1, keepdim=True) - supply_price.mean(1, keepdim=True)) / 2
-    return supply_price + shift, demand_price - shift
-
-
 def _solved(cost: Tensor, supply: Tensor, demand: Tensor, solver: Solver, basis: Basis | None) -> tuple[Tensor, Plan]:
     """The costs as they lie in memory best, copied once for all that read them, and the plan of unchecked problems."""
     cost = cost.contiguous()
@@ -311,7 +295,7 @@ class _Envelope(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         cost, plan = _solved(cost, supply, demand, solver, basis)
         prices = [x for x in (plan.supply_price, plan.demand_price) if x is not None]
-        ctx.solver = type(solver)
+        ctx.solver, ctx.workers = type(solver), _workers(solver)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(plan.flow, *prices)  # differentiable outputs, to refuse their derivatives
         return worth(cost, plan), plan.flow, plan.supply_price, plan.demand_price
@@ -330,12 +314,12 @@ class _Envelope(torch.autograd.Function):
             )
         both = prices or [None, None]
         if not torch.is_grad_enabled():
-            return (*gradients(needed, grad, flow, *both), None, None)
+            return (*gradient.of_plans(needed, grad, flow, *both, ctx.workers), None, None)
         return (*_Gradient.apply(needed, grad, flow, *both), None, None)
 
 
 class _Gradient(torch.autograd.Function):
-    """`gradients` where a graph of them is made, which ends here: flow and prices belong to it as outputs."""
+    """The gradient where a graph of them is made, which ends here: flow and prices belong to it as outputs."""
 
     @staticmethod
     def forward(
@@ -346,7 +330,7 @@ class _Gradient(torch.autograd.Function):
         supply_price: Tensor | None,
         demand_price: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        return gradients(needed, grad, flow, supply_price, demand_price)
+        return gradient.of_plans(needed, grad, flow, supply_price, demand_price)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor | None) -> NoReturn:

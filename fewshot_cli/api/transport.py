@@ -19,6 +19,7 @@ from fewshot_cli.config.parts import build_solver
 from fewshot_cli.config.schema import PartSpec
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import DataError
+from fewshot_cli.kernels import gradient
 
 _solvers: dict[str, Solver[Any]] = {}  # by name and options, since compiled code can name them by text only
 _KEPT = 128  # of them: a program that changes an option at every step makes ever new ones
@@ -141,7 +142,7 @@ def plan(
         found = _on_its_device(chosen, transport.solve, c, s, d)
     u, v = found.supply_price, found.demand_price
     if u is not None and v is not None and c.numel():
-        u, v = transport.centred(u, v)
+        u, v = gradient.centred(u, v)
     flow = found.flow.to(c.device)
     value = transport.worth(c, replace(found, flow=flow)).to(c.device)
 
@@ -260,7 +261,7 @@ def _opaque(cost: Tensor, supply: Tensor, demand: Tensor, key: str) -> tuple[Ten
     found = _on_its_device(chosen, transport.solve, *given)
     flow = found.flow.to(cost.device)
     u, v = (x if x is None else x.to(cost.device) for x in (found.supply_price, found.demand_price))
-    _, d_supply, d_demand = transport.gradients((False, True, True), cost.new_ones(len(cost)), flow, u, v)
+    _, d_supply, d_demand = gradient.of_plans((False, True, True), cost.new_ones(len(cost)), flow, u, v)
     return (
         transport.worth(cost, replace(found, flow=flow)).to(cost.device),
         flow,

@@ -1,4 +1,4 @@
-"""What `facts` and `certificate` compute of each problem, compiled for the CPU by Numba."""
+"""What `facts`, `certificate` and `gradient` compute of each problem, compiled for the CPU by Numba."""
 
 import numpy as np
 
@@ -38,6 +38,29 @@ def facts_range(cost, supply, demand, tolerance, begin, end):
         apart = abs(mass - other) - tolerance * max(mass, other)
         excess = apart if not apart <= excess else excess  # NaN, of infinite totals, is more than any
     return bad or wrong != 0.0, largest, lightest, heaviest, least, excess
+
+
+@njit(title="the gradient of values", **FLOATS)
+def gradient_range(grad, flow, supply_price, demand_price, d_cost, d_supply, d_demand, begin, end):
+    """Of problems begin … end−1: `gradient.of_plans`, written to the last three arrays before; an empty one is not."""
+    n, m = flow.shape[1:]
+    for b in range(begin, end):
+        factor = grad[b]
+        if len(d_cost):
+            for i in range(n):
+                for j in range(m):
+                    d_cost[b, i, j] = factor * flow[b, i, j]
+        if len(d_supply):
+            supply_mean, demand_mean = 0.0, 0.0
+            for i in range(n):
+                supply_mean += np.float64(supply_price[b, i])
+            for j in range(m):
+                demand_mean += np.float64(demand_price[b, j])
+            shift = (demand_mean / m - supply_mean / n) / 2
+            for i in range(n):
+                d_supply[b, i] = factor * (supply_price[b, i] + shift)
+            for j in range(m):
+                d_demand[b, j] = factor * (demand_price[b, j] - shift)
 
 
 @njit(title="the certificate of optimality", error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
