@@ -314,7 +314,7 @@ class _Envelope(torch.autograd.Function):
             )
         both = prices or [None, None]
         if not torch.is_grad_enabled():
-            return (*gradient.of_plans(needed, grad, flow, *both, ctx.workers), None, None)
+            return (*gradient.of_plans(needed, grad, flow, *both, workers=ctx.workers), None, None)
         return (*_Gradient.apply(needed, grad, flow, *both), None, None)
 
 
