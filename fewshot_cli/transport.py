@@ -312,10 +312,10 @@ class _Envelope(torch.autograd.Function):
                 f"note: solver {ctx.solver.__name__} returns no dual prices, so node weights get no gradient; "
                 "--solver network_simplex gives the full one"
             )
-        both = prices or [None, None]
+        u, v = prices or (None, None)
         if not torch.is_grad_enabled():
-            return (*gradient.of_plans(needed, grad, flow, *both, workers=ctx.workers), None, None)
-        return (*_Gradient.apply(needed, grad, flow, *both), None, None)
+            return (*gradient.of_plans(needed, grad, flow, u, v, ctx.workers), None, None)
+        return (*_Gradient.apply(needed, grad, flow, u, v), None, None)
 
 
 class _Gradient(torch.autograd.Function):
