@@ -1,5 +1,6 @@
 """The nearest of many directions: by NumPy, or by faiss where it is installed (Douze et al. 2024)."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from fewshot_cli.runtime.files import atomic
 BLOCK = 65536  # rows that are compared at once
 LARGE = 50_000  # images above which `auto` takes cells
 ENGINES = ("auto", "numpy", "flat", "ivf")
+TRIED, FOUND, ENOUGH = 64, 10, 0.95  # as many cells are looked into as find this share of the nearest of rows tried
+NONE: np.ndarray = np.empty(0, np.int64)
 
 
 class Engine(Protocol):
@@ -50,10 +53,10 @@ class Exact:
 
 
 class Cells:
-    """faiss: all rows (`flat`), or those in the cells of k-means that are nearest to the query (`ivf`)."""
+    """faiss: all rows (`flat`), or those in the `probes` cells of k-means that are nearest to the query (`ivf`)."""
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
+    def __init__(self, index: Any, probes: int = 0) -> None:
+        self.index, self.probes = index, probes
 
     def nearest(self, queries: np.ndarray, count: int, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `Engine`; with cells nearly all of the nearest, not always all."""
@@ -61,7 +64,7 @@ class Cells:
 
         selector = faiss.IDSelectorNot(faiss.IDSelectorBatch(gone)) if len(gone) else None
         if isinstance(self.index, faiss.IndexIVF):
-            chosen = faiss.SearchParametersIVF(sel=selector, nprobe=max(1, round(4 * self.index.nlist**0.5)))
+            chosen = faiss.SearchParametersIVF(sel=selector, nprobe=self.probes)
         else:
             chosen = faiss.SearchParameters(sel=selector)
         values, places = self.index.search(np.ascontiguousarray(queries, np.float32), count, params=chosen)
@@ -91,16 +94,17 @@ def engine_of(name: str, parts: list[np.ndarray], folder: Path, keys: list[str])
             for low in range(0, len(part), BLOCK):
                 index.add(np.ascontiguousarray(part[low : low + BLOCK]))
         return Cells(index)
-    return Cells(_kept_cells(faiss, parts, folder, keys))
+    return _kept_cells(faiss, parts, folder, keys)
 
 
-def _kept_cells(faiss: Any, parts: list[np.ndarray], folder: Path, keys: list[str]) -> Any:
+def _kept_cells(faiss: Any, parts: list[np.ndarray], folder: Path, keys: list[str]) -> Cells:
     """The cells in the folder with what was added since, or new ones: after a change of shards, or twofold growth."""
     path, dimension = folder / "cells.faiss", parts[0].shape[1]
-    listed, rows = folder / "cells.txt", sum(map(len, parts))
-    index, done = None, 0
-    if path.is_file() and listed.is_file():
-        known = listed.read_text("utf-8").split()
+    described, rows = folder / "cells.json", sum(map(len, parts))
+    index, done, probes = None, 0, 0
+    if path.is_file() and described.is_file():
+        kept = json.loads(described.read_text("utf-8"))
+        known, probes = kept["shards"], kept["probes"]
         if keys[: len(known)] == known:
             done = len(known)
             mapped = faiss.IO_FLAG_MMAP if done == len(keys) else 0  # what grows must be in memory
@@ -117,11 +121,28 @@ def _kept_cells(faiss: Any, parts: list[np.ndarray], folder: Path, keys: list[st
         for low in range(0, len(part), BLOCK):
             index.add(np.ascontiguousarray(part[low : low + BLOCK]))
     if done < len(parts):
+        probes = _probes(index, parts)
         with atomic(path) as new:
             faiss.write_index(index, str(new))
-        with atomic(listed) as new:
-            new.write_text("\n".join(keys), "utf-8")
-    return index
+        with atomic(described) as new:
+            new.write_text(json.dumps({"shards": keys, "probes": probes}), "utf-8")
+    return Cells(index, probes)
+
+
+def _probes(index: Any, parts: list[np.ndarray]) -> int:
+    """As many cells as find `ENOUGH` of the `FOUND` rows nearest to some of the gallery's own, themselves left out.
+
+    How many that are depends on the features: those of few kinds of images lie in few cells.
+    """
+    tried = _sample(parts, TRIED)
+    wanted = Exact(parts).nearest(tried, FOUND + 1, NONE)[0][:, 1:].tolist()
+    probes = 1
+    while probes < index.nlist:
+        found = Cells(index, probes).nearest(tried, FOUND + 1, NONE)[0].tolist()
+        if sum(len({*a} & {*b}) for a, b in zip(wanted, found, strict=True)) >= ENOUGH * sum(map(len, wanted)):
+            break
+        probes *= 2
+    return min(probes, index.nlist)
 
 
 def _sample(parts: list[np.ndarray], count: int) -> np.ndarray:

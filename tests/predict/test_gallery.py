@@ -110,10 +110,26 @@ def test_faiss_finds_the_same_and_keeps_its_cells(tmp_path):
     before = (tmp_path / "cells.faiss").read_bytes()
     grown, _ = engine_of("ivf", [rows[:1500], rows[1500:]], tmp_path, ["a", "b"]).nearest(queries, 10, gone)
     same = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(grown.tolist(), want.tolist(), strict=True)])
-    assert same > 0.8 and cells.max() < 1500 <= grown.max() and (tmp_path / "cells.faiss").read_bytes() != before
+    assert same > 0.9 and cells.max() < 1500 <= grown.max() and (tmp_path / "cells.faiss").read_bytes() != before
     written = (tmp_path / "cells.faiss").stat().st_mtime_ns
     engine_of("ivf", [rows[:1500], rows[1500:]], tmp_path, ["a", "b"])
     assert (tmp_path / "cells.faiss").stat().st_mtime_ns == written  # opened, not made again
+
+
+def test_as_many_cells_are_looked_into_as_the_features_need(tmp_path):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((20, 64))
+    of_few_kinds = centres[rng.integers(20, size=4000)] + 0.2 * rng.standard_normal((4000, 64))
+    probes = []
+    for name, rows in (("few kinds", of_few_kinds), ("no kinds", rng.standard_normal((4000, 64)))):
+        rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        engine = engine_of("ivf", [rows], tmp_path / name, ["a"])
+        want = Exact([rows]).nearest(rows[:200], 10, nearest.NONE)[0].tolist()
+        found = engine.nearest(rows[:200], 10, nearest.NONE)[0].tolist()
+        assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(want, found, strict=True)]) > 0.9
+        probes.append(engine.probes)
+        assert engine_of("ivf", [rows], tmp_path / name, ["a"]).probes == engine.probes
+    assert 2 * probes[0] <= probes[1]
 
 
 def test_without_faiss_numpy_does_it(monkeypatch, tmp_path):
