@@ -313,7 +313,10 @@ def solve_range(
             other += right[j]
         iterations[b], converged[b] = 0, True
         if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
-            low = cost[b].min()
+            low = cost[b, 0, 0]
+            for i in range(rows):
+                for j in range(columns):
+                    low = min(low, cost[b, i, j])
             for i in range(rows):
                 supply_price[b, i] = low
             for j in range(columns):
