@@ -22,7 +22,8 @@ from fewshot_cli.weights import installed
 
 LITTLE_DISK, LITTLE_MEMORY = 2e9, 2e9  # bytes below which a user is warned
 _GIVES = {
-    "cuda": "solving on a GPU",
+    "cuda12": "solving on a GPU",
+    "cuda13": "solving on a GPU",
     "export": "fsl export",
     "faiss": "large galleries",
     "heic": "photos in HEIC",
@@ -117,7 +118,7 @@ def _gpu() -> Iterator[Finding]:
             "CuPy", cupy.__version__ if sees else "sees no GPU", "" if sees else "a driver that fits CuPy's CUDA"
         )
     except (ImportError, RuntimeError, OSError) as error:
-        yield Finding("CuPy", f"does not import ({error})", "pip install 'fewshot-cli[cuda]'")
+        yield Finding("CuPy", f"does not import ({error})", f"pip install 'fewshot-cli[{_cuda_extra()}]'")
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -158,12 +159,23 @@ def _weights() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     for extra, packages in sorted(_declared().items()):
         absent = [name for name in packages if not _is_installed(name)]
-        if extra == "cuda" and absent and not _has_driver():
-            yield Finding("extra cuda", "of no use without a GPU")
+        if extra in _CUDA and extra != _cuda_extra():
+            continue
+        if extra in _CUDA and absent and not _has_driver():
+            yield Finding(f"extra {extra}", "of no use without a GPU")
             continue
         gives = f" ({_GIVES[extra]})" if extra in _GIVES else ""
         state = f"missing: {', '.join(absent)}" if absent else "installed"
         yield Finding(f"extra {extra}{gives}", state, f"pip install 'fewshot-cli[{extra}]'" if absent else "")
+
+
+_CUDA = ("cuda12", "cuda13")  # one of them is enough, and both together overwrite each other's files
+
+
+def _cuda_extra() -> str:
+    """The extra whose CuPy is made for the CUDA that PyTorch brings."""
+    mine = f"cuda{(torch.version.cuda or '').partition('.')[0]}"
+    return mine if mine in _CUDA else _CUDA[0]
 
 
 def _declared() -> dict[str, list[str]]:

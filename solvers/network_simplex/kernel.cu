@@ -2,8 +2,9 @@
 //
 // The same integers decide: costs of 2^-38 of the largest, masses of 2^-48 of the total, perturbed so that no pivot is
 // degenerate. What a CPU walks along the tree, lanes read off the sets: node x is on the cycle where its set holds one
-// end of the entering arc and not the other. Compiled by NVRTC with -DLANES=32 (a warp a problem, PER_BLOCK of them to a
-// block) or a larger LANES (a block a problem), and -DCOST=float or double.
+// end of the entering arc and not the other. A block solves a problem. Compiled by NVRTC with its LANES, -DCOST=float or
+// double, and, where sizes are few, with -DROWS, -DCOLUMNS, -DTREE_BYTES and -DNEAR_BYTES, so that loops, addresses and
+// what lies in shared memory are known.
 
 #include "lanes.cuh"
 
@@ -20,6 +21,12 @@ typedef unsigned long long set;
 #define BLOCK 32       // rows priced together
 #define BIG (1 << 30)
 #define FAR (1LL << 62)
+#if defined(ROWS) && LANES == 32 && ROWS + COLUMNS <= 128
+#define NARROW  // what a lane keeps of its own rows and nodes fits its registers
+#define SHORTER (ROWS < COLUMNS ? ROWS : COLUMNS)
+#define EACH_OF(count) (((count) + LANES - 1) / LANES)  // a lane's share
+#define WORDS ((ROWS + COLUMNS + 63) / 64)
+#endif
 #define COLUMN 2047    // low bits of a row's cached minimum
 
 // One problem with n <= m; (i, j) of the caller's arrays is at i * row_step + j * column_step.
@@ -29,15 +36,32 @@ struct Problem {
     int n, m, words, row_step, column_step;
     double scale;                     // integers to a unit of cost
     int drop;                         // low bits that near leaves out
-    wide *flow, *price, *mean;        // [nodes]; price holds the masses until the start has used them
-    wide *new_flow;                   // [nodes]
-    set *sub, *new_sub;               // [nodes * words]
-    int *parent, *heir, *near_price;  // [nodes]; near_price holds the order of the start until it is done
-    int *row_key, *gone;              // [n], [m]
-    int *near;                        // [n * m]
+    wide *flow, *price, *mean;  // [nodes]; price holds the masses until the start has used them
+    set *sub;                   // [nodes * words]
+    int *parent, *near_price;   // [nodes]; near_price holds the order of the start until it is done
+    int *near;                  // [n * m]; the costs themselves until their top bits are known
+#ifndef NARROW
+    wide *new_flow;             // [nodes]
+    set *new_sub;               // [nodes * words]
+    int *heir;                  // [nodes]
+    int *row_key, *gone;        // [n], [m]
+#endif
 };
 
 GROUP wide cell(const Problem &p, int i, int j) { return llrint(p.cost[i * p.row_step + j * p.column_step] * p.scale); }
+
+// Costs that are as wide as their top bits lie where these will be, until they are known: read along rows, the caller's
+// array would take a transaction for each lane.
+GROUP void stage(const Problem &p, int place, COST x) {
+    if (sizeof(COST) == sizeof(int)) memcpy(p.near + place, &x, sizeof(int));
+}
+
+GROUP wide staged(const Problem &p, int i, int j) {
+    COST x = 0;
+    if (sizeof(COST) != sizeof(int)) return cell(p, i, j);
+    memcpy(&x, p.near + i * p.m + j, sizeof(int));
+    return llrint(x * p.scale);
+}
 
 GROUP wide centred(const Problem &p, int i, int j) { return cell(p, i, j) - p.mean[i] - p.mean[p.n + j]; }
 
@@ -95,78 +119,119 @@ GROUP void prepare_masses(const Problem &p, double unit) {
 
 // Double-centre the costs and keep their top bits; returns how many low bits these leave out.
 GROUP int prepare_costs(Problem &p) {
-    int n = p.n, m = p.m, unused = 0;
+    int n = p.n, m = p.m;
     wide top = 0;
     EACH(i, n) {
         wide total = 0;
-        for (int j = 0; j < m; j++) total += cell(p, i, j);
+        for (int t = 0, j = i % m; t < m; t++, j = j + 1 < m ? j + 1 : 0) total += staged(p, i, j);
         p.mean[i] = total / m;
     }
     fence();
     EACH(j, m) {
         wide total = 0;
-        for (int i = 0; i < n; i++) total += cell(p, i, j) - p.mean[i];
+        for (int i = 0; i < n; i++) total += staged(p, i, j) - p.mean[i];
         p.mean[n + j] = total / n;
     }
     fence();
     EACH(k, n * m) {
-        wide x = centred(p, k / m, k % m);
+        wide x = staged(p, k / m, k % m) - p.mean[k / m] - p.mean[n + k % m];
         x = x < 0 ? ~x : x;
         top = x > top ? x : top;
     }
-    top = -argmin(-top, unused);
+    top = -reduce_min(-top);
     int drop = 0;
     while (top >> drop >> NEAR_BITS) drop++;
-    EACH(k, n * m) p.near[k] = (int)(centred(p, k / m, k % m) >> drop) * (1 << ROW_BITS) | (k / m & (BLOCK - 1));
+    EACH(k, n * m) {
+        wide x = staged(p, k / m, k % m) - p.mean[k / m] - p.mean[n + k % m];
+        p.near[k] = (int)(x >> drop) * (1 << ROW_BITS) | (k / m & (BLOCK - 1));
+    }
     return drop;
 }
 
-GROUP int row_minimum(const Problem &p, int i) {
-    int low = BIG, unused = 0;
+// The rows' cheapest columns as the start knows them, each cached as cost and column, and the columns that are gone.
+#ifdef NARROW
+struct Minima {
+    int key[EACH_OF(SHORTER)];
+    set gone[WORDS];
+};
+GROUP Minima no_minima(const Problem &) {
+    Minima minima;
+    for (int &key : minima.key) key = BIG + COLUMN + 1;
+    for (set &gone : minima.gone) gone = 0;
+    return minima;
+}
+GROUP bool is_gone(const Problem &, const Minima &minima, int j) { return minima.gone[j >= 64 ? WORDS - 1 : 0] >> (j & 63) & 1; }
+GROUP void cache(const Problem &, Minima &minima, int i, int key) {
+    for (int k = 0; k < EACH_OF(SHORTER); k++) minima.key[k] = lane() + k * LANES == i ? key : minima.key[k];
+}
+GROUP void let_go(const Problem &, Minima &minima, int j) {
+    for (int w = 0; w < WORDS; w++) minima.gone[w] |= j >> 6 == w ? 1ULL << (j & 63) : 0;
+}
+GROUP int least(const Problem &, const Minima &minima, int &i) {
+    int low = minima.key[0];
+    i = lane();
+    for (int k = 1; k < EACH_OF(SHORTER); k++) if (minima.key[k] < low) low = minima.key[k], i = lane() + k * LANES;
+    return argmin(low, i);
+}
+#else
+struct Minima {};
+GROUP Minima no_minima(const Problem &p) {
+    EACH(j, p.m) p.gone[j] = 0;
+    return {};
+}
+GROUP bool is_gone(const Problem &p, const Minima &, int j) { return p.gone[j]; }
+GROUP void cache(const Problem &p, Minima &, int i, int key) {
+    if (lane() == 0) p.row_key[i] = key;
+}
+GROUP void let_go(const Problem &p, Minima &, int j) {
+    if (lane() == 0) p.gone[j] = 1;
+}
+GROUP int least(const Problem &p, const Minima &, int &i) {
+    int low = BIG + COLUMN + 1;
+    i = 0;
+    EACH(k, p.n) if (p.row_key[k] < low) low = p.row_key[k], i = k;
+    return argmin(low, i);
+}
+#endif
+
+GROUP int row_minimum(const Problem &p, const Minima &minima, int i) {
+    int low = BIG;
     EACH(j, p.m) {
-        int key = p.gone[j] ? BIG : (p.near[i * p.m + j] & ~COLUMN) | j;
+        int key = is_gone(p, minima, j) ? BIG : (p.near[i * p.m + j] & ~COLUMN) | j;
         low = key < low ? key : low;
     }
-    return argmin(low, unused);
+    return reduce_min(low);
 }
 
 // Matrix-minimum basis; see tree.start. Returns the root.
 GROUP int start(const Problem &p) {
     int n = p.n, m = p.m, words = p.words, rows = n, columns = m, root = 0, *order = p.near_price;
     wide *mass = p.price;
-    EACH(x, n + m) {
-        for (int w = 0; w < words; w++) p.sub[x * words + w] = x >> 6 == w ? 1ULL << (x & 63) : 0;
-        if (x >= n) p.gone[x - n] = 0;
-    }
+    EACH(x, n + m) for (int w = 0; w < words; w++) p.sub[x * words + w] = x >> 6 == w ? 1ULL << (x & 63) : 0;
+    Minima minima = no_minima(p);
     fence();
-    for (int i = 0; i < n; i++) {
-        int key = row_minimum(p, i);
-        if (lane() == 0) p.row_key[i] = key;
-    }
+    for (int i = 0; i < n; i++) cache(p, minima, i, row_minimum(p, minima, i));
     fence();
     for (int step = 0; step < n + m - 1; step++) {
         int i, j;
         while (true) {  // a cached minimum is a lower bound: it holds while its column is there
-            int low = BIG + COLUMN + 1;
-            i = 0;
-            EACH(k, n) if (p.row_key[k] < low) low = p.row_key[k], i = k;
-            j = argmin(low, i) & COLUMN;
-            if (!p.gone[j]) break;
-            int key = row_minimum(p, i);
+            j = least(p, minima, i) & COLUMN;
+            if (!is_gone(p, minima, j)) break;
+            int key = row_minimum(p, minima, i);
             fence();
-            if (lane() == 0) p.row_key[i] = key;
+            cache(p, minima, i, key);
             fence();
         }
-        wide push = mass[i] < mass[n + j] ? mass[i] : mass[n + j];
-        bool row_out = columns == 1 || (mass[i] == push && rows > 1);
+        wide row_mass = mass[i], column_mass = mass[n + j], push = row_mass < column_mass ? row_mass : column_mass;
+        bool row_out = columns == 1 || (row_mass == push && rows > 1);
         int out = row_out ? i : n + j;
         root = row_out ? n + j : i;
         fence();
+        if (row_out) cache(p, minima, i, BIG + COLUMN);
+        else let_go(p, minima, j);
         if (lane() == 0) {
-            mass[i] -= push;
-            mass[n + j] -= push;
-            if (row_out) p.row_key[i] = BIG + COLUMN;
-            else p.gone[j] = 1;
+            mass[i] = row_mass - push;
+            mass[n + j] = column_mass - push;
             p.parent[out] = root;
             p.flow[out] = push;
             order[step] = out;
@@ -231,6 +296,25 @@ GROUP bool entering_exactly(const Problem &p, int &row, int &column) {
     return least < 0;
 }
 
+// What a lane notes of its own nodes between the two halves of a pivot: in registers where it has few, else beside the tree.
+#ifdef NARROW
+struct Notes {
+    int heir[EACH_OF(ROWS + COLUMNS)];
+    wide flow[EACH_OF(ROWS + COLUMNS)];
+    set sub[EACH_OF(ROWS + COLUMNS) * WORDS];
+};
+#define NOTES(p) Notes notes
+#define NOTE(k, x) k
+#else
+#define NOTES(p) const Notes notes = {p.heir, p.new_flow, p.new_sub}
+#define NOTE(k, x) x
+struct Notes {
+    int *heir;
+    wide *flow;
+    set *sub;
+};
+#endif
+
 // Bring (row, column) into the tree; see tree.pivot. What each node on the cycle passes on, to itself or,
 // where the path turns round, to its parent, is noted first and written when all have read.
 GROUP void pivot(const Problem &p, int row, int column) {
@@ -246,16 +330,17 @@ GROUP void pivot(const Problem &p, int row, int column) {
     bool from_head = holds(p, leave, head);
     int inner = from_head ? head : row, outer = from_head ? row : head;
     const set *moved = p.sub + leave * words;
-    EACH(x, nodes) {
+    NOTES(p);
+    OWN(k, x, nodes) {
         bool over_inner = holds(p, x, inner), below = holds(p, leave, x);
-        p.heir[x] = -1;
+        notes.heir[NOTE(k, x)] = -1;
         if (over_inner != holds(p, x, outer)) {
             bool turned = over_inner && below, falls = (x >= n) == (over_inner == from_head);
-            p.heir[x] = x == leave ? inner : turned ? p.parent[x] : x;
-            p.new_flow[x] = x == leave ? push : falls ? p.flow[x] - push : p.flow[x] + push;
+            notes.heir[NOTE(k, x)] = x == leave ? inner : turned ? p.parent[x] : x;
+            notes.flow[NOTE(k, x)] = x == leave ? push : falls ? p.flow[x] - push : p.flow[x] + push;
             for (int w = 0; w < words; w++) {
                 set own = p.sub[x * words + w];
-                p.new_sub[x * words + w] =
+                notes.sub[NOTE(k, x) * words + w] =
                     x == leave ? own : turned ? moved[w] & ~own : over_inner ? own & ~moved[w] : own | moved[w];
             }
         }
@@ -265,11 +350,11 @@ GROUP void pivot(const Problem &p, int row, int column) {
         }
     }
     fence();
-    EACH(x, nodes) {
-        int heir = p.heir[x];
+    OWN(k, x, nodes) {
+        int heir = notes.heir[NOTE(k, x)];
         if (heir < 0) continue;
-        p.flow[heir] = p.new_flow[x];
-        for (int w = 0; w < words; w++) p.sub[heir * words + w] = p.new_sub[x * words + w];
+        p.flow[heir] = notes.flow[NOTE(k, x)];
+        for (int w = 0; w < words; w++) p.sub[heir * words + w] = notes.sub[NOTE(k, x) * words + w];
         if (x == leave) p.parent[heir] = outer;
         else if (heir != x) p.parent[heir] = x;
     }
@@ -278,17 +363,18 @@ GROUP void pivot(const Problem &p, int row, int column) {
 
 // Solve one problem; u and v are its prices. Returns pivots, or -1 - pivots when they ran out.
 GROUP wide solve_problem(Problem &p, COST *u, COST *v) {
-    int n = p.n, m = p.m, unused = 0;
+    int n = p.n, m = p.m;
     double total = 0, top = 0, low = 1e300;
     EACH(i, n) total += p.supply[i];
     EACH(k, n * m) {
         double x = p.cost[k / m * p.row_step + k % m * p.column_step];
+        stage(p, k, (COST)x);
         top = x > top ? x : -x > top ? -x : top;
         low = x < low ? x : low;
     }
     total = sum(total);
-    top = -argmin(-top, unused);
-    low = argmin(low, unused);
+    top = -reduce_min(-top);
+    low = reduce_min(low);
     if (!(total > 0)) {  // nothing to ship; zero prices are dual feasible only below the cheapest arc
         EACH(i, n) u[i] = (COST)low;
         EACH(j, m) v[j] = 0;
@@ -319,25 +405,33 @@ GROUP wide solve_problem(Problem &p, COST *u, COST *v) {
     return done ? pivots : -1 - pivots;
 }
 
-// Lay out a problem's memory: the tree at `tree`, the costs' top bits at `near`. 
+// Lay out a problem's memory: the tree at `tree`, the costs' top bits at `near`.
 GROUP void lay_out(Problem &p, char *tree, int *near) {
     int nodes = p.n + p.m;
     p.flow = (wide *)tree;
     p.price = p.flow + nodes;
     p.mean = p.price + nodes;
-    p.new_flow = p.mean + nodes;
-    p.sub = (set *)(p.new_flow + nodes);
-    p.new_sub = p.sub + nodes * p.words;
-    p.parent = (int *)(p.new_sub + nodes * p.words);
-    p.heir = p.parent + nodes;
-    p.near_price = p.heir + nodes;
-    p.row_key = p.near_price + nodes;
-    p.gone = p.row_key + p.n;
+    p.sub = (set *)(p.mean + nodes);
+    p.parent = (int *)(p.sub + nodes * p.words);
+    p.near_price = p.parent + nodes;
     p.near = near;
+#ifndef NARROW
+    p.new_flow = (wide *)(p.near_price + nodes);
+    p.new_sub = (set *)(p.new_flow + nodes);
+    p.heir = (int *)(p.new_sub + nodes * p.words);
+    p.row_key = p.heir + nodes;
+    p.gone = p.row_key + p.n;
+#endif
 }
 
-// cost [B,rows,columns], supply [B,rows], demand [B,columns], all contiguous; flow zero on entry. tree_bytes is for one
-// problem, a multiple of 8: nodes * (48 + 16 * words), for nodes = rows + columns and words = (nodes + 63) / 64.
+// Bytes of a tree, as lay_out needs them; a multiple of 8.
+#ifdef NARROW
+#define TREE_SIZE(nodes) ((size_t)(nodes) * (32 + 8 * (((nodes) + 63) / 64)))
+#else
+#define TREE_SIZE(nodes) ((size_t)(nodes) * (48 + 16 * (((nodes) + 63) / 64)))
+#endif
+
+// cost [B,rows,columns], supply [B,rows], demand [B,columns], all contiguous; flow zero on entry.
 GROUP void solve_one(int b, const COST *cost, const COST *supply, const COST *demand, COST *flow, COST *supply_price,
                      COST *demand_price, wide *iterations, bool *converged, int rows, int columns, char *tree, int *near) {
     Problem p;
@@ -362,19 +456,18 @@ GROUP void solve_one(int b, const COST *cost, const COST *supply, const COST *de
 }
 
 #ifdef __CUDACC__
-// Shared memory holds the tree and the costs' top bits, or what does not fit lies in `workspace`, a slot a group.
+// Shared memory holds the tree and the costs' top bits, or what does not fit lies in `workspace`, a slot a block.
 extern "C" __global__ void solve(const COST *cost, const COST *supply, const COST *demand, COST *flow, COST *supply_price,
                                  COST *demand_price, wide *iterations, bool *converged, int batch, int rows, int columns,
                                  char *workspace, wide slot_bytes, int tree_bytes, int near_bytes) {
     extern __shared__ __align__(16) char shared[];
-    int group = threadIdx.x / LANES, groups = blockDim.x / LANES;
-    char *mine = shared + (wide)group * (tree_bytes + near_bytes);
-    char *slot = workspace + ((wide)blockIdx.x * groups + group) * slot_bytes;
-    char *tree = tree_bytes ? mine : slot;
-    int nodes = rows + columns;
-    wide apart = tree_bytes ? 0 : (wide)nodes * (48 + 16 * ((nodes + 63) / 64));
-    int *near = (int *)(near_bytes ? mine + tree_bytes : slot + apart);
-    for (int b = blockIdx.x * groups + group; b < batch; b += gridDim.x * groups) {
+#ifdef ROWS
+    rows = ROWS, columns = COLUMNS, tree_bytes = TREE_BYTES, near_bytes = NEAR_BYTES;
+#endif
+    char *slot = workspace + (wide)blockIdx.x * slot_bytes;
+    char *tree = tree_bytes ? shared : slot;
+    int *near = (int *)(near_bytes ? shared + tree_bytes : slot + (tree_bytes ? 0 : TREE_SIZE(rows + columns)));
+    for (int b = blockIdx.x; b < batch; b += gridDim.x) {
         solve_one(b, cost, supply, demand, flow, supply_price, demand_price, iterations, converged, rows, columns, tree, near);
         fence();
     }
@@ -383,7 +476,7 @@ extern "C" __global__ void solve(const COST *cost, const COST *supply, const COS
 extern "C" void solve(const COST *cost, const COST *supply, const COST *demand, COST *flow, COST *supply_price,
                       COST *demand_price, wide *iterations, bool *converged, int batch, int rows, int columns) {
     int nodes = rows + columns;
-    char *tree = (char *)malloc((size_t)nodes * (48 + 16 * ((nodes + 63) / 64)));
+    char *tree = (char *)malloc(TREE_SIZE(nodes));
     int *near = (int *)malloc(sizeof(int) * rows * columns);
     for (int b = 0; b < batch; b++)
         solve_one(b, cost, supply, demand, flow, supply_price, demand_price, iterations, converged, rows, columns, tree, near);

@@ -1,4 +1,4 @@
-// What a group of lanes does together: a warp (LANES 32), a block (more), or one lane of plain C++.
+// What the lanes of a block do together: a warp (LANES 32), several (more), or one lane of plain C++.
 //
 // Lanes may read what another lane wrote only after fence(). Every lane leaves argmin and sum with the same answer; of
 // equal values argmin takes the payload of one lane, the same for all.
@@ -7,7 +7,7 @@
 #ifdef __CUDACC__
 #define GROUP static __device__ __forceinline__
 #if LANES == 32
-#define lane() ((int)(threadIdx.x & 31))
+#define lane() ((int)(threadIdx.x & 31))  // all there are, as the compiler then knows
 GROUP void fence() { __syncwarp(); }
 
 template <class T> GROUP T reduce_min(T x) {
@@ -25,6 +25,13 @@ template <> __device__ __forceinline__ int reduce_min<int>(int x) {
     return x;
 #endif
 }
+#if __CUDA_ARCH__ >= 800
+template <> __device__ __forceinline__ long long reduce_min<long long>(long long x) {
+    int high = __reduce_min_sync(~0u, (int)(x >> 32));
+    int low = __reduce_min_sync(~0u, (int)(x >> 32) == high ? (int)((unsigned)x ^ 1u << 31) : 2147483647);
+    return (long long)high << 32 | ((unsigned)low ^ 1u << 31);
+}
+#endif
 template <class T> GROUP T argmin(T value, int &payload) {
     T least = reduce_min(value);
     payload = __shfl_sync(~0u, payload, __ffs(__ballot_sync(~0u, value == least)) - 1);
@@ -67,6 +74,7 @@ template <class T> GROUP T sum(T x) {
 #else
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #define GROUP static inline
 #ifndef LANES  // one lane; a program that includes this file may define lane, sync, argmin and sum for several
 #define LANES 1
@@ -77,4 +85,13 @@ template <class T> GROUP T sum(T x) { return x; }
 #endif
 #endif
 
+#if !defined(__CUDACC__) || LANES != 32
+template <class T> GROUP T reduce_min(T x) {
+    int unused = 0;
+    return argmin(x, unused);
+}
+#endif
+
+// The nodes of this lane; OWN also counts them, in a loop whose length is the same for all lanes.
 #define EACH(k, count) for (int k = lane(); k < (count); k += LANES)
+#define OWN(k, x, count) for (int k = 0; k < ((count) + LANES - 1) / LANES; k++) if (int x = lane() + k * LANES; x < (count))

@@ -147,10 +147,13 @@ def test_source_compiles_for_gpus(arch, wide):
         pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed")
     folder = Path(find_spec("nvidia.cuda_nvrtc").submodule_search_locations[0])
     nvrtc = ctypes.CDLL(str(next(folder.glob("lib/libnvrtc.so.*"))))
-    for size in ((9, 9), (40, 40), (441, 441)):
+    builds = [cuda.Build(wide, cuda.lanes(n, n), cuda.registers(n, n)) for n in (9, 40, 100, 441)]
+    builds += [cuda._build(wide, n, m, 1 << 17)[0] for n, m in ((9, 9), (64, 4), (49, 49), (100, 100))]
+    assert [build.size is None for build in builds] == [True] * 4 + [False] * 4
+    for build in builds:
         program, length = ctypes.c_void_p(), ctypes.c_size_t()
         nvrtc.nvrtcCreateProgram(ctypes.byref(program), cuda.SOURCE.read_bytes(), b"solve", 0, None, None)
-        options = [x.encode() for x in (f"--gpu-architecture={arch}", *cuda.flags(wide, cuda.lanes(*size)))]
+        options = [x.encode() for x in (f"--gpu-architecture={arch}", *build.flags())]
         code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(length))
         log = ctypes.create_string_buffer(length.value)
@@ -159,9 +162,21 @@ def test_source_compiles_for_gpus(arch, wide):
 
 
 def test_lanes_and_memory_of_the_sizes_in_use():
-    assert [cuda.lanes(*size) for size in ((25, 25), (32, 32), (33, 32), (441, 441))] == [32, 32, 128, 256]
+    assert [cuda.lanes(*size) for size in ((25, 25), (64, 64), (65, 64), (441, 441))] == [32, 32, 128, 256]
     tree, near = cuda.memory(25, 25)
     assert tree >= 50 * (48 + 16) and near >= 4 * 625 and tree % 16 == near % 16 == 0
+    assert cuda.memory(25, 25, known=True) == (50 * (32 + 8), near)
+    assert cuda.memory(100, 100, known=True) == cuda.memory(100, 100)
+
+
+def test_sizes_that_come_after_many_others_share_a_build(monkeypatch):
+    monkeypatch.setattr(cuda, "_sizes", set())
+    limit = 1 << 16
+    first = [cuda._build(False, n, 3, limit)[0] for n in range(1, cuda.KNOWN + 1)]
+    assert [build.size[:2] for build in first] == [(n, 3) for n in range(1, cuda.KNOWN + 1)]
+    late = {cuda._build(False, n, 3, limit)[0] for n in range(cuda.KNOWN + 1, 40)}
+    assert late == {cuda.Build(False, 32, 64)} and cuda._build(False, 1, 3, limit)[0] == first[0]
+    assert cuda._build(True, 300, 300, limit)[1:] == (0, 0)  # neither the tree nor the costs fit
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -185,7 +200,7 @@ def test_absent_or_broken_cupy_is_a_sentence_with_the_install_command(monkeypatc
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'fewshot-cli[cuda]'" in cuda.missing() and str(fault) in cuda.missing()
+    assert "pip install 'fewshot-cli[cuda12]'" in cuda.missing() and str(fault) in cuda.missing()
     assert registry.solver("network_simplex")().devices == ("cpu",)
     assert "solves on the CPU" in capsys.readouterr().err
 

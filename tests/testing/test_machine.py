@@ -93,7 +93,10 @@ def test_cupy_is_asked_for_where_there_is_a_gpu_only(tmp_path, monkeypatch, driv
     facts = found(tmp_path)
     assert ("pytorch.org" in facts["GPU"].get) == driver
     if driver:
-        assert facts["extra cuda (solving on a GPU)"].get == "pip install 'fewshot-cli[cuda]'"
+        assert facts["extra cuda12 (solving on a GPU)"].get == "pip install 'fewshot-cli[cuda12]'"
     else:
-        assert facts["extra cuda"].get == ""
+        assert facts["extra cuda12"].get == ""
+    assert not any("cuda13" in name for name in facts)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert any("cuda13" in name for name in found(tmp_path))
     assert Path(facts["compiled kernels"].state.removeprefix("kept in ")).is_dir()
