@@ -64,18 +64,18 @@ def exactness(solver, sizes, count: int, device) -> list[dict]:
 
 
 def tune(given, device, rounds: int) -> list[dict]:
-    """Problems per second for other numbers of warps per block and registers per lane."""
+    """Problems per second for other numbers of registers per lane, with and without machine code for the size."""
     from fewshot_cli.solvers.network_simplex import cuda
 
-    rows, usual = [], (cuda.PER_BLOCK, cuda.REGISTERS)
-    for warps in (1, 2, 4, 8):
-        for registers in (64, 80, 96, 128):
-            cuda.PER_BLOCK, cuda.REGISTERS = warps, registers
-            cuda._kernel.cache_clear()
+    rows, usual = [], (cuda.registers, cuda.KNOWN)
+    for known in (cuda.KNOWN, 0):
+        for registers in (48, 64, 80, 96, 128):
+            cuda.registers, cuda.KNOWN = (lambda n, m, registers=registers: registers), known
+            cuda._sizes.clear()
             figures = rate(registry.solver("network_simplex")(), given, 20_000, device, rounds)
-            rows.append({"warps_per_block": warps, "registers": registers, **figures})
-    cuda.PER_BLOCK, cuda.REGISTERS = usual
-    cuda._kernel.cache_clear()
+            rows.append({"size_known": bool(known), "registers": registers, **figures})
+    cuda.registers, cuda.KNOWN = usual
+    cuda._sizes.clear()
     return rows
 
 
