@@ -21,21 +21,21 @@ typedef unsigned long long set;
 #define BLOCK 32       // rows priced together
 #define BIG (1 << 30)
 #define FAR (1LL << 62)
+#define COLUMN 2047    // low bits of a row's cached minimum
 #if defined(ROWS) && LANES == 32 && ROWS + COLUMNS <= 128
 #define NARROW  // what a lane keeps of its own rows and nodes fits its registers
 #define SHORTER (ROWS < COLUMNS ? ROWS : COLUMNS)
 #define EACH_OF(count) (((count) + LANES - 1) / LANES)  // a lane's share
 #define WORDS ((ROWS + COLUMNS + 63) / 64)
 #endif
-#define COLUMN 2047    // low bits of a row's cached minimum
 
 // One problem with n <= m; (i, j) of the caller's arrays is at i * row_step + j * column_step.
 struct Problem {
     const COST *cost, *supply, *demand;
     COST *flow_out;
     int n, m, words, row_step, column_step;
-    double scale;                     // integers to a unit of cost
-    int drop;                         // low bits that near leaves out
+    double scale;               // integers to a unit of cost
+    int drop;                   // low bits that near leaves out
     wide *flow, *price, *mean;  // [nodes]; price holds the masses until the start has used them
     set *sub;                   // [nodes * words]
     int *parent, *near_price;   // [nodes]; near_price holds the order of the start until it is done
