@@ -227,8 +227,8 @@ def _check_shapes(cost: Tensor, supply: Tensor, demand: Tensor) -> None:
 
 
 def worth(cost: Tensor, plan: Plan) -> Tensor:
-    """What a plan's flow costs [B]."""
-    return (cost * plan.flow).sum((1, 2)) if plan.value is None else plan.value
+    """What a plan's flow costs [B], on the cost's device, wherever the plan is."""
+    return (cost * plan.flow.to(cost.device)).sum((1, 2)) if plan.value is None else plan.value.to(cost.device)
 
 
 def _workers(solver: Solver) -> int:

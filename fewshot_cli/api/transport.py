@@ -6,7 +6,7 @@ flow is the gradient with respect to the cost, the dual prices are those with re
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -143,14 +143,12 @@ def plan(
     u, v = found.supply_price, found.demand_price
     if u is not None and v is not None and c.numel():
         u, v = gradient.centred(u, v)
-    flow = found.flow.to(c.device)
-    value = transport.worth(c, replace(found, flow=flow)).to(c.device)
 
     def whole(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(c.device).reshape((*lead, *x.shape[1:]))
 
     rest = [whole(x) for x in (u, v, found.iterations, found.converged, found.certified_gap)]
-    return TransportPlan(whole(flow), whole(value), *rest)  # type: ignore[arg-type]
+    return TransportPlan(whole(found.flow), whole(transport.worth(c, found)), *rest)  # type: ignore[arg-type]
 
 
 def _problems(
@@ -263,7 +261,7 @@ def _opaque(cost: Tensor, supply: Tensor, demand: Tensor, key: str) -> tuple[Ten
     u, v = (x if x is None else x.to(cost.device) for x in (found.supply_price, found.demand_price))
     _, d_supply, d_demand = gradient.of_plans((False, True, True), cost.new_ones(len(cost)), flow, u, v)
     return (
-        transport.worth(cost, replace(found, flow=flow)).to(cost.device),
+        transport.worth(cost, found),
         flow,
         torch.zeros_like(supply) if d_supply is None else d_supply,
         torch.zeros_like(demand) if d_demand is None else d_demand,

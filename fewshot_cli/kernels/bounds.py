@@ -42,7 +42,7 @@ def facts_range(cost, supply, demand, tolerance, begin, end):
 
 @njit(title="the gradient of values", **FLOATS)
 def gradient_range(grad, flow, supply_price, demand_price, d_cost, d_supply, d_demand, begin, end):
-    """Of problems begin … end−1: `gradient.of_plans`, written to the last three arrays before; an empty one is not."""
+    """Of problems begin … end−1: the gradients of `gradient.of_plans`, into the arrays d_…, but an empty one."""
     n, m = flow.shape[1:]
     for b in range(begin, end):
         factor = grad[b]

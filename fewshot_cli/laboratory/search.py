@@ -205,16 +205,14 @@ def _next(study: "Study", search: SearchSpec, tried: set[int]) -> "Trial | None"
     interrupted changes nothing of what it tries.
     """
     optuna = _optuna()
-    running = [trial for trial in study.get_trials(deepcopy=False) if _open(trial) and trial.number not in tried]
+    running = [
+        trial for trial in study.get_trials(deepcopy=False) if not (trial.state.is_finished() or trial.number in tried)
+    ]
     number = running[0].number if running else len(study.get_trials(deepcopy=False))
     if number >= search.trials:
         return None
     study.sampler = _sampler(search, number)
     return optuna.trial.Trial(study, running[0]._trial_id) if running else study.ask()
-
-
-def _open(trial: Any) -> bool:
-    return bool(trial.state == _optuna().trial.TrialState.RUNNING)
 
 
 def _sampler(search: SearchSpec, number: int) -> "BaseSampler":
@@ -241,7 +239,7 @@ def _result(base: str, spec: SweepSpec, search: SearchSpec, folder: Path, study:
     records = []
     for trial in study.get_trials(deepcopy=False):
         best = trial.user_attrs.get("best", {})
-        failed = {"failed": trial.user_attrs[FAILED]} if _open(trial) else {}
+        failed = {} if trial.state.is_finished() else {"failed": trial.user_attrs[FAILED]}
         values = {key: _kept(space, trial.params.get(key)) for key, space in search.space.items()}
         records.append(
             {
