@@ -1,9 +1,12 @@
 """qpth's batched interior point: the layer DeepEMD was published with, differentiated through its KKT conditions."""
 
+import ctypes
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -72,7 +75,7 @@ class QPTH(Solver[QPTHOptions]):
             return Plan(torch.zeros_like(cost), None, None, iterations, iterations == 0)
         each = 8 * 7 * (n * m + n + m + 1) ** 2  # the factors of the KKT matrix and their copies
         size = max(1, int(self.options.memory * 1e9 / each))
-        if cost.device.type == "cpu" and not _batched_factors_work():
+        if cost.device.type == "cpu" and not _batches_are_safe():
             size = 1
         chunks = zip(*(x.double().split(size) for x in (cost, supply, demand)), strict=True)
         parts = [_Chunk.apply(*chunk, self._plan, size >= batch) for chunk in chunks]
@@ -167,20 +170,31 @@ def _absent(module: str) -> bool:
     return find_spec(module) is None
 
 
-def _batched_factors_work() -> bool:
-    """Whether this process's batched LU can be trusted: after `torch.set_num_threads` some builds return no pivots."""
-    probe = torch.eye(256, dtype=torch.float64).expand(2, -1, -1).flip(2)
-    if bool((torch.linalg.lu_factor(probe)[1] > 0).all()):
+def _batches_are_safe() -> bool:
+    """Whether LU factors of a batch can be asked of this process's threads.
+
+    After `torch.set_num_threads` MKL starts as many threads for one matrix as for all, even inside the threads that
+    share out a batch. Where it does not get them, it returns no pivots on some processors and waits for ever on others,
+    so that nothing may be tried. PyTorch cannot be asked whether that was called, but MKL can: it is no longer dynamic.
+    """
+    if torch.get_num_threads() == 1 or not torch.backends.mkl.is_available() or _mkl_is_dynamic():
         return True
     _say_that_batches_are_split()
     return False
 
 
-@cache
+def _mkl_is_dynamic() -> bool:
+    """Whether MKL takes fewer threads where it runs inside others; False where it does not say."""
+    with suppress(StopIteration, OSError, AttributeError):
+        library = next((Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"))
+        return bool(ctypes.CDLL(str(library)).mkl_serv_get_dynamic())
+    return False
+
+
 @cache
 def _say_that_batches_are_split() -> None:
     """Say it once in a process."""
     say(
-        "note: PyTorch's batched LU fails with this number of threads, so qpth solves one problem at a time; "
-        "set OMP_NUM_THREADS instead of torch.set_num_threads"
+        "note: PyTorch's LU of a batch is not safe after torch.set_num_threads, so qpth solves one problem at a time; "
+        "set OMP_NUM_THREADS instead"
     )

@@ -34,6 +34,9 @@ def doctor(
     format: Annotated[
         Format, o.format_option(Format.table, Format.json, help="Format of the report on stdout.")
     ] = Format.table,
+    device: Annotated[
+        str, typer.Option("--device", help="Where a solver under --check gets its problems: cpu, cuda or cuda:N.")
+    ] = "cpu",
     data_root: o.DataRoot = None,
 ) -> None:
     """Say what works on this machine, what is missing and how to get it; or check parts by their contract.
@@ -42,7 +45,7 @@ def doctor(
     """
     if not check:
         return _machine(o.data_root(data_root), format)
-    rows = _contract(check)
+    rows = _contract(check, device)
     header = list(dict.fromkeys(key for row in rows for key in row))
     emit(in_format(format, rows, [(header, [[row.get(key, "") for key in header] for row in rows])]))
     failed = [row for row in rows if row.get("outcome") == "failed"]
@@ -66,10 +69,12 @@ def _machine(root: Path, form: Format) -> None:
         raise typer.Exit(Exit.GATE)
 
 
-def _contract(words: list[str]) -> list[dict[str, str]]:
+def _contract(words: list[str], device: str) -> list[dict[str, str]]:
     from fewshot_cli.registry import entries, working_solvers
+    from fewshot_cli.runtime.device import resolve
     from fewshot_cli.testing.parts import outcome, suite
 
+    place = resolve(device)
     parts: dict[tuple[str, str], None] = {}
     for word in words:
         kind, _, name = word.partition(":")
@@ -78,11 +83,13 @@ def _contract(words: list[str]) -> list[dict[str, str]]:
             raise FslError(
                 f"--check {word}: write KIND:NAME with a kind of {kinds}; try --check solver:network_simplex"
             )
+        if kind != "solver" and place.type != "cpu":
+            raise FslError(f"--device {device}: only solvers are checked there; leave it out for --check {word}")
         known = working_solvers() if kind == "solver" else list(entries(f"{kind}s"))
         parts |= dict.fromkeys((kind, one) for one in (known if name == "all" else [name]))
     rows = []
     for kind, name in parts:
-        for label, check in suite(kind, name).items():
+        for label, check in suite(kind, name, place).items():
             result, said = outcome(check)
             rows.append({kind: name, "check": label, "outcome": result, "what": said})
     return rows

@@ -1,6 +1,6 @@
 """A solver under test: its tolerances, its values, and the oracle's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import torch
@@ -10,7 +10,7 @@ from fewshot_cli import transport
 from fewshot_cli.config.load import default_part
 from fewshot_cli.config.parts import build_solver, by_reference
 from fewshot_cli.contracts import APPROXIMATE, EXACT, Plan, Solver, Tolerance
-from fewshot_cli.errors import DataError
+from fewshot_cli.errors import DataError, RecipeError
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.testing.families import family
 
@@ -24,24 +24,40 @@ ORACLE_NOISE = 1e-8  # the reference itself may stop at about this
 
 @dataclass(frozen=True)
 class Case:
-    """A solver with its tolerance."""
+    """A solver with its tolerance, and the device its problems lie on; what it answers comes back to the CPU."""
 
     solver: Solver
     tolerance: Tolerance
+    device: torch.device = torch.device("cpu")
 
     def value(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
         """`transport.value` with this solver."""
-        return transport.value(self.solver, cost, supply, demand)
+        return transport.value(self.solver, *(x.to(self.device) for x in (cost, supply, demand))).cpu()
+
+    def plan(self, given: Problems) -> Plan:
+        """`transport.solve` with this solver. Raises `Failed` when an answer is not where the problems are."""
+        plan = transport.solve(self.solver, *given.map(lambda x: x.to(self.device)))
+        answers = {field.name: getattr(plan, field.name) for field in fields(plan)}
+        for name, x in answers.items():
+            require(x is None or x.device.type == self.device.type, f"{name} is not on {self.device.type}")
+        return Plan(**{name: x if x is None else x.cpu() for name, x in answers.items()})
 
     def near(self, given: Problems, factor: float = 1.0) -> Tensor:
         """The value tolerance [B] in the units of the problems' values."""
         return factor * self.tolerance.value * given[1].sum(1) * given[0].abs().amax((1, 2)).clamp(min=1e-5)
 
 
-def case(name: str, solver: Solver | None = None) -> Case:
-    """The registered solver `name`, or one of its kind with other options. Raises `RecipeError` when it cannot run."""
+def case(name: str, solver: Solver | None = None, device: torch.device = torch.device("cpu")) -> Case:
+    """The registered solver `name`, or one of its kind with other options. Raises `RecipeError` when it cannot run
+    there.
+    """
     built = solver or build_solver(default_part("solvers", name))
-    return Case(built, built.tolerance or (EXACT if built.exact else APPROXIMATE))
+    if device.type not in built.devices:
+        raise RecipeError(
+            f"solver {name} takes no problems on {device.type} here, only on {', '.join(built.devices)}; `fsl doctor` "
+            "says what is missing"
+        )
+    return Case(built, built.tolerance or (EXACT if built.exact else APPROXIMATE), device)
 
 
 def require(fine: bool | Tensor, sentence: str) -> None:
@@ -64,6 +80,6 @@ def solved(case: Case, given: Problems) -> Plan | None:
     if given[0][0].numel() > case.tolerance.largest:
         return None
     try:
-        return transport.solve(case.solver, *given)
+        return case.plan(given)
     except DataError:
         return None

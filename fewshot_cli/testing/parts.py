@@ -163,10 +163,15 @@ SUITES: dict[str, dict[str, Check]] = {
 }
 
 
-def suite(kind: str, name: str) -> dict[str, Callable[[], str | None]]:
-    """The checks of one part by their names; `kind` is in the singular. Raises `RecipeError` for an unknown part."""
+def suite(
+    kind: str, name: str, device: torch.device = torch.device("cpu")
+) -> dict[str, Callable[[], str | None]]:
+    """The checks of one part by their names; `kind` is in the singular. A solver's problems lie on `device`.
+
+    Raises `RecipeError` for an unknown part, and for a solver that takes no problems there.
+    """
     if kind == "solver":
-        case = solvers.case(name)
+        case = solvers.case(name, device=device)
         return {label: partial(check, case) for label, check in solvers.CHECKS.items()}
     registry.part(f"{kind}s", name)
     return {label: partial(check, name) for label, check in SUITES[kind].items()}

@@ -6,13 +6,14 @@ sentence. All problems are float64, where not said otherwise. A solver may refus
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from fewshot_cli import registry, transport
-from fewshot_cli.contracts import EXACT, Solver, Tolerance, WarmStarts
+from fewshot_cli import registry
+from fewshot_cli.contracts import EXACT, Tolerance, WarmStarts
 from fewshot_cli.errors import DataError
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.testing.case import ORACLE_NOISE, Case, Failed, case, oracle, require, solved
@@ -133,7 +134,7 @@ def careful(case: Case) -> str | None:
         wide = supply.repeat_interleave(2, 1)[:, ::2]
         require((case.value(cost, wide, demand) - first).abs() <= case.near(given), f"{name}: layout of supply matters")
         for dtype in (torch.float32, torch.float64):
-            plan = transport.solve(case.solver, given.cost.to(dtype), given.supply.to(dtype), given.demand.to(dtype))
+            plan = case.plan(given.map(lambda x, dtype=dtype: x.to(dtype)))
             require(
                 plan.flow.dtype == dtype and plan.flow.shape == cost.shape, f"{name}: flow is not {dtype} like the cost"
             )
@@ -201,12 +202,12 @@ def like_autograd(case: Case) -> str | None:
         return "refuses these problems"
     raw = given.map(lambda x: x.clone().requires_grad_())
 
-    def gradient(solver: Solver) -> list[Tensor | None]:
+    def gradient(of: Case) -> list[Tensor | None]:
         supply, demand = (6 * x / x.sum(1, keepdim=True) for x in raw[1:])
-        scaled = Problems(raw.cost, supply, demand)
-        return list(torch.autograd.grad(transport.value(solver, *scaled).sum(), raw, allow_unused=True))
+        return list(torch.autograd.grad(of.value(raw.cost, supply, demand).sum(), raw, allow_unused=True))
 
-    for part, ours, theirs in zip(("cost", "supply", "demand"), gradient(case.solver), gradient(cls()), strict=True):
+    reference = gradient(Case(cls(), case.tolerance))
+    for part, ours, theirs in zip(("cost", "supply", "demand"), gradient(case), reference, strict=True):
         if ours is not None and theirs is not None:
             off = float((ours - theirs).abs().max() / theirs.abs().max())
             require(
@@ -222,7 +223,7 @@ def between(case: Case) -> str | None:
         return "is not exact"
     answered, step = 0, 1e-4
     for _, (cost, supply, demand) in _samples(case, "uniform weights", "small integers", "coarse grid"):
-        plan = transport.solve(case.solver, cost, supply, demand)
+        plan = case.plan(Problems(cost, supply, demand))
         if plan.supply_price is None:
             continue
         answered += 1
@@ -269,7 +270,10 @@ def parallel(case: Case) -> str | None:
     if "workers" not in options.model_fields:
         return "has no workers"
     given = family("uniform weights", 9, 9, 70, seed=9)
-    plans = [type(case.solver)(options(workers=w)).solve(*given) for w in (1, 2, 3)]
+    plans = [
+        replace(case, solver=type(case.solver)(case.solver.options.model_copy(update={"workers": w}))).plan(given)
+        for w in (1, 2, 3)
+    ]
     require(all(torch.equal(plans[0].flow, plan.flow) for plan in plans[1:]), "flows depend on the number of workers")
     return None
 
@@ -282,7 +286,9 @@ def restartable(case: Case) -> str | None:
     for name in ("random", "uniform weights", "exact zeros", "coarse grid"):
         for n, m in ((9, 9), (40, 30), (3, 40)):
             cost, supply, demand = given = family(name, n, m, 4, seed=13)
-            plan = transport.solve(case.solver, *given)
+            plan = case.plan(given)
+            if plan.basis is None and case.device.type != "cpu":
+                return f"has no warm start on {case.device.type}"
             require(plan.basis is not None, f"{name}, {n}×{m}: a plan has no basis to start from")
             assert plan.basis is not None
             again = solver.solve(*given, basis=plan.basis)

@@ -16,7 +16,8 @@ from fewshot_cli.contracts import Plan
 from fewshot_cli.runtime.console import say
 
 SOURCE = Path(__file__).with_name("kernel.cu")
-WARP, LARGE = 32, 128  # lanes for up to 128 nodes, and for more
+WARP, LARGE = 32, 128  # lanes for up to NARROW nodes, and for more
+NARROW = 128  # nodes of which a warp keeps part of the tree in registers
 STATIC = 512  # bytes of shared memory that argmin and sum of several warps may take themselves
 KNOWN = 16  # sizes in a process that get machine code of their own; later ones share one that takes any
 PATIENCE = 0.5  # seconds of compiling after which it is told
@@ -24,7 +25,7 @@ PATIENCE = 0.5  # seconds of compiling after which it is told
 
 def lanes(n: int, m: int) -> int:
     """Lanes that work on one n×m problem."""
-    return WARP if n + m <= 128 else LARGE if n + m <= 512 else 2 * LARGE
+    return WARP if n + m <= NARROW else LARGE if n + m <= 512 else 2 * LARGE
 
 
 def registers(n: int, m: int) -> int:
@@ -38,7 +39,7 @@ def memory(n: int, m: int, known: bool = False) -> tuple[int, int]:
     `known`: of machine code for this size alone, which keeps part of a small tree in registers.
     """
     nodes, words = n + m, (n + m + 63) // 64
-    node = 32 + 8 * words if known and lanes(n, m) == WARP else 48 + 16 * words
+    node = 32 + 8 * words if known and lanes(n, m) == WARP and nodes <= NARROW else 48 + 16 * words
     return -(-nodes * node // 16) * 16, -(-n * m * 4 // 16) * 16
 
 
