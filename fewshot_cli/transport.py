@@ -19,9 +19,9 @@ from torch import Tensor
 
 from fewshot_cli.contracts import EXACT, Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
-from fewshot_cli.kernels import gradient
+from fewshot_cli.kernels import gradient, nvrtc, proof
 from fewshot_cli.kernels.certificate import certify
-from fewshot_cli.kernels.facts import facts_of
+from fewshot_cli.kernels.facts import Facts, facts_of, worst
 from fewshot_cli.runtime.console import say
 
 USUAL_TOTALS = (1e-3, 1e4)  # masses that every solver takes as they are
@@ -69,6 +69,34 @@ class Basis:
     trees: Tensor | None = None
 
 
+@dataclass
+class Pending:
+    """What was checked of problems on a GPU without waiting for it: the worst of all since the last look."""
+
+    worst: Tensor | None = None
+    nodes: int = 0
+    dtype: torch.dtype = torch.float32
+
+    def add(self, facts: Tensor, cost: Tensor) -> None:
+        """Note a batch's facts, as `proof.facts` gives them."""
+        self.worst = facts if self.worst is None else torch.maximum(self.worst, facts)
+        self.nodes, self.dtype = max(self.nodes, sum(cost.shape[1:])), cost.dtype
+
+    def look(self) -> None:
+        """Wait for the GPU. Raises `DataError` when a problem since the last look was invalid."""
+        if self.worst is None:
+            return
+        facts, self.worst = worst(self.worst), None
+        if not facts.finite:
+            raise DataError(
+                "a transport problem has a NaN or infinite cost or mass; check the weights and the features they give"
+            )
+        _refuse_size(facts, self.nodes, self.dtype)
+        if facts.excess > 0:
+            raise DataError("total supply of a transport problem differs from its total demand; give both one mass")
+
+
+_PENDING: ContextVar[Pending | None] = ContextVar("pending", default=None)
 _LEDGERS: ContextVar[tuple[Ledger, ...]] = ContextVar("ledgers", default=())
 _EPISODES: ContextVar[slice | None] = ContextVar("episodes", default=None)
 _TOLD: set[type] = set()
@@ -83,6 +111,20 @@ def ledger() -> Iterator[Ledger]:
         yield record
     finally:
         _LEDGERS.reset(token)
+
+
+@contextmanager
+def checked_later() -> Iterator[Pending]:
+    """Problems on a GPU inside the block are checked without waiting for it, and refused at the next `look` of what
+    this gives; the end of the block is one.
+    """
+    pending = Pending()
+    token = _PENDING.set(pending)
+    try:
+        yield pending
+        pending.look()
+    finally:
+        _PENDING.reset(token)
 
 
 @contextmanager
@@ -144,7 +186,7 @@ def solve(
     """
     start = perf_counter()
     if usual is None:
-        usual = _usual(*torch.aminmax(supply.detach().sum(1))) if supply.numel() else True
+        usual = _are_usual(supply)
     if not usual:  # solvers have absolute tolerances: they see masses of about one
         supply, demand, unit = _in_units(supply, demand, supply.detach().sum(1))
     if basis is None or basis.trees is None or not solver.warm_start:
@@ -168,7 +210,7 @@ def solve(
 
 
 def check(cost: Tensor, supply: Tensor, demand: Tensor, workers: int = 0) -> bool:
-    """Refuse an invalid problem with a one-sentence error. Returns whether all masses are of a usual size.
+    """Refuse an invalid problem with a one-sentence error. Returns whether all masses are known to be of a usual size.
 
     `workers`: threads on the CPU, 0 for every core. Raises `DataError`; wrong shapes raise `ValueError`.
     """
@@ -176,20 +218,38 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor, workers: int = 0) -> boo
     if cost.numel() == 0:
         _check_totals(supply, demand)
         return True
+    pending = _PENDING.get()
+    if pending is not None and cost.device.type == "cuda" and nvrtc.works():
+        pending.add(proof.facts(cost.detach(), supply.detach(), demand.detach(), TOTALS_TOLERANCE), cost)
+        return False
     facts = facts_of(cost, supply, demand, TOTALS_TOLERANCE, workers)
     if not facts.finite:
         _refuse_infinite(cost, supply, demand)
-    if facts.least < 0:
-        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
-    heaviest = max(1.0, facts.heaviest + abs(facts.excess)) if math.isfinite(facts.excess) else math.inf
-    if not 4 * sum(cost.shape[1:]) * facts.largest * heaviest <= torch.finfo(cost.dtype).max:
-        raise DataError(
-            f"transport problems have costs up to {facts.largest:.3g} and total masses up to {heaviest:.3g}, whose "
-            f"products do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
-        )
+    _refuse_size(facts, sum(cost.shape[1:]), cost.dtype)
     if facts.excess > 0:
         _check_totals(supply, demand)
     return _usual(facts.lightest, facts.heaviest)
+
+
+def _refuse_size(facts: Facts, nodes: int, dtype: torch.dtype) -> None:
+    """Refuse masses below zero, and numbers whose products do not fit into the type."""
+    if facts.least < 0:
+        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
+    heaviest = max(1.0, facts.heaviest + abs(facts.excess)) if math.isfinite(facts.excess) else math.inf
+    if not 4 * nodes * facts.largest * heaviest <= torch.finfo(dtype).max:
+        raise DataError(
+            f"transport problems have costs up to {facts.largest:.3g} and total masses up to {heaviest:.3g}, whose "
+            f"products do not fit into {str(dtype).removeprefix('torch.')}; scale them down"
+        )
+
+
+def _are_usual(supply: Tensor) -> bool:
+    """Whether all masses are known to be of a usual size; those on a GPU that is not to be waited for are not."""
+    if not supply.numel():
+        return True
+    if supply.device.type == "cuda" and _PENDING.get() is not None:
+        return False
+    return _usual(*torch.aminmax(supply.detach().sum(1)))
 
 
 def _usual(lightest: float | Tensor, heaviest: float | Tensor) -> bool:

@@ -50,8 +50,8 @@ class Pixels:
         return self.images[onto(self.device, pick)]
 
     def ahead(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; those from a file are made by another thread, two ahead."""
-        return _ahead(batches) if self.mapped else iter(batches)
+        """The batches; those from a file, and all for a GPU, are made by another thread, two ahead."""
+        return _ahead(batches) if self.mapped or self.device.type == "cuda" else iter(batches)
 
 
 def room(processes: Processes) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Tolerance
+from fewshot_cli.kernels import nvrtc, proof
 from fewshot_cli.kernels.threads import over_batch
 
 LEAST = 128  # problems worth a thread
@@ -31,7 +32,10 @@ def certify(cost: Tensor, supply: Tensor, demand: Tensor, plan: Plan, near: Tole
         return plan
     given = Given(*(_plain(x, cost.dtype) for x in (cost, supply, demand, plan.flow)))
     prices = None if plan.supply_price is None else _plain(plan.supply_price, cost.dtype)
-    gap, fine, value = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)
+    if prices is not None and cost.device.type == "cuda" and nvrtc.works() and proof.fits(cost.shape[1], cost.device):
+        gap, fine, value = proof.certify(given, prices, near.value, near.marginal, _bit(cost))
+    else:
+        gap, fine, value = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)
     return replace(plan, converged=plan.converged & fine, certified_gap=gap, value=value)
 
 

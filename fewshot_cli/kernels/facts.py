@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_cli.kernels import nvrtc, proof
 from fewshot_cli.kernels.threads import over_batch
 
 LEAST = 1024  # problems worth a thread
@@ -33,6 +34,8 @@ def facts_of(cost: Tensor, supply: Tensor, demand: Tensor, tolerance: float, wor
     0 for every core. A GPU is waited for once.
     """
     given = cost.detach(), supply.detach(), demand.detach()
+    if cost.device.type == "cuda" and nvrtc.works():
+        return worst(proof.facts(*given, tolerance))
     if cost.device.type == "cpu":
         try:
             from fewshot_cli.kernels.bounds import facts_range
@@ -45,6 +48,12 @@ def facts_of(cost: Tensor, supply: Tensor, demand: Tensor, tolerance: float, wor
         poison, largest, lightest, heaviest, least, excess = zip(*parts, strict=True)
         return Facts(not any(poison), max(largest), min(lightest), max(heaviest), min(least), max(excess))
     return by_tensors(*given, tolerance)
+
+
+def worst(numbers: Tensor) -> Facts:
+    """The facts of a batch, or of several, by what a GPU found of them [6] (see `proof.facts`); waits for it."""
+    bad, largest, light, heaviest, low, excess = numbers.tolist()
+    return Facts(not bad, largest, -light, heaviest, -low, excess)
 
 
 def by_tensors(cost: Tensor, supply: Tensor, demand: Tensor, tolerance: float) -> Facts:

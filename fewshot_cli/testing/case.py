@@ -1,6 +1,6 @@
 """A solver under test: its tolerances, its values, and the oracle's."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import torch
@@ -19,6 +19,7 @@ class Failed(AssertionError):
     """A solver broke its contract."""
 
 
+CPU = torch.device("cpu")
 ORACLE_NOISE = 1e-8  # the reference itself may stop at about this
 
 
@@ -28,26 +29,30 @@ class Case:
 
     solver: Solver
     tolerance: Tolerance
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def value(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Tensor:
         """`transport.value` with this solver."""
-        return transport.value(self.solver, *(x.to(self.device) for x in (cost, supply, demand))).cpu()
+        return transport.value(self.solver, *self._there(Problems(cost, supply, demand))).cpu()
 
     def plan(self, given: Problems) -> Plan:
         """`transport.solve` with this solver. Raises `Failed` when an answer is not where the problems are."""
-        plan = transport.solve(self.solver, *given.map(lambda x: x.to(self.device)))
+        plan = transport.solve(self.solver, *self._there(given))
         answers = {field.name: getattr(plan, field.name) for field in fields(plan)}
-        for name, x in answers.items():
-            require(x is None or x.device.type == self.device.type, f"{name} is not on {self.device.type}")
-        return Plan(**{name: x if x is None else x.cpu() for name, x in answers.items()})
+        tensors: dict[str, Tensor] = {name: x for name, x in answers.items() if x is not None}
+        for name, x in tensors.items():
+            require(x.device.type == self.device.type, f"{name} is not on {self.device.type}")
+        return replace(plan, **{name: x.cpu() for name, x in tensors.items()})
+
+    def _there(self, given: Problems) -> Problems:
+        return given.map(lambda x: x.to(self.device))
 
     def near(self, given: Problems, factor: float = 1.0) -> Tensor:
         """The value tolerance [B] in the units of the problems' values."""
         return factor * self.tolerance.value * given[1].sum(1) * given[0].abs().amax((1, 2)).clamp(min=1e-5)
 
 
-def case(name: str, solver: Solver | None = None, device: torch.device = torch.device("cpu")) -> Case:
+def case(name: str, solver: Solver | None = None, device: torch.device = CPU) -> Case:
     """The registered solver `name`, or one of its kind with other options. Raises `RecipeError` when it cannot run
     there.
     """

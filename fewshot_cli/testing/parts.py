@@ -21,7 +21,7 @@ from fewshot_cli.contracts import Extractor
 from fewshot_cli.data.prepare import build_store
 from fewshot_cli.errors import DataError
 from fewshot_cli.testing import heads, networks, solvers
-from fewshot_cli.testing.case import Failed, require
+from fewshot_cli.testing.case import CPU, Failed, require
 from fewshot_cli.testing.trial import Check, trial
 
 
@@ -163,9 +163,7 @@ SUITES: dict[str, dict[str, Check]] = {
 }
 
 
-def suite(
-    kind: str, name: str, device: torch.device = torch.device("cpu")
-) -> dict[str, Callable[[], str | None]]:
+def suite(kind: str, name: str, device: torch.device = CPU) -> dict[str, Callable[[], str | None]]:
     """The checks of one part by their names; `kind` is in the singular. A solver's problems lie on `device`.
 
     Raises `RecipeError` for an unknown part, and for a solver that takes no problems there.

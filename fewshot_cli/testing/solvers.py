@@ -134,7 +134,7 @@ def careful(case: Case) -> str | None:
         wide = supply.repeat_interleave(2, 1)[:, ::2]
         require((case.value(cost, wide, demand) - first).abs() <= case.near(given), f"{name}: layout of supply matters")
         for dtype in (torch.float32, torch.float64):
-            plan = case.plan(given.map(lambda x, dtype=dtype: x.to(dtype)))
+            plan = case.plan(Problems(*(x.to(dtype) for x in given)))
             require(
                 plan.flow.dtype == dtype and plan.flow.shape == cost.shape, f"{name}: flow is not {dtype} like the cost"
             )

@@ -239,7 +239,7 @@ def _phase(
         objective,
         lambda *of: pixels.ahead(batches(*of)),
         spec.steps,
-        validator(validated, whole_images=False),
+        validator(validated, whole_images=False, half=spec.precision == "bf16"),
         {"backbone": backbone, "head": head},
         {
             **sidecar("metatrain", recipe, store, parts, start),

@@ -37,6 +37,7 @@ from fewshot_cli.training.loggers import open_loggers
 from fewshot_cli.weights import checkpoint
 
 LOOK = 1.0  # seconds between two looks at the loss, for each of which a GPU is waited for
+KEEP = 30.0  # seconds of epochs on a GPU that a kill may cost
 STATE, WEIGHTS, CURVES = "state.pt", "weights.safetensors", "training.png"
 
 
@@ -76,6 +77,7 @@ class _Training:
     optimizer: torch.optim.Optimizer
     average: Average | None
     done: _Progress = field(default_factory=_Progress)
+    kept: float = 0.0  # when what resuming needs was last written
 
     def epoch(self, step: Callable[[Any, SolverStatistics], Tensor], seed: int, bar: Bar) -> TrainingRecord:
         """Train one epoch; `step` trains one batch and returns its loss and its share of correct answers [2]."""
@@ -89,13 +91,15 @@ class _Training:
         begin = f"epoch {epoch + 1}/{spec.epochs}, lr {self.optimizer.param_groups[0]['lr']:.3g}"
         best, loss_so_far, looked = self.done.best, "", 0.0
         end = f", best {best['accuracy']:.2f} %" if best and "accuracy" in best else ""
-        for number, batch in enumerate(self.job.batches(epoch, rng)):
-            sums = sums + step(batch, solved)
-            if self.average:
-                self.average.update()
-            if perf_counter() - looked > LOOK:
-                loss_so_far, looked = f", loss {float(sums[0]) / (number + 1):.4f}", perf_counter()
-            bar.update(epoch * self.job.steps + number + 1, f"{begin}{loss_so_far}{end}")
+        with transport.checked_later() as pending:
+            for number, batch in enumerate(self.job.batches(epoch, rng)):
+                sums = sums + step(batch, solved)
+                if self.average:
+                    self.average.update()
+                if perf_counter() - looked > LOOK:
+                    pending.look()
+                    loss_so_far, looked = f", loss {float(sums[0]) / (number + 1):.4f}", perf_counter()
+                bar.update(epoch * self.job.steps + number + 1, f"{begin}{loss_so_far}{end}")
         loss, share_correct = (self.processes.mean(sums) / self.job.steps).tolist()
         record = epoch_record(self.run, epoch, loss, share_correct, self.optimizer.param_groups[0]["lr"])
         return cast(TrainingRecord, {**record, **solved.record(self.processes)})
@@ -118,6 +122,8 @@ class _Training:
         """Write an epoch's record, its times, and what resuming needs."""
         self.run.append(LOG, [record])
         self.run.append(TIMES, [times])
+        if not self.due(record["epoch"]):
+            return
         state = {
             "run": self.run.key,
             "log": sha256(self.run.path / LOG),
@@ -132,6 +138,15 @@ class _Training:
         content = io.BytesIO()
         torch.save(state, content)
         write_sealed(self.run.path / STATE, content.getbuffer())
+        self.kept = perf_counter()
+
+    def due(self, epoch: int) -> bool:
+        """Whether what resuming needs is to be written after an epoch: on the CPU always, on a GPU, where an epoch may
+        take less than that, after some time, with the best weights so far, and in the end.
+        """
+        best = self.done.best is not None and self.done.best.get("epoch") == epoch
+        waited = perf_counter() - self.kept >= KEEP
+        return self.processes.device.type == "cpu" or waited or best or epoch == self.spec.epochs
 
     def restore(self) -> None:
         """Continue where an interrupted run was stopped. Raises `DataError` for a damaged state."""

@@ -142,7 +142,9 @@ def pretrain(
             yield images, labels[onto(device, pick[share])], mixing and mixing.part(share)
 
     if episodes:
-        validate: Callable[[], Validation] | None = validator(validated, whole_images=True)
+        validate: Callable[[], Validation] | None = validator(
+            validated, whole_images=True, half=spec.precision == "bf16"
+        )
     else:
         validate = classification.validator(recipe, store, backbone, classifier, root, processes)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewshot_cli.config.parts import build_head
 from fewshot_cli.config.schema import Recipe, ValidateSpec
 from fewshot_cli.contracts import Backbone, Head
@@ -44,11 +46,11 @@ def validation_model(
     return model
 
 
-def validator(model: Model, whole_images: bool) -> Callable[[], Validation]:
+def validator(model: Model, whole_images: bool, half: bool) -> Callable[[], Validation]:
     """Accuracy and interval of the model's episodes with its modules as they are, shared out over the processes.
 
     `whole_images`: features are the maps of whole images whatever the recipe's extractor, as in pre-training, which
-    knows no patches (DeepEMD, section 4.1).
+    knows no patches (DeepEMD, section 4.1). `half`: the backbone computes in bf16, as it does in training.
     """
     recipe, processes, head = model.recipe, model.processes, model.head
     views: Views
@@ -61,7 +63,8 @@ def validator(model: Model, whole_images: bool) -> Callable[[], Validation]:
 
     def validate() -> Validation:
         head.eval()
-        maps = embed(model.backbone, views, processes).to(model.matching_device)
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=half):
+            maps = embed(model.backbone, views, processes).to(model.matching_device)
         records: list[EpisodeRecord] = []
         numbers, batch = range(recipe.eval.episodes), episodes_per_call(head, model.sampler, maps)
         run_episodes(head, maps, model.sampler, numbers, batch, records.extend, processes=processes)

@@ -1,26 +1,19 @@
-"""The GPU path of the network simplex: its CUDA source, compiled by NVRTC through CuPy and launched on torch's
-stream.
-"""
+"""The GPU path of the network simplex: its CUDA source, launched on the stream that PyTorch uses."""
 
 from dataclasses import dataclass
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from threading import Timer
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan
-from fewshot_cli.runtime.console import say
+from fewshot_cli.kernels import nvrtc
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 WARP, LARGE = 32, 128  # lanes for up to NARROW nodes, and for more
 NARROW = 128  # nodes of which a warp keeps part of the tree in registers
-STATIC = 512  # bytes of shared memory that argmin and sum of several warps may take themselves
 KNOWN = 16  # sizes in a process that get machine code of their own; later ones share one that takes any
-PATIENCE = 0.5  # seconds of compiling after which it is told
+FULL = 7000  # bytes of shared memory for each problem that let a multiprocessor hold as many blocks as it can
 
 
 def lanes(n: int, m: int) -> int:
@@ -29,8 +22,10 @@ def lanes(n: int, m: int) -> int:
 
 
 def registers(n: int, m: int) -> int:
-    """Registers of a lane: few, so that enough warps are in flight to hide each other's waiting."""
-    return 64 if n + m <= 64 else 96
+    """Registers of a lane: few where their number limits the warps that hide each other's waiting, and not the memory
+    that they share.
+    """
+    return 64 if n + m <= NARROW and sum(memory(n, m, True)) <= FULL else 96
 
 
 def memory(n: int, m: int, known: bool = False) -> tuple[int, int]:
@@ -58,75 +53,10 @@ class Build:
         """Compiler options."""
         names = ("ROWS", "COLUMNS", "TREE_BYTES", "NEAR_BYTES")
         return (
-            f"-DCOST={'double' if self.wide else 'float'}",
-            f"-DLANES={self.lanes}",
-            "--std=c++17",
+            *nvrtc.flags(SOURCE, self.wide, self.lanes),
             f"--maxrregcount={self.registers}",
-            f"-I{SOURCE.parent}",
-            f"-DSTATE=0x{_state()}",
             *(f"-D{name}={value}" for name, value in zip(names, self.size or (), strict=False)),
         )
-
-
-@cache
-def _state() -> str:
-    """A hash of all sources: CuPy's cache of compiled kernels does not look into included files."""
-    return sha256(SOURCE.read_bytes() + SOURCE.with_name("lanes.cuh").read_bytes()).hexdigest()[:8]
-
-
-def missing() -> str | None:
-    """Why there is no GPU path here, in one sentence, or None."""
-    if not torch.cuda.is_available():
-        return "PyTorch sees no CUDA device; use --device cpu"
-    try:
-        import cupy
-
-        if not cupy.cuda.is_available():
-            return "CuPy sees no CUDA device; check the driver, or use --device cpu"
-    except (ImportError, RuntimeError, OSError) as error:
-        return (
-            f"CuPy does not import ({error}); pip install 'fewshot-cli[cuda12]', or cuda13 where `nvidia-smi` says so"
-        )
-    return _uncompilable()
-
-
-@cache
-def _uncompilable() -> str | None:
-    """Why CuPy cannot compile here (without NVRTC, for one), or None."""
-    import cupy
-
-    try:
-        trial = cupy.RawModule(code='extern "C" __global__ void none() {}', options=("--std=c++17",), backend="nvrtc")
-        trial.get_function("none")
-    except Exception as error:  # of the driver, of NVRTC, or of the search for either
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        return f"CuPy cannot compile ({said}); pip install 'cupy-cuda12x[ctk]', or cupy-cuda13x[ctk]"
-    return None
-
-
-@cache
-def _kernel(build: Build, device: int) -> Any:
-    """The compiled source, with as much shared memory as a block may have: set once, since threads share it."""
-    import cupy
-
-    told = Timer(PATIENCE, lambda: say("compiling the network simplex for the GPU, once for this machine …"))
-    told.start()
-    try:
-        with cupy.cuda.Device(device):
-            module = cupy.RawModule(code=SOURCE.read_text("utf-8"), options=build.flags(), backend="nvrtc")
-            function = module.get_function("solve")
-            function.max_dynamic_shared_size_bytes = _shared(device)
-            return function
-    finally:
-        told.cancel()
-
-
-@cache
-def _shared(device: int) -> int:
-    """Bytes of shared memory that a block may use."""
-    import cupy
-
-    return int(cupy.cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]) - STATIC
 
 
 _sizes: set[tuple[int, int]] = set()
@@ -144,22 +74,13 @@ def _build(wide: bool, n: int, m: int, limit: int) -> tuple[Build, int, int]:
 
 def _resident(build: Build, shared: int, device: int) -> int:
     """Blocks that a GPU works on at once."""
-    import cupy
-
-    has = cupy.cuda.Device(device).attributes
+    has = nvrtc.attributes(device)
     each = min(
         has["MaxThreadsPerMultiProcessor"] // build.lanes,
         has["MaxRegistersPerMultiprocessor"] // (build.registers * build.lanes),
-        has["MaxSharedMemoryPerMultiprocessor"] // max(1, shared + STATIC),
+        has["MaxSharedMemoryPerMultiprocessor"] // max(1, shared + nvrtc.STATIC),
     )
-    return max(1, each) * int(has["MultiProcessorCount"])
-
-
-def _stream(cupy: Any, stream: Any) -> Any:
-    """PyTorch's stream as CuPy's."""
-    if hasattr(cupy.cuda.Stream, "from_external"):
-        return cupy.cuda.Stream.from_external(stream)
-    return cupy.cuda.ExternalStream(stream.cuda_stream)
+    return max(1, each) * has["MultiProcessorCount"]
 
 
 def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
@@ -167,7 +88,6 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
 
     Prices and flows are rounded to the tensors' type. Nothing is copied and the host does not wait for the device.
     """
-    import cupy
     import numpy as np
 
     batch, n, m = cost.shape
@@ -178,15 +98,14 @@ def solve(cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
     converged = torch.empty(batch, dtype=torch.bool, device=cost.device)
     if batch:
         device = cost.device.index
-        build, tree, near = _build(kind == torch.float64, n, m, _shared(device))
+        build, tree, near = _build(kind == torch.float64, n, m, nvrtc.shared_memory(device))
         slot, shared, blocks = sum(memory(n, m, build.size is not None)) - tree - near, tree + near, batch
         if slot:  # each block in flight has a slot
             blocks = min(batch, _resident(build, shared, device))
         workspace = torch.empty(max(1, slot * blocks), dtype=torch.uint8, device=cost.device)
-        kernel = _kernel(build, device)
+        kernel = nvrtc.compiled(SOURCE, "solve", build.flags(), device)
         pointers = [np.uint64(x.data_ptr()) for x in (*given, flow, rows, columns, iterations, converged)]
         sizes = [np.int32(x) for x in (batch, n, m)]
         room = [np.uint64(workspace.data_ptr()), np.int64(slot), np.int32(tree), np.int32(near)]
-        with cupy.cuda.Device(device), _stream(cupy, torch.cuda.current_stream(cost.device)):
-            kernel((blocks,), (build.lanes,), (*pointers, *sizes, *room), shared_mem=shared)
+        nvrtc.launch(kernel, blocks, build.lanes, cost.device, [*pointers, *sizes, *room], shared)
     return Plan(flow, rows, columns, iterations, converged)

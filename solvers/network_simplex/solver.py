@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError, RecipeError
+from fewshot_cli.kernels import nvrtc
 from fewshot_cli.kernels.threads import ThreadedOptions, over_batch
 from fewshot_cli.runtime.console import say
 from fewshot_cli.solvers.network_simplex import cuda
@@ -45,7 +46,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
     def __init__(self, options: NetworkSimplexOptions | None = None) -> None:
         super().__init__(options)
         requested = self.options.device
-        reason = "" if requested == "cpu" else cuda.missing()
+        reason = "" if requested == "cpu" else nvrtc.missing()
         if requested == "cuda" and reason is not None:
             raise RecipeError(f"solver network_simplex on cuda: {reason}")
         if reason is not None:

@@ -14,6 +14,7 @@ import torch
 from fewshot_cli import registry
 from fewshot_cli.contracts import Plan, Solver
 from fewshot_cli.errors import RecipeError
+from fewshot_cli.kernels import nvrtc, proof
 from fewshot_cli.profiling.problems import generated
 from fewshot_cli.solvers.network_simplex import cuda
 from fewshot_cli.testing import solvers
@@ -59,6 +60,7 @@ def one_lane(compiler, tmp_path_factory):
                 "c++",
                 "-std=c++17",
                 f"-DCOST={name}",
+                f"-I{nvrtc.LANES.parent}",
                 "-shared",
                 "-fPIC",
                 "-o",
@@ -96,6 +98,8 @@ def test_four_lanes_do_not_race(compiler, tmp_path):
         "-g",
         "-I",
         cuda.SOURCE.parent,
+        "-I",
+        nvrtc.LANES.parent,
         "-o",
         tmp_path / "lanes",
         harness,
@@ -120,7 +124,7 @@ def test_a_missing_fence_is_seen(compiler, tmp_path):
     )
     assert broken.count("fence();") == source.count("fence();") - 2
     (tmp_path / "kernel.cu").write_text(broken)
-    for path in (Path(__file__).with_name("lanes.cpp"), cuda.SOURCE.with_name("lanes.cuh")):
+    for path in (Path(__file__).with_name("lanes.cpp"), nvrtc.LANES):
         (tmp_path / path.name).write_text(path.read_text())
     build = [
         compiler,
@@ -146,18 +150,20 @@ def test_source_compiles_for_gpus(arch, wide):
     if find_spec("nvidia") is None or find_spec("nvidia.cuda_nvrtc") is None:
         pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed")
     folder = Path(find_spec("nvidia.cuda_nvrtc").submodule_search_locations[0])
-    nvrtc = ctypes.CDLL(str(next(folder.glob("lib/libnvrtc.so.*"))))
+    library = ctypes.CDLL(str(next(folder.glob("lib/libnvrtc.so.*"))))
     builds = [cuda.Build(wide, cuda.lanes(n, n), cuda.registers(n, n)) for n in (9, 40, 100, 441)]
     builds += [cuda._build(wide, n, m, 1 << 17)[0] for n, m in ((9, 9), (64, 4), (49, 49), (100, 100))]
     assert [build.size is None for build in builds] == [True] * 4 + [False] * 4
-    for build in builds:
+    sources = [(cuda.SOURCE, build.flags()) for build in builds]
+    sources += [(proof.SOURCE, nvrtc.flags(proof.SOURCE, wide, lanes)) for lanes in (proof.WARP, proof.LARGE)]
+    for source, flags in sources:
         program, length = ctypes.c_void_p(), ctypes.c_size_t()
-        nvrtc.nvrtcCreateProgram(ctypes.byref(program), cuda.SOURCE.read_bytes(), b"solve", 0, None, None)
-        options = [x.encode() for x in (f"--gpu-architecture={arch}", *build.flags())]
-        code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(length))
+        library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), b"solve", 0, None, None)
+        options = [x.encode() for x in (f"--gpu-architecture={arch}", *flags)]
+        code = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(length))
         log = ctypes.create_string_buffer(length.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
+        library.nvrtcGetProgramLog(program, log)
         assert code == 0, log.value.decode()
 
 
@@ -200,7 +206,7 @@ def test_absent_or_broken_cupy_is_a_sentence_with_the_install_command(monkeypatc
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install 'fewshot-cli[cuda12]'" in cuda.missing() and str(fault) in cuda.missing()
+    assert "pip install 'fewshot-cli[cuda12]'" in nvrtc.missing() and str(fault) in nvrtc.missing()
     assert registry.solver("network_simplex")().devices == ("cpu",)
     assert "solves on the CPU" in capsys.readouterr().err
 
