@@ -2,20 +2,21 @@
 # Tables of the multi-proxy classifier and of alignment on a GPU, in pieces of at most LIMIT seconds that each go on where the last ended.
 #   bash benchmarks/tables_gpu.sh
 # MPW: tables of the classifier (default: T2, T4, T5, Fig2, of the rows with MPW_ROWS in their names) with SEEDS seeds. LSC: tables of
-# alignment (default: T3 T4 T5) on DATASET. OUT: where runs and results go (default: runs/tables). Exit code 124: call it again.
+# alignment (default: T3 T4 T5) on DATASET. RUNS: where runs and results go (default: runs/tables). Exit code 124: call it again.
 # MPW_SETS, LSC_SETS: further --set options, as "key=value key=value". DEVICE=cpu with small ones rehearses it without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${OUT:-runs/tables}
+source benchmarks/bare.sh
+runs=${RUNS:-runs/tables}
 device=${DEVICE:-cuda}
-end=$((SECONDS + ${LIMIT:-570}))
-mkdir -p "$out"
+end=$((SECONDS + ${LIMIT:-540}))
+mkdir -p "$runs"
 
 table() { # NAME OPTIONS…
-  local left=$((end - SECONDS)) file="$out/$1.json"
+  local left=$((end - SECONDS)) file="$runs/$1.json"
   [ ! -e "$file" ] || return 0
   [ "$left" -gt 0 ] || exit 124
-  timeout --kill-after=30 --signal=INT "$left" python -m fewshot_cli table "$@" --device "$device" --format json > "$file.part" ||
+  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli table "$@" --device "$device" --format json > "$file.part" ||
     { code=$?; rm -f "$file.part"; [ "$code" -ne 130 ] || code=124; exit "$code"; }
   mv "$file.part" "$file"
 }
@@ -25,15 +26,15 @@ for pair in ${MPW_SETS:-}; do sets+=(--set "$pair"); done
 rows=()
 for word in ${MPW_ROWS:-ResNet-20, WRN-40-2,}; do rows+=(--rows "$word"); done
 for name in ${MPW:-T2 T4 Fig2}; do
-  table "mpw.$name" "${rows[@]}" --seeds "${SEEDS:-3}" --run-dir "$out/mpw" "${sets[@]}"
+  table "mpw.$name" "${rows[@]}" --seeds "${SEEDS:-3}" --run-dir "$runs/mpw" "${sets[@]}"
 done
-[ -n "${MPW+given}" ] || table mpw.T5 --seeds 1 --run-dir "$out/mpw" "${sets[@]}"
+[ -n "${MPW+given}" ] || table mpw.T5 --seeds 1 --run-dir "$runs/mpw" "${sets[@]}"
 
 sets=(--set pretrain.precision=bf16 --set metatrain.precision=bf16)
 for pair in ${LSC_SETS:-}; do sets+=(--set "$pair"); done
 for name in ${LSC:-T3 T4 T5}; do
-  table "lsc.$name" --dataset "${DATASET:-cub}" --run-dir "$out/lsc" "${sets[@]}"
+  table "lsc.$name" --dataset "${DATASET:-cub}" --run-dir "$runs/lsc" "${sets[@]}"
 done
 for name in multi_proxy align; do
-  [ -e "$out/$name.json" ] || { python "benchmarks/$name.py" --device "$device" > "$out/$name.part" && mv "$out/$name.part" "$out/$name.json"; }
+  [ -e "$runs/$name.json" ] || { python3 "benchmarks/$name.py" --device "$device" > "$runs/$name.part" && mv "$runs/$name.part" "$runs/$name.json"; }
 done

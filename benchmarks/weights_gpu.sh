@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The shipped ResNet-12 weights from prepared data on a GPU: pre-training, meta-training, both packed in half precision.
+# The shipped ResNet-12 weights from prepared data on a GPU: pre-training, meta-training, both packed in half precision, in
+# pieces of at most LIMIT seconds (default: 540) that each go on where the last ended. Exit code 124: call it again.
 #   bash benchmarks/weights_gpu.sh RECIPE=EPOCHS …       e.g. cub_5w1s=60 cifar_fs_5w1s=40 fc100_5w1s=40 (epochs of pre-training)
 # RUNS: where runs go (default: runs/weights); what is finished is skipped, what was stopped goes on. SETS: further --set options,
 # as "key=value key=value". DEVICE=cpu with small SETS rehearses it. RECIPE.tar.00 … are the packed weights and their logs in parts
@@ -7,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-runs/weights}
+source benchmarks/bare.sh
+end=$((SECONDS + ${LIMIT:-540}))
 mkdir -p "$runs"
 runs=$(cd "$runs" && pwd)
 sets=()
@@ -16,7 +19,11 @@ train() { # VERB FOLDER OPTIONS…
   local verb=$1 folder=$2 again=()
   shift 2
   [ ! -d "$folder" ] || again=(--resume)
-  python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" "${again[@]}" "$@" ${sets[@]+"${sets[@]}"}
+  local left=$((end - SECONDS)) code=0
+  [ "$left" -gt 0 ] || exit 124
+  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" "${again[@]}" "$@" ${sets[@]+"${sets[@]}"} || code=$?
+  [ "$code" -ne 130 ] || code=124
+  [ "$code" -eq 0 ] || exit "$code"
   [ -f "$folder.safetensors" ] || python3 -m fewshot_cli weights pack "$folder" -o "$folder.safetensors"
 }
 
