@@ -1,9 +1,10 @@
 // Runs a kernel that emulated.h made C++ of, and finds its races.
 //
-// A lane is a stack of its own; one thread runs them in turn, each until it waits for others, so that a run repeats. The
-// kernel, and not this file, is compiled with -fsanitize=thread, but linked with this file instead of ThreadSanitizer:
-// every access to memory comes by here. Only __syncwarp of a block that is a warp, and __syncthreads, order memory; what
-// lies between two of them is one span of time, in which no lane may touch what another writes, however they take turns.
+// A lane has a stack of its own. One thread runs all lanes in turn, each until it waits for others, so that a run
+// repeats itself. The kernel, unlike this file, is compiled with -fsanitize=thread, but linked with this file in
+// ThreadSanitizer's place: all its reads and writes come by here. Only __syncthreads, and __syncwarp of a block of one
+// warp, order memory: between two of them no lane may touch what another writes, whoever comes first. Blocks run one
+// after another.
 #undef _FORTIFY_SOURCE  // its longjmp takes another stack for a mistake
 #include <csetjmp>
 #include <cstdint>
@@ -21,6 +22,13 @@ static const int WARP = 32, MOST = 1024, STACK = 64 << 10, ROOM = 227 << 10;  //
 extern "C" void solve(const void *cost, const void *supply, const void *demand, void *flow, void *supply_price,
                       void *demand_price, long long *iterations, bool *converged, int batch, int rows, int columns,
                       char *workspace, long long slot_bytes, int tree_bytes, int near_bytes);
+static struct {
+    const void *const *in;
+    void *const *out;
+    int batch, rows, columns, tree_bytes, near_bytes;
+    char *workspace;
+    long long slot_bytes;
+} call;
 
 Place threadIdx, blockIdx, gridDim;
 extern "C" {
@@ -34,16 +42,15 @@ static struct Lane {
     char stack[STACK];
 } *lanes;
 static struct Warp {
-    const char *call;
+    const char *what;
     int arrived;
     unsigned round;
     bits given[2][WARP];  // in turn: the next round may begin before all have read this one's
 } warps[MOST / WARP];
-static int count, me, left, idle, waiting, shared_bytes;
+static int count, me, left, idle, waiting;  // idle: lanes in a row that had to wait on
 static unsigned barrier;
 static jmp_buf host;
 static char fault[400];
-static void (*run)();
 
 [[noreturn]] static void fail(const char *what) {
     if (what) std::snprintf(fault, sizeof fault, "block %u, lane %d: %s", blockIdx.x, me, what);
@@ -76,14 +83,17 @@ static void wait(const unsigned &round, unsigned now) {
 }
 
 static void lane_main() {
-    run();
+    void *const *out = call.out;
+    solve(call.in[0], call.in[1], call.in[2], out[0], out[1], out[2], (long long *)out[3], (bool *)out[4], call.batch,
+          call.rows, call.columns, call.workspace, call.slot_bytes, call.tree_bytes, call.near_bytes);
     lanes[me].done = true;
     idle = 0;
     if (--left == 0) _longjmp(host, 2);
     enter(next_lane());
 }
 
-// Memory. Of a word that this span has touched: who wrote it last, and two lanes that read it, where there are two.
+// A span is the time between two fences. Of four bytes that it has touched: who wrote them last, and two lanes that read
+// them, where two did.
 struct Access {
     const void *code;
     int lane;
@@ -93,30 +103,34 @@ struct Word {
     bits span;
     Access written, read[2];
 };
-static const int WORDS = 20;
-static Word words[1 << WORDS];
+static const int INDEX_BITS = 20;
+static const size_t LENGTH = 1 << INDEX_BITS;
+static Word words[LENGTH];
 static bits span;
 
-[[noreturn]] static void race(const Access &here, const Access &there, bool both_write) {
+static size_t offset(const void *code) {  // in the library, of the call before this address
     Dl_info file;
-    dladdr(here.code, &file);
-    std::snprintf(fault, sizeof fault, "race of lanes %d and %d of block %u (%s): +0x%zx +0x%zx", here.lane, there.lane, blockIdx.x,
-                  both_write ? "both write" : "one writes", (size_t)((char *)here.code - (char *)file.dli_fbase),
-                  (size_t)((char *)there.code - (char *)file.dli_fbase));
+    dladdr(code, &file);
+    return (const char *)code - 1 - (const char *)file.dli_fbase;
+}
+
+[[noreturn]] static void race(const Access &here, const Access &there) {
+    std::snprintf(fault, sizeof fault, "block %u: race of lane %d at 0x%zx with lane %d at 0x%zx", blockIdx.x,
+                  here.lane, offset(here.code), there.lane, offset(there.code));
     fail(nullptr);
 }
 
 static void touch(uintptr_t address, bool writes, const void *code) {
-    size_t place = address * 0x9E3779B97F4A7C15u >> (64 - WORDS);
-    for (int tries = 0; words[place].span == span && words[place].address != address; place = (place + 1) % (1 << WORDS))
+    size_t place = (address / 16 * 0x9E3779B97F4A7C15u >> (68 - INDEX_BITS)) * 16 + address % 16;  // near stays near
+    for (int tries = 0; words[place].span == span && words[place].address != address; place = (place + 1) % LENGTH)
         if (++tries == 1000) fail("the lanes touch more memory between two fences than is kept track of");
     Word &word = words[place];
     Access here{code, me}, nobody{nullptr, -1};
     if (word.span != span) word = {address, span, nobody, {nobody, nobody}};
-    if (word.written.lane >= 0 && word.written.lane != me) race(here, word.written, writes);
+    if (word.written.lane >= 0 && word.written.lane != me) race(here, word.written);
     if (writes) {
         for (Access &read : word.read)
-            if (read.lane >= 0 && read.lane != me) race(here, read, false);
+            if (read.lane >= 0 && read.lane != me) race(here, read);
         word.written = here;
     } else if (word.read[0].lane < 0)
         word.read[0] = here;
@@ -126,7 +140,8 @@ static void touch(uintptr_t address, bool writes, const void *code) {
 
 static void touch(const void *from, size_t bytes, bool writes, const void *code) {
     uintptr_t first = (uintptr_t)from, base = (uintptr_t)shared;
-    if (first >= base + shared_bytes && first < base + ROOM) fail("beyond the block's shared memory");
+    if (first >= base && first < base + ROOM && first + bytes > base + call.tree_bytes + call.near_bytes)
+        fail("beyond the block's shared memory");
     for (uintptr_t word = first / 4; word <= (first + bytes - 1) / 4; word++) touch(word, writes, code);
 }
 
@@ -145,13 +160,13 @@ void __tsan_init() {}
 }
 
 // What the lanes of a warp give each other once all have arrived.
-static const bits *meet(const char *call, unsigned mask, bits given, bool orders = false) {
+static const bits *meet(const char *what, unsigned mask, bits given, bool orders = false) {
     Warp &warp = warps[me / WARP];
     if (mask != ~0u) fail("a mask without some lane");
-    if (warp.arrived && warp.call != call) fail("the lanes of a warp call different functions");
+    if (warp.arrived && warp.what != what) fail("the lanes of a warp call different functions");
     unsigned now = warp.round;
     bits *all = warp.given[now % 2];
-    warp.call = call;
+    warp.what = what;
     all[me % WARP] = given;
     if (++warp.arrived == WARP) warp.arrived = 0, warp.round++, span += orders;
     wait(warp.round, now);
@@ -177,23 +192,12 @@ void __syncthreads() {
     wait(barrier, now);
 }
 
-static const void *const *inputs;
-static void *const *outputs;
-static const int *sizes;
-static char *workspace;
-static long long slot_bytes;
-
-// Launches `solve`: sizes are batch, rows, columns and the bytes of tree and costs in shared memory. Returns "" or a fault.
-extern "C" const char *launch(int blocks, int threads, const void *const *in, void *const *out, const int *size, char *work,
-                              long long slot) {
-    inputs = in, outputs = out, sizes = size, workspace = work, slot_bytes = slot;
-    run = [] {
-        solve(inputs[0], inputs[1], inputs[2], outputs[0], outputs[1], outputs[2], (long long *)outputs[3], (bool *)outputs[4],
-              sizes[0], sizes[1], sizes[2], workspace, slot_bytes, sizes[3], sizes[4]);
-    };
+// Launches `solve`; returns a fault, or "". Sizes: batch, rows, columns, and bytes of tree and costs in shared memory.
+extern "C" const char *launch(int blocks, int threads, const void *const *in, void *const *out, const int *sizes,
+                              char *workspace, long long slot_bytes) {
+    call = {in, out, sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], workspace, slot_bytes};
     fault[0] = 0;
     count = threads;
-    shared_bytes = size[3] + size[4];
     gridDim.x = blocks;
     lanes = (Lane *)std::malloc(sizeof(Lane) * count);
     for (blockIdx.x = 0; blockIdx.x < gridDim.x && !fault[0]; blockIdx.x++) {
@@ -201,12 +205,12 @@ extern "C" const char *launch(int blocks, int threads, const void *const *in, vo
         std::memset(warps, 0, sizeof warps);
         left = count, idle = waiting = 0, span++;
         for (int k = 0; k < count; k++) {
-            Lane &lane = lanes[k];
-            lane.started = lane.done = false;
-            getcontext(&lane.context);
-            lane.context.uc_stack.ss_sp = lane.stack;
-            lane.context.uc_stack.ss_size = STACK;
-            makecontext(&lane.context, lane_main, 0);
+            ucontext_t &context = lanes[k].context;
+            lanes[k].started = lanes[k].done = false;
+            getcontext(&context);
+            context.uc_stack.ss_sp = lanes[k].stack;
+            context.uc_stack.ss_size = STACK;
+            makecontext(&context, lane_main, 0);
         }
         if (!_setjmp(host)) enter(0);
     }
