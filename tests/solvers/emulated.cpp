@@ -92,8 +92,8 @@ static void lane_main() {
     enter(next_lane());
 }
 
-// A span is the time between two fences. Of four bytes that it has touched: who wrote them last, and two lanes that read
-// them, where two did.
+// A span is the time between two fences. Of four bytes that were touched in it: who wrote them last, and two lanes that
+// read them, where two did.
 struct Access {
     const void *code;
     int lane;

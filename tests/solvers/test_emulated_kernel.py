@@ -194,7 +194,7 @@ FENCES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "span"), FENCES)
-def test_every_fence_is_missed(compiler, tmp_path, name, span):
+def test_every_missing_fence_is_noticed(compiler, tmp_path, name, span):
     text = cuda.SOURCE.with_name(name).read_text()
     source = copied(tmp_path, name, text[: span[0]] + ";" + text[span[1] :])
     given = Problems.joined((family(kind, 9, 9, 2) for kind in ("random", "uniform weights")), 4)
