@@ -76,13 +76,11 @@ template <class T> GROUP T sum(T x) {
 #include <cstdlib>
 #include <cstring>
 #define GROUP static inline
-#ifndef LANES  // one lane; a program that includes this file may define lane, sync, argmin and sum for several
 #define LANES 1
 #define lane() 0
 GROUP void fence() {}
 template <class T> GROUP T argmin(T value, int &) { return value; }
 template <class T> GROUP T sum(T x) { return x; }
-#endif
 #endif
 
 #if !defined(__CUDACC__) || LANES != 32

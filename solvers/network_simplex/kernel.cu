@@ -472,7 +472,7 @@ extern "C" __global__ void solve(const COST *cost, const COST *supply, const COS
         fence();
     }
 }
-#elif LANES == 1
+#else
 extern "C" void solve(const COST *cost, const COST *supply, const COST *demand, COST *flow, COST *supply_price,
                       COST *demand_price, wide *iterations, bool *converged, int batch, int rows, int columns) {
     int nodes = rows + columns;
