@@ -104,6 +104,7 @@ class Solver(Part[OptionsT], ABC):
     `warm_start`: `solve` also takes `basis`, that of an earlier plan for nearly the same problems (see
     `transport.Basis`). `complexity`: time of one n×n problem in the literature, as a formula, and its exponent in n
     where it is a power. `tolerance`: what the contract suite lets it be off by (default: by whether it is exact).
+    `ladder`: settings of its options from quick to accurate, for `fsl profile --ladder`.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -112,6 +113,7 @@ class Solver(Part[OptionsT], ABC):
     warm_start: ClassVar[bool] = False
     complexity: ClassVar[tuple[str, float | None]] = ("", None)
     tolerance: ClassVar[Tolerance | None] = None
+    ladder: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @classmethod
     def reference_rank(cls, n: int, m: int) -> int | None:

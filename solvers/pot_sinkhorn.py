@@ -1,4 +1,4 @@
-"""POT's batched log-domain Sinkhorn (`ot.batch`), beside our own for comparison."""
+"""POT's batched solvers (`ot.batch`), beside our own for comparison: Sinkhorn in logarithms, and the proximal point."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewshot_cli.contracts import Plan, Solver, Tolerance
-from fewshot_cli.solvers.sinkhorn.solver import COMPLEXITY, EntropicOptions
+from fewshot_cli.solvers.sinkhorn.solver import COMPLEXITY, LADDER, EntropicOptions
 
 TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would not be finite
 
@@ -15,6 +15,10 @@ TINY = 1e-30  # mass of a node without any, whose logarithm and its slope would 
 class POTSinkhornOptions(EntropicOptions):
     """Options of `ot.batch.solve_batch`."""
 
+    method: Literal["log_sinkhorn", "proximal"] = Field(
+        "log_sinkhorn",
+        description="Sinkhorn in logarithms, or the proximal point method, which needs no regularisation",
+    )
     tolerance: float = Field(
         1e-5, gt=0, description="L2 error of the marginals relative to the mass, over the whole batch"
     )
@@ -24,12 +28,13 @@ class POTSinkhornOptions(EntropicOptions):
 
 
 class POTSinkhorn(Solver[POTSinkhornOptions]):
-    """Entropic transport of Python Optimal Transport, the whole batch at once; the plan carries its gradient."""
+    """Transport of Python Optimal Transport, the whole batch at once; the plan carries its gradient."""
 
     devices = ("cpu", "cuda")
     gradient = "autograd"
     tolerance = Tolerance(0.02, 1e-4, 0.02, False)
     complexity = COMPLEXITY
+    ladder = (*LADDER, {"method": "proximal"})
 
     @classmethod
     def unavailable_reason(cls) -> str | None:
@@ -57,12 +62,12 @@ class POTSinkhorn(Solver[POTSinkhornOptions]):
         grad = {"unrolled": "autodiff", "last_step": "last_step"}[self.options.gradient] if graph else "detach"
         result = solve_batch(
             cost,
-            self.options.regularisation,
+            None if self.options.method == "proximal" else self.options.regularisation,
             a=s,
             b=d,
             max_iter=self.options.max_iterations,
             tol=self.options.tolerance,
-            method="log_sinkhorn",
+            method=self.options.method,
             reg_type="entropy",
             grad=grad,
         )

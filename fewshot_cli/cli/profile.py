@@ -47,6 +47,13 @@ def profile(
         ),
     ] = None,
     backward: Annotated[bool, typer.Option("--backward/--forward", help="Also time the gradient.")] = True,
+    ladder: Annotated[
+        bool,
+        typer.Option(
+            "--ladder",
+            help="Measure approximate solvers at several accuracies; --out then draws the error over the time.",
+        ),
+    ] = False,
     rounds: Annotated[
         int,
         typer.Option("--rounds", rich_help_panel=o.RARELY, min=1, help="Timed calls of each; the median is reported."),
@@ -81,33 +88,43 @@ def profile(
     from fewshot_cli.runtime.device import resolve
 
     chosen_device = resolve(device)
-    if out is not None:
-        _check_figure(out, step)
+    if out is not None or ladder:
+        _check_options(out, ladder, step)
     if step:
         result = _measure_steps(recipe or o.DEFAULT_RECIPE, solver, sets, rounds, threads, chosen_device)
         return emit(_steps_in_format(result, format))
     sides = _sizes(sizes)
-    solvers = _solvers(solver, sets or [], threads)
+    solvers = _solvers(solver, sets or [], threads, ladder)
     make, features = _source(recipe, weights, o.data_root(data_root), chosen_device)
     settings = Settings(batch, rounds, backward, budget)
     result = _measure_solvers(solvers, sides, make, features, settings, threads, chosen_device)
     if out is not None:
-        from fewshot_cli.figures.curves import complexity
-
-        complexity(out, result["records"], result["fits"], f"Transport solvers on {chosen_device}, {features}")
-        say(f"figure: {out}")
+        _draw(out, ladder, result, f"Transport solvers on {chosen_device}, {features}")
     return emit(_solvers_in_format(result, format))
 
 
-def _check_figure(out: Path, step: bool) -> None:
-    """Refuse a figure that cannot be drawn, before anything is measured."""
+def _check_options(out: Path | None, ladder: bool, step: bool) -> None:
+    """Refuse what does not go together, and a figure that cannot be drawn, before anything is measured."""
     from fewshot_cli.figures.canvas import check
 
+    if step and ladder:
+        raise FslError("--ladder is for solvers, which --step does not measure; leave out one of them")
     if step:
         raise FslError(
             "--out draws the time of solvers over size, which --step does not measure; leave out one of them"
         )
-    check(out)
+    if out is not None:
+        check(out)
+
+
+def _draw(out: Path, ladder: bool, result: dict[str, Any], title: str) -> None:
+    from fewshot_cli.figures import curves
+
+    if ladder:
+        curves.frontier(out, result["records"], title)
+    else:
+        curves.complexity(out, result["records"], result["fits"], title)
+    say(f"figure: {out}")
 
 
 # Solvers
@@ -123,7 +140,7 @@ def _sizes(text: str) -> list[tuple[int, int]]:
         raise FslError(f"--sizes {text}: write whole numbers above zero, as in 9,25,49x25 ({error})") from error
 
 
-def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]:
+def _solvers(names: str | None, sets: list[str], threads: int, ladder: bool) -> dict[str, Any]:
     """The solvers to measure, by name, with their `--set` options and number of threads."""
     import torch
 
@@ -131,6 +148,7 @@ def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]
     from fewshot_cli.config.load import validate_options
     from fewshot_cli.config.parts import build_solver
     from fewshot_cli.config.schema import PartSpec
+    from fewshot_cli.profiling.solvers import rungs
 
     chosen = [name.strip() for name in names.split(",")] if names else registry.working_solvers()
     if threads and torch.get_num_threads() != threads:
@@ -140,7 +158,8 @@ def _solvers(names: str | None, sets: list[str], threads: int) -> dict[str, Any]
         model = registry.solver(name).Options
         if "workers" in model.model_fields:
             options.setdefault("workers", threads)
-        built[name] = build_solver(PartSpec(name=name, options=validate_options(model, options, f"--set {name}")))
+        made = build_solver(PartSpec(name=name, options=validate_options(model, options, f"--set {name}")))
+        built |= rungs(name, made) if ladder else {name: made}
     return built
 
 
@@ -295,12 +314,10 @@ def _short(value: float | None, form: str, unit: float = 1) -> str:
 def _fit_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for fit in result["fits"]:
-        measured = (
-            f"n^{fit['exponent']:.2f} ± {fit['standard_error']:.2f}" if "exponent" in fit else "needs three sizes"
-        )
+        measured = f"n^{fit['exponent']:.2f} ± {fit['exponent_ci95']:.2f}" if "exponent" in fit else "needs three sizes"
         span = f"{fit['from']:.0f}…{fit['to']:.0f}" if "exponent" in fit else "-"
         rows.append([fit["solver"], result["device"], measured, span, fit["theory"]])
-    return ["solver", "device", "measured", "n from … to", "in the literature"], rows
+    return ["solver", "device", "measured ± 95 %", "n from … to", "in the literature"], rows
 
 
 # Training steps

@@ -13,6 +13,7 @@ EDGE, GAP = 0.08, 0.12  # inches around the figure, and between a curve's end an
 LINE, BETWEEN = 1.35 * SMALL / 72, 0.03  # of a name, and between two
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NAMES = 2.3  # inches that names may take of the width
+FLOOR = 1e-8  # an error of float32's rounding or less
 
 
 class End(NamedTuple):
@@ -50,14 +51,53 @@ def complexity(path: Path, records: list[dict[str, Any]], fits: list[dict[str, A
     save(path, figure)
 
 
+@styled
+def frontier(path: Path, records: list[dict[str, Any]], title: str) -> None:
+    """Error over seconds per problem on logarithmic axes, a panel per size: a line per solver through its settings,
+    from quick to accurate. Errors below `FLOOR` stand on it.
+
+    The ending of the path decides the format (PNG, SVG, PDF). Raises `DataError` when it cannot be written.
+    """
+    measured = [r for r in records if "seconds" in r and r["relative_gap"] is not None]
+    sizes = list(dict.fromkeys((r["n"], r["m"]) for r in measured))
+    settings = dict[str, dict[str, None]]()
+    for r in measured:  # what differs in one number only is a line
+        settings.setdefault(r["solver"].partition("=")[0], {})[r["solver"]] = None
+    names = [next(iter(each)).partition(" ")[0] if len(each) > 1 else next(iter(each)) for each in settings.values()]
+    across = min(3, max(1, len(sizes)))
+    down = max(1, -(-len(sizes) // across))
+    figure = new(style.WIDTH, 0.9 + 2.1 * down, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, (n, m) in zip(panels, sizes, strict=False):
+        for number, (name, lines) in enumerate(zip(names, settings.values(), strict=True)):
+            own = [r for r in measured if (r["n"], r["m"]) == (n, m) and r["solver"] in lines]
+            points = [(r["seconds"], max(abs(r["relative_gap"]), FLOOR)) for r in own]
+            if points:
+                axes.loglog(*zip(*points, strict=True), **style.look(number), label=name.replace("_", " "))
+        axes.set_title(f"{n}×{m}")
+        axes.grid(True)
+    for axes in panels[len(sizes) :]:
+        axes.set_axis_off()
+    if sizes:
+        _powers(panels[0].xaxis, [r["seconds"] for r in measured])
+        _powers(panels[0].yaxis, [max(abs(r["relative_gap"]), FLOOR) for r in measured])
+        known = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4)
+    for axes in panels[max(0, len(sizes) - across) : len(sizes)]:
+        axes.set_xlabel("seconds per problem")
+        axes.tick_params(labelbottom=True)
+    for axes in panels[: len(sizes) : across]:
+        axes.set_ylabel("relative error")
+    figure.suptitle(style.wrap(title, style.WIDTH - 2 * EDGE, SIZE + 1), weight="bold")
+    save(path, figure)
+
+
 def _growth(fit: dict[str, Any]) -> list[str]:
     """The exponent that was fitted, with the 95 % interval of Student's t."""
     if "exponent" not in fit:
         return []
-    from scipy import stats  # which takes long to import, and training draws other curves
-
-    reach = float(stats.t.ppf(0.975, fit["sizes"] - 2)) * fit["standard_error"]
-    return [f"n^{fit['exponent']:.2f} (95 %: {fit['exponent'] - reach:.2f} to {fit['exponent'] + reach:.2f})"]
+    power, reach = fit["exponent"], fit["exponent_ci95"]
+    return [f"n^{power:.2f} (95 %: {power - reach:.2f} to {power + reach:.2f})"]
 
 
 def _powers(axis: Any, values: list[float]) -> None:

@@ -42,16 +42,21 @@ class Settings:
 
 
 def _clock(device: torch.device, call: Callable[[], Any], now: Callable[[], float] = perf_counter) -> float:
-    """Seconds of one call: by events on a GPU, by `now` on the CPU."""
+    """Seconds of one call: by `now` on the CPU, by events on a GPU, whose cache is emptied before and for which nothing
+    waits within.
+    """
     if device.type != "cuda":
         start = now()
         call()
         return now() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device), transport.checked_later():
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 1 << 26)
+        torch.empty(2 * cache, dtype=torch.uint8, device=device).zero_()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
     return begin.elapsed_time(end) / 1e3
 
 
@@ -263,11 +268,24 @@ def _field(status: Path, name: str) -> int:
     return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
 
 
+def rungs(name: str, solver: Solver) -> dict[str, Solver]:
+    """The solver with each setting of its `ladder`, named by what it changes; the solver itself where it has none."""
+    found: dict[str, Solver] = {}
+    for setting in solver.ladder:
+        options = type(solver.options).model_validate({**solver.options.model_dump(), **setting})
+        said = ", ".join(f"{key}={value}" for key, value in setting.items())
+        found[f"{name} {said}"] = type(solver)(options)
+    return found or {name: solver}
+
+
 def fits(records: list[dict[str, Any]], solvers: dict[str, Solver]) -> list[dict[str, Any]]:
     """For each solver the power of n that its time grows with, and what the literature says.
 
-    A line through log seconds over log √(n·m) by least squares; `standard_error` is of its slope. At least three sizes.
+    A line through log seconds over log √(n·m) by least squares; `exponent_ci95` is half the width of its slope's 95 %
+    interval, by Student's t. At least three sizes.
     """
+    from scipy.special import stdtrit  # here, since importing it takes long
+
     rows = []
     for name, solver in solvers.items():
         points = [(math.sqrt(r["n"] * r["m"]), r["seconds"]) for r in records if r["solver"] == name and "seconds" in r]
@@ -275,7 +293,8 @@ def fits(records: list[dict[str, Any]], solvers: dict[str, Solver]) -> list[dict
         row = {"solver": name, "sizes": len(points), "theory": formula, "theory_exponent": exponent}
         if len({x for x, _ in points}) >= 3:
             slope, error = _slope([math.log(x) for x, _ in points], [math.log(t) for _, t in points])
-            row |= {"exponent": slope, "standard_error": error, "from": min(points)[0], "to": max(points)[0]}
+            reach = float(stdtrit(len(points) - 2, 0.975)) * error
+            row |= {"exponent": slope, "exponent_ci95": reach, "from": min(points)[0], "to": max(points)[0]}
         rows.append(row)
     return rows
 

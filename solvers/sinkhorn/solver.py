@@ -51,6 +51,7 @@ class SinkhornOptions(EntropicOptions):
     )
 
 
+LADDER: tuple[dict[str, Any], ...] = tuple({"regularisation": x} for x in (0.3, 0.1, 0.03, 0.01, 0.003))
 COMPLEXITY = ("O(n²) an iteration, O(n² log n / δ²) to an error δ (Dvurechensky 2018)", 2.0)
 
 
@@ -63,6 +64,7 @@ class Sinkhorn(Solver[SinkhornOptions]):
     gradient = "autograd"
     tolerance = Tolerance(0.02, 1e-4, 0.02, False)
     complexity = COMPLEXITY
+    ladder = LADDER
 
     def solve(self, cost: Tensor, supply: Tensor, demand: Tensor) -> Plan:
         """See `Solver.solve`; in the tensors' own precision. Prices are the potentials, optimal up to ε."""

@@ -32,7 +32,8 @@ def fitted(records):
         row = {"solver": solver, "sizes": len(own)}
         if len(own) > 2:
             line = stats.linregress([math.log(r["n"]) for r in own], [math.log(r["seconds"]) for r in own])
-            row |= {"exponent": line.slope, "standard_error": line.stderr, "from": 9, "to": 100}
+            reach = stats.t.ppf(0.975, len(own) - 2) * line.stderr
+            row |= {"exponent": line.slope, "exponent_ci95": reach, "from": 9, "to": 100}
         rows.append(row)
     return rows
 
@@ -46,7 +47,7 @@ def test_each_solver_has_its_name_and_the_interval_of_its_exponent(drawn, tmp_pa
     assert {"network simplex", "pot sinkhorn", "seconds per problem"} <= set(said) and "qpth" not in said
     assert "problem size n = m (nodes per side)" in said
     for fit in fits[:2]:
-        low, high = stats.t.interval(0.95, fit["sizes"] - 2, fit["exponent"], fit["standard_error"])
+        low, high = (fit["exponent"] + sign * fit["exponent_ci95"] for sign in (-1, 1))
         assert f"n^{fit['exponent']:.2f} (95 %: {low:.2f} to {high:.2f})" in said
     axes = figure.axes[0]
     assert axes.get_xscale() == axes.get_yscale() == "log"
@@ -84,6 +85,34 @@ def test_sizes_of_two_sides_and_few_measurements_are_labelled_too(drawn, tmp_pat
     said = [text for text, _ in texts(drawn[0])]
     assert "problem size √(n·m) (nodes per side)" in said and {"4", "6", "2·10⁻⁴"} <= set(said)
     curves.complexity(tmp_path / "x.png", [], [], "nothing was measured")
+
+
+def test_error_over_time_has_a_panel_for_each_size_and_a_line_through_a_solvers_settings(drawn, tmp_path):
+    records = [
+        {"solver": solver, "n": n, "m": n, "seconds": n * seconds, "relative_gap": gap}
+        for n in (9, 16, 25, 49)
+        for solver, seconds, gap in (
+            ("network_simplex", 1e-6, -1e-12),
+            ("sinkhorn regularisation=0.1", 2e-6, 0.1),
+            ("sinkhorn regularisation=0.01", 3e-5, 0.01),
+            ("pot_sinkhorn method=proximal", 1e-3, 0.2),
+            ("huge", 1.0, None),
+        )
+    ] + [{"solver": "qpth", "n": 9, "m": 9, "skipped": "no room"}]
+    curves.frontier(tmp_path / "x.png", records, "Transport solvers on cpu")
+    panels = [axes for axes in drawn[0].axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == ["9×9", "16×16", "25×25", "49×49"]
+    for axes, n in zip(panels, (9, 16, 25, 49), strict=True):
+        assert axes.get_xscale() == axes.get_yscale() == "log"
+        assert [line.get_xydata().tolist() for line in axes.lines] == [
+            [[pytest.approx(n * 1e-6), curves.FLOOR]],
+            [[pytest.approx(n * 2e-6), 0.1], [pytest.approx(n * 3e-5), 0.01]],
+            [[pytest.approx(n * 1e-3), 0.2]],
+        ]
+    (legend,) = drawn[0].legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["network simplex", "sinkhorn", "pot sinkhorn method=proximal"]
+    curves.frontier(tmp_path / "x.png", [], "nothing was measured")
 
 
 def test_numbers_of_a_logarithmic_axis_are_written_out():

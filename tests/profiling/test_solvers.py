@@ -82,6 +82,30 @@ def test_profile_prints_every_figure_for_every_solver(fsl, tmp_path):
     assert "<svg" in (tmp_path / "plot.svg").read_text()
 
 
+def test_a_ladder_measures_approximate_solvers_at_several_accuracies(fsl, tmp_path):
+    code, out, err = fsl(
+        *("profile", "--ladder", "--solver", "network_simplex,sinkhorn,pot_sinkhorn", "--sizes", "6", "--batch", 4),
+        *("--rounds", 1, "--set", "sinkhorn.max_iterations=700", "--format", "json", "-o", tmp_path / "error.svg"),
+    )
+    assert code == 0, err
+    records = json.loads(out)["records"]
+    gaps = {r["solver"]: abs(r["relative_gap"]) for r in records}
+    assert list(gaps)[0] == "network_simplex" and len(gaps) == 12 and "pot_sinkhorn method=proximal" in gaps
+    for name in ("sinkhorn", "pot_sinkhorn"):
+        ladder = [gap for solver, gap in gaps.items() if solver.startswith(f"{name} regularisation=")]
+        assert len(ladder) == 5 and ladder == sorted(ladder, reverse=True) and ladder[0] > 5 * ladder[-1]
+    assert "<svg" in (tmp_path / "error.svg").read_text()
+
+
+def test_a_rung_keeps_the_other_options_and_exact_solvers_have_none():
+    cls = registry.solver("sinkhorn")
+    rungs = profile.rungs("sinkhorn", cls(cls.Options(max_iterations=7)))
+    assert [solver.options.max_iterations for solver in rungs.values()] == [7] * len(cls.ladder)
+    assert [solver.options.regularisation for solver in rungs.values()] == [x["regularisation"] for x in cls.ladder]
+    exact = registry.solver("network_simplex")()
+    assert profile.rungs("network_simplex", exact) == {"network_simplex": exact}
+
+
 def test_profile_in_other_formats_and_on_a_recipes_features(fsl, glyph_root, tmp_path):
     common = ["profile", "--solver", "network_simplex", "--sizes", "4,30", "--batch", 20, "--rounds", 1, "--forward"]
     code, out, _ = fsl(*common, "--format", "csv")
@@ -106,6 +130,7 @@ def test_profile_in_other_formats_and_on_a_recipes_features(fsl, glyph_root, tmp
         (["--sizes", "9,0"], "whole numbers above zero"),
         (["--sizes", "9,x"], "--sizes 9,x"),
         (["--out", "p.jpg"], ".png, .svg or .pdf"),
+        (["--ladder", "--step"], "--ladder is for solvers, which --step does not measure"),
         (["--out", "p.png", "--step"], "--out draws the time of solvers over size, which --step does not measure"),
         (["--solver", "opencw"], "did you mean 'opencv'"),
         (["--solver", "pot", "--set", "opencv.workers=1"], "one of pot"),
@@ -183,7 +208,7 @@ def test_exponent_and_its_error_are_those_of_least_squares():
     assert profile._slope(list(x), list(y)) == pytest.approx((slope, covariance[0, 0] ** 0.5))
     records = [{"solver": "s", "n": n, "m": 4 * n, "seconds": 1e-6 * (2 * n) ** 3} for n in (2, 5, 11)]
     (fit,) = profile.fits(records, {"s": Slow()})
-    assert fit["exponent"] == pytest.approx(3) and fit["standard_error"] < 1e-6 and fit["theory_exponent"] == 5
+    assert fit["exponent"] == pytest.approx(3) and fit["exponent_ci95"] < 1e-6 and fit["theory_exponent"] == 5
     assert (fit["from"], fit["to"]) == (4, 22)
 
 
