@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fewshot_cli import transport
 from fewshot_cli.contracts import Matching, Solver
-from fewshot_cli.heads.shared.local import LocalHead, Posing, WeightedOptions, cells, cosines, nodes, weigh
+from fewshot_cli.heads.shared import posing
+from fewshot_cli.heads.shared.local import LocalHead, Posing, WeightedOptions, cells, cosines, distances, nodes, weigh
 
 
 class EMDOptions(WeightedOptions):
@@ -83,8 +84,12 @@ def emd_logits(
 
 def pose(query: Tensor, proto: Tensor, options: Posing) -> tuple[Tensor, Tensor, Tensor]:
     """The transport problem of every pair: cost [E·q·way,n,m] (eq. 4), supply [E·q·way,n], demand [E·q·way,m]."""
+    if options.weights == "cross_reference":
+        posed = posing.compiled(query, proto, options.norm, options.floor)
+        if posed is not None:
+            return posed
     query, proto, supply, demand = weigh(query, proto, options)
     if options.gradient == "flow":
         supply, demand = supply.detach(), demand.detach()
-    cost = 1 - cosines(query, proto, options.norm)
-    return cost.mT.flatten(0, 2), supply.flatten(0, 2), demand.flatten(0, 2)
+    cost = distances(cosines(query, proto, options.norm))
+    return cost.flatten(0, 2), supply.flatten(0, 2), demand.flatten(0, 2)

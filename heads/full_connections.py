@@ -17,6 +17,6 @@ class FullConnections(LocalHead[WeightedOptions]):
         o = self.options
         query, proto, supply, demand = weigh(nodes(query, o.pyramid), nodes(support.mean(2), o.pyramid), o)
         total = supply.shape[-1]  # of either side
-        similar = cosines(query, proto, o.norm)  # [E, q, way, m, n]
-        weighed = (similar @ (supply / total)[..., None])[..., 0]
-        return o.temperature * (weighed * demand / total).sum(-1)
+        similar = cosines(query, proto, o.norm)  # [E, q, way, n, m]
+        weighed = (similar @ (demand / total)[..., None])[..., 0]
+        return o.temperature * (weighed * supply / total).sum(-1)

@@ -17,5 +17,5 @@ class Fusion(LocalHead[LocalOptions]):
         """support [E,way,shot,d,h,w], query [E,q,d,h,w] → [E,q,way]."""
         o = self.options
         prototype = nodes(support, o.pyramid).mean((2, 3))
-        similar = cosines(nodes(query, o.pyramid), prototype[:, :, None], o.norm)[:, :, :, 0]  # [E, q, way, n]
+        similar = cosines(nodes(query, o.pyramid), prototype[:, :, None], o.norm)[..., 0]  # [E, q, way, n]
         return (o.temperature * similar).log_softmax(2).logsumexp(-1) - math.log(similar.shape[-1])

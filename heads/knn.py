@@ -31,8 +31,8 @@ class KNN(LocalHead[KNNOptions]):
                 f"head.k: {o.k} nearest neighbours were asked for, a class has {pool.shape[2]} local features; "
                 "lower head.k, or take more shots or patches"
             )
-        similar = cosines(nodes(query, o.pyramid), pool, o.norm)  # [E, q, way, m, n]
-        return o.temperature * similar.topk(o.k, -2).values.mean((-2, -1))
+        similar = cosines(nodes(query, o.pyramid), pool, o.norm)  # [E, q, way, n, m]
+        return o.temperature * similar.topk(o.k, -1).values.mean((-2, -1))
 
     def elements(self, way: int, shot: int, query: int, positions: int) -> int:
         """Elements of an episode's cosines."""

@@ -58,32 +58,25 @@ class Sampler:
                     f"({shot} support + {query} query); lower episode.shot or episode.query"
                 )
         digest = hashlib.sha256(f"{split.store}/{split.split}/{seed}".encode()).digest()
-        self._key = int.from_bytes(digest[:16], "little")
+        self._key = np.frombuffer(digest[:16], "<u8").astype(np.uint64)
+        self._starts = np.cumsum([0, *map(len, self.members)])
+        self._images = torch.cat(self.members).numpy()
 
     def __call__(self, number: int) -> Episode:
         """Episode `number` (0, 1, 2, …)."""
-        classes = self._draw(number, 0, len(self.members), self.way)
-        rows = []
-        for c in classes:
-            images = self.members[c]
-            rows.append(images[self._draw(number, 1 + c, len(images), self.query + self.shot)])
-        table = torch.stack(rows)
-        return Episode(number, tuple(self.classes[c] for c in classes), table[:, self.query :], table[:, : self.query])
+        from fewshot_cli.kernels.draws import episode  # here, since loading what is compiled takes a while
 
-    def _draw(self, number: int, stream: int, count: int, take: int) -> list[int]:
-        """The first `take` places of a Fisher-Yates shuffle of range(count)."""
-        raw = np.random.Philox(key=self._key, counter=[0, stream, number, 0]).random_raw(take).tolist()
-        swapped: dict[int, int] = {}
-        out = []
-        for i, word in enumerate(raw):
-            j = i + (word * (count - i) >> 64)
-            out.append(swapped.get(j, j))
-            swapped[j] = swapped.get(i, i)
-        return out
+        chosen, table = np.empty(self.way, np.int64), np.empty((self.way, self.query + self.shot), np.int64)
+        episode(self._key, number, self._starts, self._images, chosen, table)
+        images, classes = torch.from_numpy(table), tuple(self.classes[c] for c in chosen)
+        return Episode(number, classes, images[:, self.query :], images[:, : self.query])
 
 
 def gather(features: Tensor, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
-    """Support maps [E,way,shot,d,h,w] and query maps [E,way·queries,d,h,w] from features [N,d,h,w]."""
+    """Support maps [E,way,shot,d,h,w] and query maps [E,way·queries,d,h,w] from features [N,d,h,w], channels last as
+    the features should be.
+    """
     support = torch.stack([e.support for e in episodes]).to(features.device)
     query = torch.stack([e.query.flatten() for e in episodes]).to(features.device)
-    return features[support], features[query]
+    positions = features.permute(0, 2, 3, 1)
+    return positions[support].movedim(-1, -3), positions[query].movedim(-1, -3)

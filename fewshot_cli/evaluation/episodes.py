@@ -126,6 +126,8 @@ def run_episodes(
         raise DataError("the backbone gives the same features for every image; check the weights and the images")
     begin, inside = perf_counter(), 0.0
     processes = processes or Processes(features.device)
+    if len(numbers) * sampler.way * (sampler.shot + sampler.query) > len(features):  # each is wanted several times
+        features = features.contiguous(memory_format=torch.channels_last)
     at, size = 0, 1 if gradual else batch
     while at < len(numbers):
         mine = numbers[at + size * processes.rank :][:size]

@@ -9,6 +9,10 @@ from pydantic import Field
 from fewshot_cli.contracts import Options
 
 
+PARTS = 8  # of a large batch for each thread
+MANY = 16  # times the problems that are worth a thread: what a part of a large batch has at least
+
+
 class ThreadedOptions(Options):
     """Options of solvers that work on problems one by one."""
 
@@ -20,18 +24,25 @@ class ThreadedOptions(Options):
 def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least: int = 16) -> None:
     """Call `run(begin, end)` on consecutive parts of range(batch), at most `workers` at a time (0: every core).
 
-    A part has at least `least` problems, so that it is worth its thread.
+    A part has at least `least` problems, so that it is worth its thread. Of a large batch each thread takes part after
+    part, so that one whose core other programs use holds up nobody.
     """
     workers = min(workers or _cores(), max(1, batch // least))
     if workers == 1:
         run(0, batch)
         return
-    bounds = [batch * i // workers for i in range(workers + 1)]
+    count = workers * max(1, min(PARTS, batch // (workers * MANY * least)))
+    parts = iter([(batch * i // count, batch * (i + 1) // count) for i in range(count)])  # next() of it is atomic
+
+    def work() -> None:
+        for begin, end in parts:
+            run(begin, end)
+
     pool = _pool.of(workers - 1)
-    others = [pool.submit(run, begin, end) for begin, end in zip(bounds[1:], bounds[2:], strict=False)]
-    run(0, bounds[1])  # this thread takes its share instead of waiting
-    for part in others:
-        part.result()
+    others = [pool.submit(work) for _ in range(workers - 1)]
+    work()  # this thread takes its share instead of waiting
+    for other in others:
+        other.result()
 
 
 def _cores() -> int:

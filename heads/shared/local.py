@@ -153,7 +153,7 @@ def cross_reference(query: Tensor, proto: Tensor, floor: float) -> tuple[Tensor,
     query [E,q,n,d], proto [E,way,m,d] → supply [E,q,way,n] and demand [E,q,way,m].
     """
     n = query.shape[2]
-    supply = products(query, proto.mean(2))
+    supply = products(query, proto.mean(2)).mT
     to_query = query.mean(2) @ proto.flatten(1, 2).mT  # [E, q, way·m]
     demand = to_query.unflatten(2, proto.shape[1:3])
     return to_total(F.relu(supply) + floor, n), to_total(F.relu(demand) + floor, n)
@@ -172,26 +172,26 @@ def normal(features: Tensor, norm: str) -> Tensor:
 
 
 def cosines(query: Tensor, proto: Tensor, norm: str) -> Tensor:
-    """Cosine of every query node with every class node, query [E,q,n,d], proto [E,way,m,d] → [E,q,way,m,n].
+    """Cosine of every query node with every class node, query [E,q,n,d], proto [E,way,m,d] → [E,q,way,n,m].
 
     `center` first removes each node's mean over channels.
     """
     centred = query - query.mean(-1, keepdim=True) if norm == "center" else query
     squares = centred.square().sum(-1)  # the product needs no centring of the query, since the other side is centred
     # a feature without direction, zero or the same in every channel, is like nothing
-    nowhere = squares.detach() <= 1e-10 * query.detach().square().sum(-1)
+    nowhere = squares.detach() <= 1e-10 * torch.linalg.vector_norm(query.detach(), dim=-1).square()
     length = squares.clamp(min=1e-24).sqrt().masked_fill(nowhere, torch.inf)
-    cosine = products(query, normal(proto, norm).flatten(1, 2)) / length[:, :, None]
-    return cosine.unflatten(2, proto.shape[1:3])
+    cosine = products(query, normal(proto, norm).flatten(1, 2)) / length[..., None]
+    return cosine.unflatten(3, proto.shape[1:3]).transpose(2, 3)
 
 
 def products(query: Tensor, rows: Tensor) -> Tensor:
-    """rows [E,r,d] times every local feature of query [E,q,n,d] → [E,q,r,n].
+    """Every local feature of query [E,q,n,d] times rows [E,r,d] → [E,q,n,r]: one matrix product an episode."""
+    return torch.matmul(query.flatten(1, 2), rows.mT).unflatten(1, query.shape[1:3])
 
-    On a CPU a convolution with kernels of one position takes half the time of a matrix product on maps as they lie in
-    memory; on a GPU it would be rounded to TF32.
-    """
-    maps = query.mT
-    if query.device.type != "cpu" or query.shape[1] * query.shape[2] < 512:
-        return torch.matmul(rows[:, None], maps)
-    return torch.stack([F.conv1d(one, r[:, :, None]) for one, r in zip(maps, rows, strict=True)])
+
+def distances(similar: Tensor) -> Tensor:
+    """1 − similar, in the order of its dimensions in memory."""
+    if similar.requires_grad:
+        return (1 - similar).contiguous()
+    return torch.sub(similar.new_ones(()), similar, out=similar.new_empty(similar.shape))

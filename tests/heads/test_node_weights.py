@@ -39,7 +39,7 @@ def signed(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize(
     ("q", "n", "m"),
-    [(3, 4, 6), (13, 40, 5)],  # few nodes, and so many that the products are convolutions
+    [(3, 4, 6), (13, 40, 5)],
     ids=["few", "many"],
 )
 def test_node_weights_equal_the_loop(q, n, m):
