@@ -149,6 +149,20 @@ def load_wide(typingctx, array, offset):
 
 
 @intrinsic
+def load_set(typingctx, words, array, offset):
+    """As many int64 of array[offset:] as the tuple `words` has elements; 8 when it is an array."""
+    count = words.count if isinstance(words, types.UniTuple) else I64.count
+    lanes = I64 if count == I64.count else Lanes(types.int64, count)
+
+    def code(context, builder, signature, args):
+        x = builder.load(_address(context, builder, signature.args[1], args[1], args[2], lanes.llvm))
+        x.align = 8
+        return x
+
+    return lanes(words, array, types.intp), code
+
+
+@intrinsic
 def store(typingctx, array, offset, vector):
     """Write a vector to array[offset:]; 8 int64 into an int32 array keep their low halves."""
     narrow = array.dtype is types.int32 and vector is I64
@@ -217,6 +231,7 @@ distance = _pairwise(
 )
 either = _pairwise("a | b, of integers.", lambda to, a, x, y: to.or_(x, y))
 both = _pairwise("a & b, of integers.", lambda to, a, x, y: to.and_(x, y))
+without = _pairwise("a & ~b, of integers.", lambda to, a, x, y: to.and_(x, to.not_(y)))
 lesser = _pairwise("a where a < b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered("<", x, y), x, y))
 greater = _pairwise(
     "a where a > b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered(">", x, y), x, y)
@@ -344,6 +359,16 @@ def nonzero(typingctx, a):
     return types.uint64(a), code
 
 
+@intrinsic
+def where_less(typingctx, a, b, scalar, c):
+    """The scalar in the lanes where a < b, c in the others, of integers."""
+
+    def code(context, builder, signature, args):
+        return builder.select(builder.icmp_signed("<", args[0], args[1]), _fill(builder, args[2], c.llvm), args[3])
+
+    return c(a, b, c.scalar, c), code
+
+
 # over the lanes
 
 
@@ -386,6 +411,12 @@ def find(typingctx, a, b):
         return builder.cttz(builder.or_(bits, I64_SCALAR(1 << a.count)), BIT(1))
 
     return types.int64(a, b), code
+
+
+@intrinsic
+def lane(typingctx, a, number):
+    """The value in one lane."""
+    return a.scalar(a, types.int64), lambda context, builder, signature, args: builder.extract_element(*args)
 
 
 @intrinsic

@@ -15,12 +15,20 @@ import numpy as np
 
 from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
-from fewshot_cli.solvers.network_simplex.tree import BIG, exact_prices, first_prices, pivot, restart, start
+from fewshot_cli.solvers.network_simplex.tree import (
+    BIG,
+    ROW_BITS,
+    exact_prices,
+    first_prices,
+    near,
+    pivot,
+    restart,
+    start,
+)
 
 COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
-ROW_BITS = np.int64(5)
 BLOCK = 32  # rows priced together, told apart by ROW_BITS
-NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+NEAR_BITS = 22  # of the costs that the pricing looks at first
 NOTHING = 4  # units of mass and less are rounding, which would go over any arc, however dear
 ROUNDS = 64  # of integers for one problem
 ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
@@ -133,21 +141,16 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
 
 
 @njit
-def _entering(near_c, stride, n, price, drop, near_price, first):
+def _entering(near_c, stride, n, near_price, first):
     """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
     one.
 
     Returns (row, column, first row to look at next time); column −1 when there is none.
     """
-    high = vectors.splat(np.int64(1) << (PRICE_BITS + drop))
-    low = vectors.splat(-(np.int64(1) << (PRICE_BITS + drop)))
-    for y in range(0, len(price), 8):
-        clipped = vectors.smax(vectors.smin(vectors.load(price, y), high), low)
-        vectors.store(near_price, y, vectors.shifted(clipped, drop, ROW_BITS))
     seen = 0
     while seen < n:
         stop = min(first + BLOCK, n)
-        least, column = np.int32(-3 << 5), -1  # less than that is negative in all bits, whatever was cut off
+        least, tile = vectors.splat(np.int32(2147483647)), vectors.splat(np.int32(0))
         for t in range(0, stride, 16):
             best = vectors.splat(np.int32(2147483647))
             for i in range(first, stop):
@@ -155,13 +158,14 @@ def _entering(near_c, stride, n, price, drop, near_price, first):
                     best, vectors.sub(vectors.load(near_c, i * stride + t), vectors.splat(near_price[i]))
                 )
             best = vectors.add(best, vectors.load(near_price, n + t))
-            here = vectors.lowest(best)
-            if here < least:
-                least, column = here, t + vectors.find(best, vectors.splat(here))
-        row, seen = first + (least & (BLOCK - 1)), seen + stop - first
+            tile = vectors.where_less(best, least, np.int32(t), tile)
+            least = vectors.smin(best, least)
+        here = vectors.lowest(least)
+        row, seen = first + (here & (BLOCK - 1)), seen + stop - first
         first = stop if stop < n else 0
-        if column >= 0:
-            return row, column, first
+        if here < np.int32(-3 << 5):  # less than that is negative in all bits, whatever was cut off
+            lane = vectors.find(least, vectors.splat(here))
+            return row, vectors.lane(tile, lane) + lane, first
     return -1, -1, first
 
 
@@ -261,8 +265,10 @@ def _optimise(
     `limit` of them; returns their number.
     """
     first, pivots, hard = 0, 0, 0
+    for y in range(0, len(price), 8):
+        vectors.store(near_price, y, near(vectors.load(price, y), drop))
     while pivots < limit:
-        row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
+        row, column, first = _entering(near_c, stride, n, near_price, first)
         reduced = np.int64(0)
         if column >= 0:
             reduced = c[row * stride + column] - price[row] + price[n + column]
@@ -274,7 +280,7 @@ def _optimise(
                 break
             reduced = c[row * stride + column] - price[row] + price[n + column]
             hard += 1
-        pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
+        pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down)
         pivots += 1
     return pivots
 
@@ -299,10 +305,10 @@ def solve_range(
     s, d = np.empty(n, np.int64), np.empty(m, np.int64)
     parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    wide = (max(64 * words, n + stride) + 7) & ~7
+    wide = (n + stride + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
-    sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
+    sub, moved, done = np.empty(nodes * words, np.int64), np.empty(words, np.int64), np.empty(nodes, np.bool_)
     gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])

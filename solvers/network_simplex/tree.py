@@ -2,7 +2,7 @@
 
 Nodes are rows 0 … n−1 and columns n … n+m−1. Each node but the root has a parent and a positive integer flow on the arc
 between; `sub` holds the set of nodes below it, itself included, as `words` words of 64 bits. `words` is the length of
-`marker`: a one-tuple makes it known to the compiler, which then keeps a set in one register.
+`marker`, 1 or a multiple of 8: a tuple makes it known to the compiler, which then keeps a set in one register.
 """
 
 import numpy as np
@@ -11,8 +11,41 @@ from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
 
 INDEX_BITS = 11
+ROW_BITS, PRICE_BITS = np.int64(5), 24  # of a row's number in its block, and of the prices the pricing looks at first
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
 ONE, LANE = np.uint64(1), np.uint64(15)
+BIT = np.int64(1)
+
+
+@njit
+def _alone(marker, sub, nodes):
+    """Every node is the only one of its set."""
+    for k in range(nodes * len(marker)):
+        sub[k] = 0
+    for x in range(nodes):
+        sub[x * len(marker) + (x >> 6)] = BIT << (x & 63)
+
+
+@njit
+def _join(marker, sub, x, source, y):
+    """The set of x takes in one of source."""
+    for w in range(0, len(marker), 8):
+        place = x * len(marker) + w
+        both = vectors.either(
+            vectors.load_set(marker, sub, place), vectors.load_set(marker, source, y * len(marker) + w)
+        )
+        vectors.store(sub, place, both)
+
+
+@njit
+def _leave(marker, sub, x, source, y):
+    """The set of x loses one of source."""
+    for w in range(0, len(marker), 8):
+        place = x * len(marker) + w
+        rest = vectors.without(
+            vectors.load_set(marker, sub, place), vectors.load_set(marker, source, y * len(marker) + w)
+        )
+        vectors.store(sub, place, rest)
 
 
 @njit
@@ -39,11 +72,8 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
     keyed [n·stride] holds costs. Fills parent, flow, sub and the order in which nodes were crossed out; consumes the
     masses s and d; returns the root, the node never crossed out. gone and row_key are scratch.
     """
-    n, m, words = len(s), len(d), len(marker)
-    for x in range(n + m):
-        for w in range(words):
-            sub[x * words + w] = 0
-        sub[x * words + (x >> 6)] = ONE << np.uint64(x & 63)
+    n, m = len(s), len(d)
+    _alone(marker, sub, n + m)
     for t in range(len(gone)):
         gone[t] = 0
     for i in range(len(row_key)):
@@ -73,8 +103,7 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
             gone[j >> 4] |= ONE << (np.uint64(j) & LANE)
             columns -= 1
         parent[out], flow[out], order[step] = root, take, out
-        for w in range(words):
-            sub[root * words + w] |= sub[out * words + w]
+        _join(marker, sub, root, sub, out)
     parent[root] = -1
     return root
 
@@ -86,7 +115,7 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
 
     basis [n+m] holds parents. Each node ships what its children leave of its mass, which must be more than nothing.
     """
-    n, words, nodes = len(s), len(marker), len(s) + len(d)
+    n, nodes = len(s), len(s) + len(d)
     root = -1
     for x in range(nodes):
         mass[x] = s[x] if x < n else d[x - n]
@@ -103,10 +132,8 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
             children[p] += 1
         parent[x] = p
     last = 0
+    _alone(marker, sub, nodes)
     for x in range(nodes):
-        for w in range(words):
-            sub[x * words + w] = 0
-        sub[x * words + (x >> 6)] = ONE << np.uint64(x & 63)
         if children[x] == 0:
             order[last] = x
             last += 1
@@ -121,8 +148,7 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
             return -1
         flow[x] = mass[x]
         mass[p] -= mass[x]
-        for w in range(words):
-            sub[p * words + w] |= sub[x * words + w]
+        _join(marker, sub, p, sub, x)
         children[p] -= 1
         if children[p] == 0:
             order[last] = p
@@ -143,23 +169,30 @@ def first_prices(c, stride, n, parent, order, root, price):
 
 
 @njit
-def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down):
+def near(price, drop):
+    """The top bits of prices, limited to `PRICE_BITS`, with room for a row's number."""
+    high = np.int64(1) << (PRICE_BITS + drop)
+    return vectors.shifted(vectors.smax(vectors.smin(price, vectors.splat(high)), vectors.splat(-high)), drop, ROW_BITS)
+
+
+@njit
+def pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down):
     """Bring (row, column) into the tree, push flow round its cycle, take the emptied arc out, shift prices.
 
     Rows and columns alternate along the cycle, and so do rise and fall of the flow: from either end of the entering arc
     the first arc falls. moved is scratch of one set; up and down take the two paths to the cycle's apex.
     """
     words, head = len(marker), n + column
-    word, bit = row >> 6, np.uint64(row & 63)
+    word, bit = row >> 6, row & 63
     push, leave, from_head = FAR, 0, True
     x, steps, others = head, 0, 0
-    while (sub[x * words + word] >> bit) & ONE == 0:
+    while (sub[x * words + word] >> bit) & 1 == 0:
         up[steps] = x
         if flow[x] < push:
             push, leave = flow[x], steps
         steps += 1
         x = parent[x]
-        if (sub[x * words + word] >> bit) & ONE != 0:
+        if (sub[x * words + word] >> bit) & 1 != 0:
             break
         up[steps] = x
         steps += 1
@@ -181,39 +214,40 @@ def pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, 
     else:
         inner, outer, above, shift = down, up, head, reduced
         steps, others = others, steps
-    for w in range(words):
-        moved[w] = sub[inner[leave] * words + w]
+    for w in range(0, words, 8):
+        vectors.store(moved, w, vectors.load_set(marker, sub, inner[leave] * words + w))
     # what hangs under the leaving arc leaves its old ancestors for those of the entering arc's other end
     change = -push
     for k in range(others):
         x = outer[k]
         flow[x] += change
         change = -change
-        for w in range(words):
-            sub[x * words + w] |= moved[w]
+        _join(marker, sub, x, moved, 0)
     change = push
     for k in range(leave + 1, steps):
         x = inner[k]
         flow[x] += change
         change = -change
-        for w in range(words):
-            sub[x * words + w] &= ~moved[w]
+        _leave(marker, sub, x, moved, 0)
     # the path up to the leaving arc turns round: a node keeps all of the set but what now hangs above it
     change = push
     for k in range(leave, 0, -1):
         x, y = inner[k], inner[k - 1]
         flow[x], parent[x] = flow[y] + change, y
         change = -change
-        for w in range(words):
-            sub[x * words + w] = moved[w] & ~sub[y * words + w]
+        for w in range(0, words, 8):
+            rest = vectors.without(
+                vectors.load_set(marker, moved, w), vectors.load_set(marker, sub, y * words + w)
+            )
+            vectors.store(sub, x * words + w, rest)
     x = inner[0]
     flow[x], parent[x] = push, above
-    for w in range(words):
-        sub[x * words + w] = moved[w]
-        mask = moved[w]
-        for y in range(w << 6, (w << 6) + 64, 8):  # and its prices shift until the entering arc costs nothing
-            vectors.store(price, y, vectors.add_where(vectors.load(price, y), mask, shift))
-            mask >>= np.uint64(8)
+    for w in range(0, words, 8):
+        vectors.store(sub, x * words + w, vectors.load_set(marker, moved, w))
+    for y in range(0, len(parent), 8):  # and its prices shift until the entering arc costs nothing
+        shifted = vectors.add_where(vectors.load(price, y), np.uint64(moved[y >> 6] >> (y & 63)), shift)
+        vectors.store(price, y, shifted)
+        vectors.store(near_price, y, near(shifted, drop))
 
 
 @njit
