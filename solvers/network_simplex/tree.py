@@ -13,7 +13,8 @@ from fewshot_cli.kernels.compile import njit
 INDEX_BITS = 11
 ROW_BITS, PRICE_BITS = np.int64(5), 24  # of a row's number in its block, and of the prices the pricing looks at first
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
-ONE, LANE = np.uint64(1), np.uint64(15)
+COSTS, LAST, ALIVE = np.int32(-2048), np.int32(2047), np.int32(-1 << 31)
+ONE = np.uint64(1)
 BIT = np.int64(1)
 
 
@@ -49,58 +50,58 @@ def _leave(marker, sub, x, source, y):
 
 
 @njit
-def _row_minimum(keyed, gone, row, stride):
-    """Cheapest column still there in a row, as cost · 2^22 + column · 2^11 + row."""
+def _column_minima(keyed, stride, n, dead, gone, t, key, at):
+    """Cheapest rows still there of the 16 columns from t, those still there: their costs above `INDEX_BITS` of row in
+    at, of column in key.
+    """
     low = vectors.splat(BIG)
-    for t in range(0, stride, 16):
-        cell = vectors.numbered(vectors.load(keyed, row * stride + t), np.int32(t))
-        low = vectors.smin(low, vectors.where(gone[t >> 4], BIG, cell))
-    return (np.int64(vectors.lowest(low)) << INDEX_BITS) | row
+    for i in range(n):
+        cell = vectors.both(vectors.load(keyed, i * stride + t), vectors.splat(COSTS))
+        cell = vectors.either(cell, vectors.splat(np.int32(i)))
+        low = vectors.smin(low, vectors.smax(cell, vectors.splat(dead[i])))
+    vectors.store(at, t, low)
+    vectors.store(key, t, vectors.where(gone[t >> 4], BIG, vectors.numbered(low, np.int32(t))))
 
 
 @njit
-def _set(row_key, row, key):
-    """row_key[row] = key, as a vector: a scalar write would stall the vector read that follows."""
-    tile = row & ~7
-    vectors.store(row_key, tile, vectors.where(ONE << np.uint64(row & 7), key, vectors.load(row_key, tile)))
-
-
-@njit
-def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, row_key):
+def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, dead, key, at):
     """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
 
     keyed [n·stride] holds costs. Fills parent, flow, sub and the order in which nodes were crossed out; consumes the
-    masses s and d; returns the root, the node never crossed out. gone and row_key are scratch.
+    masses s and d; returns the root, the node never crossed out. gone, dead, key and at are scratch.
     """
     n, m = len(s), len(d)
     _alone(marker, sub, n + m)
-    for t in range(len(gone)):
-        gone[t] = 0
-    for i in range(len(row_key)):
-        row_key[i] = FAR
     for i in range(n):
-        row_key[i] = _row_minimum(keyed, gone, i, stride)
+        dead[i] = ALIVE
+    for t in range(0, stride, 16):
+        gone[t >> 4] = 0
+        _column_minima(keyed, stride, n, dead, gone, t, key, at)
     rows, columns, root = n, m, 0
     for step in range(n + m - 1):
-        while True:  # a cached minimum is a lower bound: it holds while its column is there
-            low = vectors.load(row_key, 0)
-            for t in range(8, len(row_key), 8):
-                low = vectors.smin(low, vectors.load(row_key, t))
-            key = vectors.lowest(low)
-            i, j = key & 2047, (key >> INDEX_BITS) & 2047
-            if (gone[j >> 4] >> (np.uint64(j) & LANE)) & ONE == 0:
+        while True:  # a cached minimum is a lower bound: it holds while its row is there
+            low = vectors.load(key, 0)
+            for t in range(16, stride, 16):
+                low = vectors.smin(low, vectors.load(key, t))
+            j = np.int64(vectors.lowest(low) & LAST)
+            i = np.int64(at[j] & LAST)
+            if dead[i] < 0:
                 break
-            _set(row_key, i, _row_minimum(keyed, gone, i, stride))
+            _column_minima(keyed, stride, n, dead, gone, j & ~15, key, at)
         take = min(s[i], d[j])
         s[i] -= take
         d[j] -= take
+        tile = j & ~15
         if columns == 1 or (s[i] == 0 and rows > 1):
             out, root = i, n + j
-            _set(row_key, i, FAR)
+            dead[i] = BIG
+            _column_minima(keyed, stride, n, dead, gone, tile, key, at)
             rows -= 1
         else:
             out, root = n + j, i
-            gone[j >> 4] |= ONE << (np.uint64(j) & LANE)
+            gone[tile >> 4] |= ONE << np.uint64(j & 15)
+            # as a vector: a scalar write would stall the vector read that follows
+            vectors.store(key, tile, vectors.where(ONE << np.uint64(j & 15), BIG, vectors.load(key, tile)))
             columns -= 1
         parent[out], flow[out], order[step] = root, take, out
         _join(marker, sub, root, sub, out)
