@@ -309,7 +309,7 @@ def solve_range(
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
     sub, moved, done = np.empty(nodes * words, np.int64), np.empty(words, np.int64), np.empty(nodes, np.bool_)
-    gone, dead = np.empty(stride >> 4, np.uint64), np.empty(n, np.int32)
+    gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
@@ -356,7 +356,7 @@ def solve_range(
         if len(warm):
             root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
         if root < 0:
-            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, dead, key, at)
+            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, there, place, key, at)
         first_prices(c, stride, n, parent, order, root, price)
         left_over = 1000 * nodes
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word: what

@@ -50,21 +50,21 @@ def _leave(marker, sub, x, source, y):
 
 
 @njit
-def _column_minima(keyed, stride, n, dead, gone, t, key, at):
+def _column_minima(keyed, stride, rows, there, gone, t, key, at):
     """Cheapest rows still there of the 16 columns from t, those still there: their costs above `INDEX_BITS` of row in
     at, of column in key.
     """
     low = vectors.splat(BIG)
-    for i in range(n):
+    for k in range(rows):
+        i = there[k]
         cell = vectors.both(vectors.load(keyed, i * stride + t), vectors.splat(COSTS))
-        cell = vectors.either(cell, vectors.splat(np.int32(i)))
-        low = vectors.smin(low, vectors.smax(cell, vectors.splat(dead[i])))
+        low = vectors.smin(low, vectors.either(cell, vectors.splat(np.int32(i))))
     vectors.store(at, t, low)
     vectors.store(key, t, vectors.where(gone[t >> 4], BIG, vectors.numbered(low, np.int32(t))))
 
 
 @njit
-def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, dead, key, at):
+def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, there, place, key, at):
     """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
 
     keyed [n·stride] holds costs. Fills parent, flow, sub and the order in which nodes were crossed out; consumes the
@@ -72,12 +72,12 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, dead, key
     """
     n, m = len(s), len(d)
     _alone(marker, sub, n + m)
+    rows, columns, root = n, m, 0
     for i in range(n):
-        dead[i] = ALIVE
+        there[i] = place[i] = i
     for t in range(0, stride, 16):
         gone[t >> 4] = 0
-        _column_minima(keyed, stride, n, dead, gone, t, key, at)
-    rows, columns, root = n, m, 0
+        _column_minima(keyed, stride, rows, there, gone, t, key, at)
     for step in range(n + m - 1):
         while True:  # a cached minimum is a lower bound: it holds while its row is there
             low = vectors.load(key, 0)
@@ -85,18 +85,19 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, dead, key
                 low = vectors.smin(low, vectors.load(key, t))
             j = np.int64(vectors.lowest(low) & LAST)
             i = np.int64(at[j] & LAST)
-            if dead[i] < 0:
+            if place[i] >= 0:
                 break
-            _column_minima(keyed, stride, n, dead, gone, j & ~15, key, at)
+            _column_minima(keyed, stride, rows, there, gone, j & ~15, key, at)
         take = min(s[i], d[j])
         s[i] -= take
         d[j] -= take
         tile = j & ~15
         if columns == 1 or (s[i] == 0 and rows > 1):
             out, root = i, n + j
-            dead[i] = BIG
-            _column_minima(keyed, stride, n, dead, gone, tile, key, at)
             rows -= 1
+            last = there[rows]
+            there[place[i]], place[last], place[i] = last, place[i], -1
+            _column_minima(keyed, stride, rows, there, gone, tile, key, at)
         else:
             out, root = n + j, i
             gone[tile >> 4] |= ONE << np.uint64(j & 15)
