@@ -149,6 +149,21 @@ def load_wide(typingctx, array, offset):
 
 
 @intrinsic
+def load_first_wide(typingctx, array, offset, count):
+    """The first `count` of 8 floats of array[offset:] as float64, 0 in the other lanes, whose memory is not read."""
+    stored = Lanes(array.dtype, F64.count)
+
+    def code(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], args[0], args[1], stored.llvm)
+        given = [place, I32_SCALAR(stored.scalar.bitwidth // 8), _first(builder, args[2], stored)]
+        given.append(ir.Constant(stored.llvm, None))
+        x = _call(builder, f"llvm.masked.load.{stored.suffix}.p0", stored.llvm, given)
+        return x if stored.scalar is types.float64 else builder.fpext(x, F64.llvm)
+
+    return F64(array, types.intp, types.int64), code
+
+
+@intrinsic
 def load_set(typingctx, words, array, offset):
     """As many int64 of array[offset:] as the tuple `words` has elements; 8 when it is an array."""
     count = words.count if isinstance(words, types.UniTuple) else I64.count
@@ -309,6 +324,18 @@ def rounded(typingctx, a):
 
 
 @intrinsic
+def truncated(typingctx, a):
+    """float64 below 2^63 in magnitude, to int64 towards zero."""
+    return I64(a), lambda context, builder, signature, args: builder.fptosi(args[0], I64.llvm)
+
+
+@intrinsic
+def as_floats(typingctx, a):
+    """int64 to float64."""
+    return F64(a), lambda context, builder, signature, args: builder.sitofp(args[0], F64.llvm)
+
+
+@intrinsic
 def as_bits(typingctx, a):
     """The bits of float64; negative where the float is (or is −0)."""
     return I64(a), lambda context, builder, signature, args: builder.bitcast(args[0], I64.llvm)
@@ -414,6 +441,17 @@ def find(typingctx, a, b):
 
 
 @intrinsic
+def members(typingctx, a):
+    """How many bits of all lanes are set."""
+
+    def code(context, builder, signature, args):
+        counts = _call(builder, f"llvm.ctpop.{a.suffix}", a.llvm, args)
+        return _call(builder, f"llvm.vector.reduce.add.{a.suffix}", a.llvm.element, [counts])
+
+    return a.scalar(a), code
+
+
+@intrinsic
 def lane(typingctx, a, number):
     """The value in one lane."""
     return a.scalar(a, types.int64), lambda context, builder, signature, args: builder.extract_element(*args)
@@ -423,3 +461,36 @@ def lane(typingctx, a, number):
 def lowest_bit(typingctx, bits):
     """The number of the lowest bit that is set in a uint64 other than 0."""
     return types.int64(types.uint64), lambda context, builder, signature, args: builder.cttz(args[0], BIT(1))
+
+
+# scalars
+
+
+@intrinsic
+def bit_length(typingctx, x):
+    """How many bits an int64 that is not negative needs."""
+
+    def code(context, builder, signature, args):
+        return builder.sub(I64_SCALAR(64), builder.ctlz(args[0], BIT(0)))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def exponent(typingctx, x):
+    """The integer e with 2^e ≤ x < 2^(e+1) of a positive float64; −1023 of the least, which have fewer bits."""
+
+    def code(context, builder, signature, args):
+        return builder.sub(builder.lshr(builder.bitcast(args[0], I64_SCALAR), I64_SCALAR(52)), I64_SCALAR(1023))
+
+    return types.int64(types.float64), code
+
+
+@intrinsic
+def power_of_two(typingctx, e):
+    """2^e as float64, for e from −1022 to 1023."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(builder.shl(builder.add(args[0], I64_SCALAR(1023)), I64_SCALAR(52)), ir.DoubleType())
+
+    return types.float64(types.int64), code

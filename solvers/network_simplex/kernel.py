@@ -48,47 +48,68 @@ def _magnitude(source, base, count):
     largest = vectors.highest(top)
     if largest >> 52 == 2047:
         return np.inf
-    return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
+    return vectors.power_of_two(min((largest >> 52) - 1022, 1023)) if largest else 0.0
+
+
+@njit
+def _total(masses):
+    """The sum of one side's masses."""
+    sums = vectors.splat(0.0)
+    for t in range(0, len(masses), 8):
+        sums = vectors.add(sums, vectors.load_first_wide(masses, t, len(masses) - t))
+    return vectors.summed(sums)
 
 
 @njit
 def _masses(supply, demand, unit, s, d):
     """Integer masses, at least one unit each, with equal totals and the perturbation."""
-    n, m = len(supply), len(demand)
-    s_sum, s_top, d_sum, d_top = np.int64(0), 0, np.int64(0), 0
-    for i in range(n):
-        s[i] = max(np.int64(np.rint(supply[i] * unit)), 1)
-        s_sum += s[i]
-        if s[i] > s[s_top]:
-            s_top = i
-    for j in range(m):
-        d[j] = max(np.int64(np.rint(demand[j] * unit)), 1)
-        d_sum += d[j]
-        if d[j] > d[d_top]:
-            d_top = j
+    s_sum, s_top = _units(supply, unit, s)
+    d_sum, d_top = _units(demand, unit, d)
     # rounding, the caller's float32 as well as ours, left a difference: the heavier side gives it up in proportion
     gap = s_sum - d_sum
-    if gap > 0:
-        _take(s, gap, s_sum, s_top)
-    elif gap < 0:
-        _take(d, -gap, d_sum, d_top)
-    for i in range(n):
-        s[i] = (s[i] << PERTURB_BITS) + 1
-    for j in range(m):
-        d[j] = (d[j] << PERTURB_BITS) - 1
-    s[s_top] -= n + m  # the one node that does not ship a unit but takes them all
+    _perturb(s, max(gap, 0), s_sum, s_top, np.int64(1))
+    _perturb(d, max(-gap, 0), d_sum, d_top, np.int64(-1))
+    s[s_top] -= len(s) + len(d)  # the one node that does not ship a unit but takes them all
 
 
 @njit
-def _take(masses, gap, total, top):
-    """Remove `gap` from masses in proportion, the remainder from the largest."""
-    left = gap
-    share = gap / total
-    for k in range(len(masses)):
-        part = min(np.int64(masses[k] * share), masses[k] - 1)
-        masses[k] -= part
-        left -= part
-    masses[top] -= left
+def _units(given, unit, masses):
+    """One side's masses as whole units, at least one each; returns their sum and the place of the largest."""
+    count = len(given)
+    sums, most, one = vectors.splat(np.int64(0)), vectors.splat(np.int64(0)), vectors.splat(np.int64(1))
+    for t in range(0, count, 8):
+        x = vectors.rounded(vectors.mul(vectors.load_first_wide(given, t, count - t), vectors.splat(unit)))
+        x = vectors.keep_first(vectors.smax(x, one), count - t)
+        sums, most = vectors.add(sums, x), vectors.smax(most, x)
+        vectors.store(masses, t, x)
+    largest, top = vectors.splat(vectors.highest(most)), 0
+    for t in range(0, count, 8):
+        lane = vectors.find(vectors.load(masses, t), largest)
+        if lane < 8:
+            top = t + lane
+            break
+    return vectors.summed(sums), top
+
+
+@njit
+def _perturb(masses, gap, total, top, more):
+    """Remove `gap` from masses in proportion, the remainder from the largest, and perturb them by `more`."""
+    share, extra, one = vectors.splat(gap / total), vectors.splat(more), vectors.splat(np.int64(1))
+    given = vectors.splat(np.int64(0))
+    for t in range(0, len(masses), 8):
+        x = vectors.load(masses, t)
+        part = vectors.truncated(vectors.mul(vectors.as_floats(x), share))
+        part = vectors.keep_first(vectors.smin(part, vectors.sub(x, one)), len(masses) - t)
+        given = vectors.add(given, part)
+        x = vectors.shifted(vectors.sub(x, part), np.int64(0), np.int64(PERTURB_BITS))
+        vectors.store(masses, t, vectors.add(x, extra))
+    masses[top] -= (gap - vectors.summed(given)) << PERTURB_BITS
+
+
+@njit
+def _mean(sums, count):
+    """The integers next to sums / count."""
+    return vectors.rounded(vectors.mul(vectors.as_floats(sums), vectors.splat(1.0 / count)))
 
 
 @njit
@@ -108,26 +129,27 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
             if t == last:
                 x = vectors.where(pad, np.int64(0), x)
             sums = vectors.add(sums, x)
-            vectors.store(c, i * stride + t, x)
             vectors.store(column_mean, t, vectors.add(vectors.load(column_mean, t), x))
-        row_mean[i] = vectors.summed(sums) // m
-    grand = np.int64(0)
-    for j in range(m):
-        column_mean[j] //= n
-        grand += column_mean[j]
-    grand //= m
+        row_mean[i] = vectors.summed(sums)
+    sums = vectors.splat(np.int64(0))
+    for t in range(0, m, 8):
+        mean = _mean(vectors.load(column_mean, t), n)
+        sums = vectors.add(sums, mean)
+        vectors.store(column_mean, t, mean)
+    grand = vectors.splat(vectors.summed(sums) // m)
+    for t in range(0, n, 8):
+        vectors.store(row_mean, t, vectors.sub(_mean(vectors.load(row_mean, t), m), grand))
     seen = vectors.splat(np.int64(0))
     for i in range(n):
-        mean = vectors.splat(row_mean[i] - grand)
+        mean = vectors.splat(row_mean[i])
         for t in range(0, m, 8):
-            x = vectors.sub(vectors.sub(vectors.load(c, i * stride + t), mean), vectors.load(column_mean, t))
+            x = vectors.rounded(vectors.mul(vectors.load_wide(source, base + i * m + t), factor))
+            x = vectors.sub(vectors.sub(x, mean), vectors.load(column_mean, t))
             if t == last:
                 x = vectors.where(pad, np.int64(0), x)
             seen = vectors.either(seen, vectors.magnitude(x))
             vectors.store(c, i * stride + t, x)
-    top, drop = vectors.union(seen), np.int64(0)
-    while (top >> drop) >> NEAR_BITS:
-        drop += 1
+    drop = max(vectors.bit_length(vectors.union(seen)) - NEAR_BITS, 0)
     for i in range(n):
         number = vectors.splat(np.int64(i & (BLOCK - 1)))
         for t in range(0, m, 8):
@@ -301,8 +323,8 @@ def solve_range(
     nodes, words, stride = n + m, len(marker), (m + 15) & ~15
     given, copied = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
     c, near_c = np.full(n * stride, PAD, np.int64), np.full(n * stride, BIG, np.int32)
-    row_mean, column_mean = np.empty(n, np.int64), np.empty(stride, np.int64)
-    s, d = np.empty(n, np.int64), np.empty(m, np.int64)
+    row_mean, column_mean = np.zeros((n + 7) & ~7, np.int64), np.empty(stride, np.int64)
+    s, d = np.empty((n + 7) & ~7, np.int64)[:n], np.empty(stride, np.int64)[:m]
     parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     wide = (n + stride + 7) & ~7
@@ -313,11 +335,7 @@ def solve_range(
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        mass, other = 0.0, 0.0
-        for i in range(n):
-            mass += left[i]
-        for j in range(m):
-            other += right[j]
+        mass, other = _total(left), _total(right)
         iterations[b], converged[b] = 0, True
         if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b, 0, 0]
@@ -341,7 +359,7 @@ def solve_range(
             converged[b] = False
             supply_price[b, :], demand_price[b, :], basis[b, :] = 0.0, 0.0, -2
             continue
-        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
+        unit = vectors.power_of_two(min(MASS_BITS - 1 - vectors.exponent(mass), 1000))
         _masses(left, right, unit, s, d)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
         drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
