@@ -20,6 +20,7 @@ CONTRACT = ("contract",)  # a product and the sum it goes into may be rounded on
 REORDER = ("contract", "reassoc", "nsz")
 LN2 = {16: (0.693359375, -2.12194440e-4), 8: (6.93147180369123816490e-1, 1.90821492927058770002e-10)}  # in two parts
 TERMS = {16: 8, 8: 14}  # of the series of exp(r), |r| ≤ ln 2 / 2, by lanes of a vector
+LINE = 64  # bytes of the cache that one vector fills
 BIT, I32_SCALAR, I64_SCALAR = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
@@ -105,6 +106,19 @@ def lanes_of(typingctx, array):
     """How many elements of the array a vector holds."""
     count = LANES[array.dtype].count
     return types.int64(array), lambda context, builder, signature, args: I64_SCALAR(count)
+
+
+@intrinsic
+def to_line(typingctx, array):
+    """How many elements of the array come before the first at which a line of the cache begins."""
+    size = array.dtype.bitwidth // 8
+
+    def code(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        gap = builder.and_(builder.neg(builder.ptrtoint(data, I64_SCALAR)), I64_SCALAR(LINE - 1))
+        return builder.udiv(gap, I64_SCALAR(size))
+
+    return types.int64(array), code
 
 
 @intrinsic
