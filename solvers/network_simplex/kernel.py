@@ -29,6 +29,8 @@ from fewshot_cli.solvers.network_simplex.tree import (
 COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
 BLOCK = 32  # rows priced together, told apart by ROW_BITS
 NEAR_BITS = 22  # of the costs that the pricing looks at first
+NEGATIVE = np.int32(-3 << 5)  # less than that is negative in all bits, whatever was cut off
+TRIES, FEW = 3, 16
 NOTHING = 4  # units of mass and less are rounding, which would go over any arc, however dear
 ROUNDS = 64  # of integers for one problem
 ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
@@ -169,15 +171,16 @@ def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mea
 
 
 @njit
-def _entering(near_c, stride, n, near_price, first):
-    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
-    one.
+def _candidates(near_c, stride, n, near_price, first):
+    """The most negative reduced costs, to `NEAR_BITS`, in the first block of rows from `first` that has one: a lane
+    holds the least of every sixteenth column, with its row in the block, and where its tile of columns begins.
 
-    Returns (row, column, first row to look at next time); column −1 when there is none.
+    Returns these two vectors, the least of all, which is not below `NEGATIVE` where no block has one, the block's first
+    row, and the row to look at next time.
     """
     seen = 0
-    while seen < n:
-        stop = min(first + BLOCK, n)
+    while True:
+        begin, stop = first, min(first + BLOCK, n)
         least, tile = vectors.splat(np.int32(2147483647)), vectors.splat(np.int32(0))
         for t in range(0, stride, 16):
             best = vectors.splat(np.int32(2147483647))
@@ -188,13 +191,10 @@ def _entering(near_c, stride, n, near_price, first):
             best = vectors.add(best, vectors.load(near_price, n + t))
             tile = vectors.where_less(best, least, np.int32(t), tile)
             least = vectors.smin(best, least)
-        here = vectors.lowest(least)
-        row, seen = first + (here & (BLOCK - 1)), seen + stop - first
+        here, seen = vectors.lowest(least), seen + stop - first
         first = stop if stop < n else 0
-        if here < np.int32(-3 << 5):  # less than that is negative in all bits, whatever was cut off
-            lane = vectors.find(least, vectors.splat(here))
-            return row, vectors.lane(tile, lane) + lane, first
-    return -1, -1, first
+        if here < NEGATIVE or seen >= n:
+            return least, tile, here, begin, first
 
 
 @njit
@@ -292,22 +292,38 @@ def _optimise(
     """Pivot until no integer reduced cost is negative, `patience` pivots were found in all bits alone, or there were
     `limit` of them; returns their number.
     """
-    first, pivots, hard = 0, 0, 0
+    first, pivots, hard, tries, begin, lane = 0, 0, 0, 0, 0, 0
+    least, tile = vectors.splat(np.int32(0)), vectors.splat(np.int32(0))
     for y in range(0, len(price), 8):
         vectors.store(near_price, y, near(vectors.load(price, y), drop))
     while pivots < limit:
-        row, column, first = _entering(near_c, stride, n, near_price, first)
-        reduced = np.int64(0)
-        if column >= 0:
+        fresh = tries == 0
+        if fresh:
+            least, tile, here, begin, first = _candidates(near_c, stride, n, near_price, first)
+            tries = TRIES if n > FEW else 1
+        else:
+            least = vectors.where(np.uint64(1) << np.uint64(lane), np.int32(0), least)
+            here = vectors.lowest(least)
+        tries -= 1
+        row, column, reduced = -1, -1, np.int64(0)
+        if here < NEGATIVE:
+            lane = vectors.find(least, vectors.splat(here))
+            row, column = begin + (here & (BLOCK - 1)), vectors.lane(tile, lane) + lane
             reduced = c[row * stride + column] - price[row] + price[n + column]
-        if reduced >= 0:
+        if not fresh:
+            if here >= NEGATIVE:
+                tries = 0
+                continue
+            if 2 * reduced > np.int64(here >> ROW_BITS) << drop:
+                continue
+        elif reduced >= 0:
             if hard == patience:
                 break
             row, column = _entering_exactly(c, stride, n, price, first)
             if column < 0:
                 break
             reduced = c[row * stride + column] - price[row] + price[n + column]
-            hard += 1
+            hard, tries = hard + 1, 0
         pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down)
         pivots += 1
     return pivots
