@@ -17,6 +17,7 @@ from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
 from fewshot_cli.solvers.network_simplex.tree import (
     BIG,
+    NODE,
     ROW_BITS,
     exact_prices,
     first_prices,
@@ -347,19 +348,19 @@ def solve_range(
     c, near_c = _lined(np.full(n * stride + 8, PAD, np.int64)), _lined(np.full(n * stride + 16, BIG, np.int32))
     row_mean, column_mean = np.zeros((n + 7) & ~7, np.int64), np.empty(stride, np.int64)
     s, d = np.empty((n + 7) & ~7, np.int64)[:n], np.empty(stride, np.int64)[:m]
-    parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    parent, order, stack = np.empty(nodes, NODE), np.empty(nodes, NODE), np.empty(nodes, NODE)
+    up, down, mass, children = np.empty(nodes, NODE), np.empty(nodes, NODE), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     wide = (n + stride + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
     sub, moved, done = _lined(np.empty(nodes * words + 8, np.int64)), np.empty(words, np.int64), np.empty(nodes, np.bool_)
-    gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
+    gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, NODE), np.empty(n, np.int64)
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        mass, other = _total(left), _total(right)
+        supplied, demanded = _total(left), _total(right)
         iterations[b], converged[b] = 0, True
-        if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
+        if supplied <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b, 0, 0]
             for i in range(rows):
                 for j in range(columns):
@@ -377,11 +378,11 @@ def solve_range(
                 for j in range(m):
                     copied[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
         top = _magnitude(source, base, n * m)
-        if not mass + other + top < np.inf:
+        if not supplied + demanded + top < np.inf:
             converged[b] = False
             supply_price[b, :], demand_price[b, :], basis[b, :] = 0.0, 0.0, -2
             continue
-        unit = vectors.power_of_two(min(MASS_BITS - 1 - vectors.exponent(mass), 1000))
+        unit = vectors.power_of_two(min(MASS_BITS - 1 - vectors.exponent(supplied), 1000))
         _masses(left, right, unit, s, d)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
         drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
@@ -394,7 +395,7 @@ def solve_range(
             drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         root = -1
         if len(warm):
-            root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
+            root = restart(marker, warm[b], s, d, parent, flow, sub, order, mass, children)
         if root < 0:
             root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, there, place, key, at)
         first_prices(c, stride, n, parent, order, root, price)

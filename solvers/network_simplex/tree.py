@@ -10,6 +10,8 @@ import numpy as np
 from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
 
+NODE = np.uint16  # unsigned, so that no index needs a look at whether it is negative
+ROOT = NODE(65535)  # the parent of the node that has none
 INDEX_BITS = 11
 ROW_BITS, PRICE_BITS = np.int64(5), 24  # of a row's number in its block, and of the prices the pricing looks at first
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
@@ -56,7 +58,7 @@ def _column_minima(keyed, stride, rows, there, gone, t, key, at):
     """
     low = vectors.splat(BIG)
     for k in range(rows):
-        i = there[k]
+        i = np.int64(there[k])
         cell = vectors.both(vectors.load(keyed, i * stride + t), vectors.splat(COSTS))
         low = vectors.smin(low, vectors.either(cell, vectors.splat(np.int32(i))))
     vectors.store(at, t, low)
@@ -106,7 +108,7 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, there, pl
             columns -= 1
         parent[out], flow[out], order[step] = root, take, out
         _join(marker, sub, root, sub, out)
-    parent[root] = -1
+    parent[root] = ROOT
     return root
 
 
@@ -144,7 +146,7 @@ def restart(marker, basis, s, d, parent, flow, sub, order, mass, children):
         x = order[step]
         step += 1
         p = parent[x]
-        if p < 0:
+        if p == ROOT:
             break
         if mass[x] <= 0:
             return -1
@@ -184,7 +186,7 @@ def pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price
     Rows and columns alternate along the cycle, and so do rise and fall of the flow: from either end of the entering arc
     the first arc falls. moved is scratch of one set; up and down take the two paths to the cycle's apex.
     """
-    words, head = len(marker), n + column
+    words, head, row = len(marker), np.int64(NODE(n + column)), np.int64(NODE(row))
     word, bit = row >> 6, row & 63
     push, leave, from_head = FAR, 0, True
     x, steps, others = head, 0, 0
