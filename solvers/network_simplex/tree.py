@@ -94,14 +94,15 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, there, pl
         s[i] -= take
         d[j] -= take
         tile = j & ~15
+        head = np.int64(NODE(n + j))
         if columns == 1 or (s[i] == 0 and rows > 1):
-            out, root = i, n + j
+            out, root = i, head
             rows -= 1
             last = there[rows]
             there[place[i]], place[last], place[i] = last, place[i], -1
             _column_minima(keyed, stride, rows, there, gone, tile, key, at)
         else:
-            out, root = n + j, i
+            out, root = head, i
             gone[tile >> 4] |= ONE << np.uint64(j & 15)
             # as a vector: a scalar write would stall the vector read that follows
             vectors.store(key, tile, vectors.where(ONE << np.uint64(j & 15), BIG, vectors.load(key, tile)))
@@ -168,7 +169,7 @@ def first_prices(c, stride, n, parent, order, root, price):
         x = order[k]
         p = parent[x]
         is_row = x < n
-        cell = c[(x if is_row else p) * stride + (p if is_row else x) - n]
+        cell = c[np.uint64((x if is_row else p) * stride + (p if is_row else x) - n)]
         price[x] = price[p] + (cell if is_row else -cell)
 
 
@@ -273,6 +274,6 @@ def exact_prices(source, base, m, n, root, parent, price, stack, done):
             x = stack[top]
             p = parent[x]
             is_row = x < n
-            cell = np.float64(source[base + (x if is_row else p) * m + (p if is_row else x) - n])
+            cell = np.float64(source[np.uint64(base + (x if is_row else p) * m + (p if is_row else x) - n)])
             price[x] = price[p] + (cell if is_row else -cell)
             done[x] = True
