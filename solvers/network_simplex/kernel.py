@@ -7,168 +7,29 @@ returns (Orden 1956; the strongly feasible trees of Cunningham 1976 are its comb
 rounded away at the end.
 
 The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and
-falls back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift
-together.
+falls back on all bits where these see nothing; where it is dear, the runners-up enter next if they are still as good
+as half of what they were. Column prices are kept negated, so that a subtree's prices shift together.
 """
 
 import numpy as np
 
 from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
-from fewshot_cli.solvers.network_simplex.tree import (
-    BIG,
-    NODE,
-    ROW_BITS,
-    exact_prices,
-    first_prices,
-    near,
-    pivot,
-    restart,
-    start,
-)
+from fewshot_cli.solvers.network_simplex import integers, tree
+from fewshot_cli.solvers.network_simplex.integers import ALL, BLOCK, COST_BITS, MASS_BITS, NEAR_BITS, PAD, PERTURB_BITS
+from fewshot_cli.solvers.network_simplex.tree import BIG, NODE, ROW_BITS
 
-COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
-BLOCK = 32  # rows priced together, told apart by ROW_BITS
-NEAR_BITS = 22  # of the costs that the pricing looks at first
 NEGATIVE = np.int32(-3 << 5)  # less than that is negative in all bits, whatever was cut off
-TRIES, FEW = 3, 16
+TRIES, FEW = 3, 16  # pivots that one pricing may serve, unless no more than so many rows make it cheap
 NOTHING = 4  # units of mass and less are rounding, which would go over any arc, however dear
 ROUNDS = 64  # of integers for one problem
 ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
-PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
-ALL = ~np.uint64(0)
 
 
 @njit
 def _lined(array):
     """An array from where a line of the cache begins: a vector across two takes twice as long to read."""
     return array[vectors.to_line(array) :]
-
-
-@njit
-def _magnitude(source, base, count):
-    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero, inf if one is."""
-    top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
-    for t in range(0, count, 8):
-        bits = vectors.both(vectors.as_bits(vectors.load_wide(source, base + t)), positive)
-        if t + 8 > count:
-            bits = vectors.where(ALL << np.uint64(count - t), np.int64(0), bits)
-        top = vectors.smax(top, bits)
-    largest = vectors.highest(top)
-    if largest >> 52 == 2047:
-        return np.inf
-    return vectors.power_of_two(min((largest >> 52) - 1022, 1023)) if largest else 0.0
-
-
-@njit
-def _total(masses):
-    """The sum of one side's masses."""
-    sums = vectors.splat(0.0)
-    for t in range(0, len(masses), 8):
-        sums = vectors.add(sums, vectors.load_first_wide(masses, t, len(masses) - t))
-    return vectors.summed(sums)
-
-
-@njit
-def _masses(supply, demand, unit, s, d):
-    """Integer masses, at least one unit each, with equal totals and the perturbation."""
-    s_sum, s_top = _units(supply, unit, s)
-    d_sum, d_top = _units(demand, unit, d)
-    # rounding, the caller's float32 as well as ours, left a difference: the heavier side gives it up in proportion
-    gap = s_sum - d_sum
-    _perturb(s, max(gap, 0), s_sum, s_top, np.int64(1))
-    _perturb(d, max(-gap, 0), d_sum, d_top, np.int64(-1))
-    s[s_top] -= len(s) + len(d)  # the one node that does not ship a unit but takes them all
-
-
-@njit
-def _units(given, unit, masses):
-    """One side's masses as whole units, at least one each; returns their sum and the place of the largest."""
-    count = len(given)
-    sums, most, one = vectors.splat(np.int64(0)), vectors.splat(np.int64(0)), vectors.splat(np.int64(1))
-    for t in range(0, count, 8):
-        x = vectors.rounded(vectors.mul(vectors.load_first_wide(given, t, count - t), vectors.splat(unit)))
-        x = vectors.keep_first(vectors.smax(x, one), count - t)
-        sums, most = vectors.add(sums, x), vectors.smax(most, x)
-        vectors.store(masses, t, x)
-    largest, top = vectors.splat(vectors.highest(most)), 0
-    for t in range(0, count, 8):
-        lane = vectors.find(vectors.load(masses, t), largest)
-        if lane < 8:
-            top = t + lane
-            break
-    return vectors.summed(sums), top
-
-
-@njit
-def _perturb(masses, gap, total, top, more):
-    """Remove `gap` from masses in proportion, the remainder from the largest, and perturb them by `more`."""
-    share, extra, one = vectors.splat(gap / total), vectors.splat(more), vectors.splat(np.int64(1))
-    given = vectors.splat(np.int64(0))
-    for t in range(0, len(masses), 8):
-        x = vectors.load(masses, t)
-        part = vectors.truncated(vectors.mul(vectors.as_floats(x), share))
-        part = vectors.keep_first(vectors.smin(part, vectors.sub(x, one)), len(masses) - t)
-        given = vectors.add(given, part)
-        x = vectors.shifted(vectors.sub(x, part), np.int64(0), np.int64(PERTURB_BITS))
-        vectors.store(masses, t, vectors.add(x, extra))
-    masses[top] -= (gap - vectors.summed(given)) << PERTURB_BITS
-
-
-@njit
-def _mean(sums, count):
-    """The integers next to sums / count."""
-    return vectors.rounded(vectors.mul(vectors.as_floats(sums), vectors.splat(1.0 / count)))
-
-
-@njit
-def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean):
-    """Double-centred integer costs c [n·stride], and near_c: their top bits, each with its row's number in the block.
-
-    Returns how many low bits near_c leaves out. row_mean and column_mean are scratch.
-    """
-    last, pad = (m - 1) & ~7, ALL << np.uint64(((m - 1) & 7) + 1)
-    for t in range(0, stride, 8):
-        vectors.store(column_mean, t, vectors.splat(np.int64(0)))
-    factor = vectors.splat(scale)
-    for i in range(n):
-        sums = vectors.splat(np.int64(0))
-        for t in range(0, m, 8):
-            x = vectors.rounded(vectors.mul(vectors.load_wide(source, base + i * m + t), factor))
-            if t == last:
-                x = vectors.where(pad, np.int64(0), x)
-            sums = vectors.add(sums, x)
-            vectors.store(column_mean, t, vectors.add(vectors.load(column_mean, t), x))
-        row_mean[i] = vectors.summed(sums)
-    sums = vectors.splat(np.int64(0))
-    for t in range(0, m, 8):
-        mean = _mean(vectors.load(column_mean, t), n)
-        sums = vectors.add(sums, mean)
-        vectors.store(column_mean, t, mean)
-    grand = vectors.splat(vectors.summed(sums) // m)
-    for t in range(0, n, 8):
-        vectors.store(row_mean, t, vectors.sub(_mean(vectors.load(row_mean, t), m), grand))
-    seen = vectors.splat(np.int64(0))
-    for i in range(n):
-        mean = vectors.splat(row_mean[i])
-        for t in range(0, m, 8):
-            x = vectors.rounded(vectors.mul(vectors.load_wide(source, base + i * m + t), factor))
-            x = vectors.sub(vectors.sub(x, mean), vectors.load(column_mean, t))
-            if t == last:
-                x = vectors.where(pad, np.int64(0), x)
-            seen = vectors.either(seen, vectors.magnitude(x))
-            vectors.store(c, i * stride + t, x)
-    drop = max(vectors.bit_length(vectors.union(seen)) - NEAR_BITS, 0)
-    for i in range(n):
-        number = vectors.splat(np.int64(i & (BLOCK - 1)))
-        for t in range(0, m, 8):
-            x = vectors.load(c, i * stride + t)
-            near = vectors.either(vectors.shifted(x, drop, ROW_BITS), number)
-            if t == last:
-                near = vectors.where(pad, np.int64(BIG), near)
-                vectors.store(c, i * stride + t, vectors.where(pad, PAD, x))
-            vectors.store(near_c, i * stride + t, near)
-    return drop
 
 
 @njit
@@ -296,7 +157,7 @@ def _optimise(
     first, pivots, hard, tries, begin, lane = 0, 0, 0, 0, 0, 0
     least, tile = vectors.splat(np.int32(0)), vectors.splat(np.int32(0))
     for y in range(0, len(price), 8):
-        vectors.store(near_price, y, near(vectors.load(price, y), drop))
+        vectors.store(near_price, y, tree.near(vectors.load(price, y), drop))
     while pivots < limit:
         fresh = tries == 0
         if fresh:
@@ -325,7 +186,7 @@ def _optimise(
                 break
             reduced = c[row * stride + column] - price[row] + price[n + column]
             hard, tries = hard + 1, 0
-        pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down)
+        tree.pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down)
         pivots += 1
     return pivots
 
@@ -349,16 +210,21 @@ def solve_range(
     row_mean, column_mean = np.zeros((n + 7) & ~7, np.int64), np.empty(stride, np.int64)
     s, d = np.empty((n + 7) & ~7, np.int64)[:n], np.empty(stride, np.int64)[:m]
     parent, order, stack = np.empty(nodes, NODE), np.empty(nodes, NODE), np.empty(nodes, NODE)
-    up, down, mass, children = np.empty(nodes, NODE), np.empty(nodes, NODE), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    up, down = np.empty(nodes, NODE), np.empty(nodes, NODE)
+    mass, children = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
     wide = (n + stride + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
-    sub, moved, done = _lined(np.empty(nodes * words + 8, np.int64)), np.empty(words, np.int64), np.empty(nodes, np.bool_)
+    sub, moved, done = (
+        _lined(np.empty(nodes * words + 8, np.int64)),
+        np.empty(words, np.int64),
+        np.empty(nodes, np.bool_),
+    )
     gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, NODE), np.empty(n, np.int64)
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        supplied, demanded = _total(left), _total(right)
+        supplied, demanded = integers.total(left), integers.total(right)
         iterations[b], converged[b] = 0, True
         if supplied <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b, 0, 0]
@@ -377,28 +243,28 @@ def solve_range(
             for i in range(n):
                 for j in range(m):
                     copied[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
-        top = _magnitude(source, base, n * m)
+        top = integers.magnitude(source, base, n * m)
         if not supplied + demanded + top < np.inf:
             converged[b] = False
             supply_price[b, :], demand_price[b, :], basis[b, :] = 0.0, 0.0, -2
             continue
         unit = vectors.power_of_two(min(MASS_BITS - 1 - vectors.exponent(supplied), 1000))
-        _masses(left, right, unit, s, d)
+        integers.masses(left, right, unit, s, d)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
-        drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+        drop = integers.costs(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         centred = drop == 0 and top > 0
         if centred:  # the costs are large beside their differences, of which too few bits are left
             _centred(source, base, n, m, offset, copied)
             source, base = copied, 0
-            top = _magnitude(source, base, n * m)
+            top = integers.magnitude(source, base, n * m)
             scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
-            drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+            drop = integers.costs(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         root = -1
         if len(warm):
-            root = restart(marker, warm[b], s, d, parent, flow, sub, order, mass, children)
+            root = tree.restart(marker, warm[b], s, d, parent, flow, sub, order, mass, children)
         if root < 0:
-            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, there, place, key, at)
-        first_prices(c, stride, n, parent, order, root, price)
+            root = tree.start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, there, place, key, at)
+        tree.first_prices(c, stride, n, parent, order, root, price)
         left_over = 1000 * nodes
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word: what
         # they find negative becomes the scale of new integers, until nothing is
@@ -423,7 +289,7 @@ def solve_range(
             )
             iterations[b] += pivots
             left_over -= pivots
-            exact_prices(source, base, m, n, root, parent, exact, stack, done)
+            tree.exact_prices(source, base, m, n, root, parent, exact, stack, done)
             largest = 0.0
             for x in range(nodes):
                 largest = max(largest, abs(exact[x]))

@@ -241,9 +241,7 @@ def pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price
         flow[x], parent[x] = flow[y] + change, y
         change = -change
         for w in range(0, words, 8):
-            rest = vectors.without(
-                vectors.load_set(marker, moved, w), vectors.load_set(marker, sub, y * words + w)
-            )
+            rest = vectors.without(vectors.load_set(marker, moved, w), vectors.load_set(marker, sub, y * words + w))
             vectors.store(sub, x * words + w, rest)
     x = inner[0]
     flow[x], parent[x] = push, above
