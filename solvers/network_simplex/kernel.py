@@ -172,7 +172,7 @@ def _optimise(
             lane = vectors.find(least, vectors.splat(here))
             row, column = begin + (here & (BLOCK - 1)), vectors.lane(tile, lane) + lane
             reduced = c[row * stride + column] - price[row] + price[n + column]
-        if not fresh:
+        if not fresh:  # a runner-up
             if here >= NEGATIVE:
                 tries = 0
                 continue
@@ -215,11 +215,8 @@ def solve_range(
     wide = (n + stride + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
-    sub, moved, done = (
-        _lined(np.empty(nodes * words + 8, np.int64)),
-        np.empty(words, np.int64),
-        np.empty(nodes, np.bool_),
-    )
+    sub, moved = _lined(np.empty(nodes * words + 8, np.int64)), np.empty(words, np.int64)
+    done = np.empty(nodes, np.bool_)
     gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, NODE), np.empty(n, np.int64)
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):

@@ -15,9 +15,8 @@ ROOT = NODE(65535)  # the parent of the node that has none
 INDEX_BITS = 11
 ROW_BITS, PRICE_BITS = np.int64(5), 24  # of a row's number in its block, and of the prices the pricing looks at first
 BIG, FAR = np.int32(1 << 30), np.int64(1 << 62)
-COSTS, LAST, ALIVE = np.int32(-2048), np.int32(2047), np.int32(-1 << 31)
-ONE = np.uint64(1)
-BIT = np.int64(1)
+COSTS, LAST = np.int32(-1 << INDEX_BITS), np.int32((1 << INDEX_BITS) - 1)  # the bits of a cost, and of an index below
+ONE, BIT = np.uint64(1), np.int64(1)
 
 
 @njit
@@ -53,8 +52,8 @@ def _leave(marker, sub, x, source, y):
 
 @njit
 def _column_minima(keyed, stride, rows, there, gone, t, key, at):
-    """Cheapest rows still there of the 16 columns from t, those still there: their costs above `INDEX_BITS` of row in
-    at, of column in key.
+    """The least costs of 16 columns from t over the `rows` rows still there, each with its row's number in `at` and
+    with its column's in `key`, where columns that are gone cost more than any.
     """
     low = vectors.splat(BIG)
     for k in range(rows):
@@ -70,7 +69,8 @@ def start(marker, keyed, stride, s, d, parent, flow, sub, order, gone, there, pl
     """Matrix-minimum basis: each step fills one cell and crosses out the side that ran empty; its parent is the other.
 
     keyed [n·stride] holds costs. Fills parent, flow, sub and the order in which nodes were crossed out; consumes the
-    masses s and d; returns the root, the node never crossed out. gone, dead, key and at are scratch.
+    masses s and d; returns the root, the node never crossed out. The rest is scratch: the
+    columns gone, the rows there and where each stands among these, and the columns' minima.
     """
     n, m = len(s), len(d)
     _alone(marker, sub, n + m)
