@@ -20,6 +20,7 @@ CONTRACT = ("contract",)  # a product and the sum it goes into may be rounded on
 REORDER = ("contract", "reassoc", "nsz")
 LN2 = {16: (0.693359375, -2.12194440e-4), 8: (6.93147180369123816490e-1, 1.90821492927058770002e-10)}  # in two parts
 TERMS = {16: 8, 8: 14}  # of the series of exp(r), |r| ≤ ln 2 / 2, by lanes of a vector
+LINE = 64  # bytes of the cache that one vector fills
 BIT, I32_SCALAR, I64_SCALAR = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
@@ -108,6 +109,19 @@ def lanes_of(typingctx, array):
 
 
 @intrinsic
+def to_line(typingctx, array):
+    """How many elements of the array come before the first at which a line of the cache begins."""
+    size = array.dtype.bitwidth // 8
+
+    def code(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        gap = builder.and_(builder.neg(builder.ptrtoint(data, I64_SCALAR)), I64_SCALAR(LINE - 1))
+        return builder.udiv(gap, I64_SCALAR(size))
+
+    return types.int64(array), code
+
+
+@intrinsic
 def load(typingctx, array, offset):
     """The vector at array[offset:]."""
     lanes = LANES[array.dtype]
@@ -146,6 +160,35 @@ def load_wide(typingctx, array, offset):
         return builder.fpext(x, F64.llvm) if single else x
 
     return F64(array, types.intp), code
+
+
+@intrinsic
+def load_first_wide(typingctx, array, offset, count):
+    """The first `count` of 8 floats of array[offset:] as float64, 0 in the other lanes, whose memory is not read."""
+    stored = Lanes(array.dtype, F64.count)
+
+    def code(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], args[0], args[1], stored.llvm)
+        given = [place, I32_SCALAR(stored.scalar.bitwidth // 8), _first(builder, args[2], stored)]
+        given.append(ir.Constant(stored.llvm, None))
+        x = _call(builder, f"llvm.masked.load.{stored.suffix}.p0", stored.llvm, given)
+        return x if stored.scalar is types.float64 else builder.fpext(x, F64.llvm)
+
+    return F64(array, types.intp, types.int64), code
+
+
+@intrinsic
+def load_set(typingctx, words, array, offset):
+    """As many int64 of array[offset:] as the tuple `words` has elements; 8 when it is an array."""
+    count = words.count if isinstance(words, types.UniTuple) else I64.count
+    lanes = I64 if count == I64.count else Lanes(types.int64, count)
+
+    def code(context, builder, signature, args):
+        x = builder.load(_address(context, builder, signature.args[1], args[1], args[2], lanes.llvm))
+        x.align = 8
+        return x
+
+    return lanes(words, array, types.intp), code
 
 
 @intrinsic
@@ -217,6 +260,7 @@ distance = _pairwise(
 )
 either = _pairwise("a | b, of integers.", lambda to, a, x, y: to.or_(x, y))
 both = _pairwise("a & b, of integers.", lambda to, a, x, y: to.and_(x, y))
+without = _pairwise("a & ~b, of integers.", lambda to, a, x, y: to.and_(x, to.not_(y)))
 lesser = _pairwise("a where a < b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered("<", x, y), x, y))
 greater = _pairwise(
     "a where a > b, else b, of floats.", lambda to, a, x, y: to.select(to.fcmp_ordered(">", x, y), x, y)
@@ -294,6 +338,18 @@ def rounded(typingctx, a):
 
 
 @intrinsic
+def truncated(typingctx, a):
+    """float64 below 2^63 in magnitude, to int64 towards zero."""
+    return I64(a), lambda context, builder, signature, args: builder.fptosi(args[0], I64.llvm)
+
+
+@intrinsic
+def as_floats(typingctx, a):
+    """int64 to float64."""
+    return F64(a), lambda context, builder, signature, args: builder.sitofp(args[0], F64.llvm)
+
+
+@intrinsic
 def as_bits(typingctx, a):
     """The bits of float64; negative where the float is (or is −0)."""
     return I64(a), lambda context, builder, signature, args: builder.bitcast(args[0], I64.llvm)
@@ -344,6 +400,16 @@ def nonzero(typingctx, a):
     return types.uint64(a), code
 
 
+@intrinsic
+def where_less(typingctx, a, b, scalar, c):
+    """The scalar in the lanes where a < b, c in the others, of integers."""
+
+    def code(context, builder, signature, args):
+        return builder.select(builder.icmp_signed("<", args[0], args[1]), _fill(builder, args[2], c.llvm), args[3])
+
+    return c(a, b, c.scalar, c), code
+
+
 # over the lanes
 
 
@@ -389,6 +455,56 @@ def find(typingctx, a, b):
 
 
 @intrinsic
+def members(typingctx, a):
+    """How many bits of all lanes are set."""
+
+    def code(context, builder, signature, args):
+        counts = _call(builder, f"llvm.ctpop.{a.suffix}", a.llvm, args)
+        return _call(builder, f"llvm.vector.reduce.add.{a.suffix}", a.llvm.element, [counts])
+
+    return a.scalar(a), code
+
+
+@intrinsic
+def lane(typingctx, a, number):
+    """The value in one lane."""
+    return a.scalar(a, types.int64), lambda context, builder, signature, args: builder.extract_element(*args)
+
+
+@intrinsic
 def lowest_bit(typingctx, bits):
     """The number of the lowest bit that is set in a uint64 other than 0."""
     return types.int64(types.uint64), lambda context, builder, signature, args: builder.cttz(args[0], BIT(1))
+
+
+# scalars
+
+
+@intrinsic
+def bit_length(typingctx, x):
+    """How many bits an int64 that is not negative needs."""
+
+    def code(context, builder, signature, args):
+        return builder.sub(I64_SCALAR(64), builder.ctlz(args[0], BIT(0)))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def exponent(typingctx, x):
+    """The integer e with 2^e ≤ x < 2^(e+1) of a positive float64; −1023 of the least, which have fewer bits."""
+
+    def code(context, builder, signature, args):
+        return builder.sub(builder.lshr(builder.bitcast(args[0], I64_SCALAR), I64_SCALAR(52)), I64_SCALAR(1023))
+
+    return types.int64(types.float64), code
+
+
+@intrinsic
+def power_of_two(typingctx, e):
+    """2^e as float64, for e from −1022 to 1023."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(builder.shl(builder.add(args[0], I64_SCALAR(1023)), I64_SCALAR(52)), ir.DoubleType())
+
+    return types.float64(types.int64), code

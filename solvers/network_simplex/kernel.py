@@ -7,147 +7,43 @@ returns (Orden 1956; the strongly feasible trees of Cunningham 1976 are its comb
 rounded away at the end.
 
 The start is the matrix-minimum rule on double-centred costs. Pricing looks at 27 bits of them, 16 to a vector, and
-falls back on all bits where these see nothing; column prices are kept negated, so that a subtree's prices shift
-together.
+falls back on all bits where these see nothing; where it is dear, the runners-up enter next if they are still as good
+as half of what they were. Column prices are kept negated, so that a subtree's prices shift together.
 """
 
 import numpy as np
 
 from fewshot_cli.kernels import vectors
 from fewshot_cli.kernels.compile import njit
-from fewshot_cli.solvers.network_simplex.tree import BIG, exact_prices, first_prices, pivot, restart, start
+from fewshot_cli.solvers.network_simplex import integers, tree
+from fewshot_cli.solvers.network_simplex.integers import ALL, BLOCK, COST_BITS, MASS_BITS, NEAR_BITS, PAD, PERTURB_BITS
+from fewshot_cli.solvers.network_simplex.tree import BIG, NODE, ROW_BITS
 
-COST_BITS, MASS_BITS, PERTURB_BITS = 38, 48, 12  # n + m stays below 2^11 (the tree's INDEX_BITS) and 2^PERTURB_BITS
-ROW_BITS = np.int64(5)
-BLOCK = 32  # rows priced together, told apart by ROW_BITS
-NEAR_BITS, PRICE_BITS = 22, 24  # of the costs and prices that the pricing looks at first
+NEGATIVE = np.int32(-3 << 5)  # less than that is negative in all bits, whatever was cut off
+TRIES, FEW = 3, 16  # pivots that one pricing may serve, unless no more than so many rows make it cheap
 NOTHING = 4  # units of mass and less are rounding, which would go over any arc, however dear
 ROUNDS = 64  # of integers for one problem
 ROOM = 1024.0  # how far above the size of what is negative reduced costs are told apart
-PAD = np.int64(1 << 61)  # cost of the columns that fill a row to whole vectors
-ALL = ~np.uint64(0)
 
 
 @njit
-def _magnitude(source, base, count):
-    """A power of two above the largest |value| of source[base:base+count]; 0 when all are zero, inf if one is."""
-    top, positive = vectors.splat(np.int64(0)), vectors.splat(np.int64(0x7FFFFFFFFFFFFFFF))
-    for t in range(0, count, 8):
-        bits = vectors.both(vectors.as_bits(vectors.load_wide(source, base + t)), positive)
-        if t + 8 > count:
-            bits = vectors.where(ALL << np.uint64(count - t), np.int64(0), bits)
-        top = vectors.smax(top, bits)
-    largest = vectors.highest(top)
-    if largest >> 52 == 2047:
-        return np.inf
-    return 2.0 ** min((largest >> 52) - 1022, 1023) if largest else 0.0
+def _lined(array):
+    """An array from where a line of the cache begins: a vector across two takes twice as long to read."""
+    return array[vectors.to_line(array) :]
 
 
 @njit
-def _masses(supply, demand, unit, s, d):
-    """Integer masses, at least one unit each, with equal totals and the perturbation."""
-    n, m = len(supply), len(demand)
-    s_sum, s_top, d_sum, d_top = np.int64(0), 0, np.int64(0), 0
-    for i in range(n):
-        s[i] = max(np.int64(np.rint(supply[i] * unit)), 1)
-        s_sum += s[i]
-        if s[i] > s[s_top]:
-            s_top = i
-    for j in range(m):
-        d[j] = max(np.int64(np.rint(demand[j] * unit)), 1)
-        d_sum += d[j]
-        if d[j] > d[d_top]:
-            d_top = j
-    # rounding, the caller's float32 as well as ours, left a difference: the heavier side gives it up in proportion
-    gap = s_sum - d_sum
-    if gap > 0:
-        _take(s, gap, s_sum, s_top)
-    elif gap < 0:
-        _take(d, -gap, d_sum, d_top)
-    for i in range(n):
-        s[i] = (s[i] << PERTURB_BITS) + 1
-    for j in range(m):
-        d[j] = (d[j] << PERTURB_BITS) - 1
-    s[s_top] -= n + m  # the one node that does not ship a unit but takes them all
+def _candidates(near_c, stride, n, near_price, first):
+    """The most negative reduced costs, to `NEAR_BITS`, in the first block of rows from `first` that has one: a lane
+    holds the least of every sixteenth column, with its row in the block, and where its tile of columns begins.
 
-
-@njit
-def _take(masses, gap, total, top):
-    """Remove `gap` from masses in proportion, the remainder from the largest."""
-    left = gap
-    share = gap / total
-    for k in range(len(masses)):
-        part = min(np.int64(masses[k] * share), masses[k] - 1)
-        masses[k] -= part
-        left -= part
-    masses[top] -= left
-
-
-@njit
-def _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean):
-    """Double-centred integer costs c [n·stride], and near_c: their top bits, each with its row's number in the block.
-
-    Returns how many low bits near_c leaves out. row_mean and column_mean are scratch.
+    Returns these two vectors, the least of all, which is not below `NEGATIVE` where no block has one, the block's first
+    row, and the row to look at next time.
     """
-    last, pad = (m - 1) & ~7, ALL << np.uint64(((m - 1) & 7) + 1)
-    for t in range(0, stride, 8):
-        vectors.store(column_mean, t, vectors.splat(np.int64(0)))
-    factor = vectors.splat(scale)
-    for i in range(n):
-        sums = vectors.splat(np.int64(0))
-        for t in range(0, m, 8):
-            x = vectors.rounded(vectors.mul(vectors.load_wide(source, base + i * m + t), factor))
-            if t == last:
-                x = vectors.where(pad, np.int64(0), x)
-            sums = vectors.add(sums, x)
-            vectors.store(c, i * stride + t, x)
-            vectors.store(column_mean, t, vectors.add(vectors.load(column_mean, t), x))
-        row_mean[i] = vectors.summed(sums) // m
-    grand = np.int64(0)
-    for j in range(m):
-        column_mean[j] //= n
-        grand += column_mean[j]
-    grand //= m
-    seen = vectors.splat(np.int64(0))
-    for i in range(n):
-        mean = vectors.splat(row_mean[i] - grand)
-        for t in range(0, m, 8):
-            x = vectors.sub(vectors.sub(vectors.load(c, i * stride + t), mean), vectors.load(column_mean, t))
-            if t == last:
-                x = vectors.where(pad, np.int64(0), x)
-            seen = vectors.either(seen, vectors.magnitude(x))
-            vectors.store(c, i * stride + t, x)
-    top, drop = vectors.union(seen), np.int64(0)
-    while (top >> drop) >> NEAR_BITS:
-        drop += 1
-    for i in range(n):
-        number = vectors.splat(np.int64(i & (BLOCK - 1)))
-        for t in range(0, m, 8):
-            x = vectors.load(c, i * stride + t)
-            near = vectors.either(vectors.shifted(x, drop, ROW_BITS), number)
-            if t == last:
-                near = vectors.where(pad, np.int64(BIG), near)
-                vectors.store(c, i * stride + t, vectors.where(pad, PAD, x))
-            vectors.store(near_c, i * stride + t, near)
-    return drop
-
-
-@njit
-def _entering(near_c, stride, n, price, drop, near_price, first):
-    """The arc with the most negative reduced cost, to `NEAR_BITS`, in the first block of rows from `first` that has
-    one.
-
-    Returns (row, column, first row to look at next time); column −1 when there is none.
-    """
-    high = vectors.splat(np.int64(1) << (PRICE_BITS + drop))
-    low = vectors.splat(-(np.int64(1) << (PRICE_BITS + drop)))
-    for y in range(0, len(price), 8):
-        clipped = vectors.smax(vectors.smin(vectors.load(price, y), high), low)
-        vectors.store(near_price, y, vectors.shifted(clipped, drop, ROW_BITS))
     seen = 0
-    while seen < n:
-        stop = min(first + BLOCK, n)
-        least, column = np.int32(-3 << 5), -1  # less than that is negative in all bits, whatever was cut off
+    while True:
+        begin, stop = first, min(first + BLOCK, n)
+        least, tile = vectors.splat(np.int32(2147483647)), vectors.splat(np.int32(0))
         for t in range(0, stride, 16):
             best = vectors.splat(np.int32(2147483647))
             for i in range(first, stop):
@@ -155,14 +51,12 @@ def _entering(near_c, stride, n, price, drop, near_price, first):
                     best, vectors.sub(vectors.load(near_c, i * stride + t), vectors.splat(near_price[i]))
                 )
             best = vectors.add(best, vectors.load(near_price, n + t))
-            here = vectors.lowest(best)
-            if here < least:
-                least, column = here, t + vectors.find(best, vectors.splat(here))
-        row, seen = first + (least & (BLOCK - 1)), seen + stop - first
+            tile = vectors.where_less(best, least, np.int32(t), tile)
+            least = vectors.smin(best, least)
+        here, seen = vectors.lowest(least), seen + stop - first
         first = stop if stop < n else 0
-        if column >= 0:
-            return row, column, first
-    return -1, -1, first
+        if here < NEGATIVE or seen >= n:
+            return least, tile, here, begin, first
 
 
 @njit
@@ -260,21 +154,39 @@ def _optimise(
     """Pivot until no integer reduced cost is negative, `patience` pivots were found in all bits alone, or there were
     `limit` of them; returns their number.
     """
-    first, pivots, hard = 0, 0, 0
+    first, pivots, hard, tries, begin, lane = 0, 0, 0, 0, 0, 0
+    least, tile = vectors.splat(np.int32(0)), vectors.splat(np.int32(0))
+    for y in range(0, len(price), 8):
+        vectors.store(near_price, y, tree.near(vectors.load(price, y), drop))
     while pivots < limit:
-        row, column, first = _entering(near_c, stride, n, price, drop, near_price, first)
-        reduced = np.int64(0)
-        if column >= 0:
+        fresh = tries == 0
+        if fresh:
+            least, tile, here, begin, first = _candidates(near_c, stride, n, near_price, first)
+            tries = TRIES if n > FEW else 1
+        else:
+            least = vectors.where(np.uint64(1) << np.uint64(lane), np.int32(0), least)
+            here = vectors.lowest(least)
+        tries -= 1
+        row, column, reduced = -1, -1, np.int64(0)
+        if here < NEGATIVE:
+            lane = vectors.find(least, vectors.splat(here))
+            row, column = begin + (here & (BLOCK - 1)), vectors.lane(tile, lane) + lane
             reduced = c[row * stride + column] - price[row] + price[n + column]
-        if reduced >= 0:
+        if not fresh:  # a runner-up
+            if here >= NEGATIVE:
+                tries = 0
+                continue
+            if 2 * reduced > np.int64(here >> ROW_BITS) << drop:
+                continue
+        elif reduced >= 0:
             if hard == patience:
                 break
             row, column = _entering_exactly(c, stride, n, price, first)
             if column < 0:
                 break
             reduced = c[row * stride + column] - price[row] + price[n + column]
-            hard += 1
-        pivot(marker, n, row, column, reduced, parent, flow, price, sub, moved, up, down)
+            hard, tries = hard + 1, 0
+        tree.pivot(marker, n, row, column, reduced, parent, flow, price, drop, near_price, sub, moved, up, down)
         pivots += 1
     return pivots
 
@@ -294,25 +206,24 @@ def solve_range(
     n, m = (columns, rows) if swap else (rows, columns)
     nodes, words, stride = n + m, len(marker), (m + 15) & ~15
     given, copied = cost.reshape(-1), np.zeros(n * m + 8, cost.dtype)
-    c, near_c = np.full(n * stride, PAD, np.int64), np.full(n * stride, BIG, np.int32)
-    row_mean, column_mean = np.empty(n, np.int64), np.empty(stride, np.int64)
-    s, d = np.empty(n, np.int64), np.empty(m, np.int64)
-    parent, order, stack = np.empty(nodes, np.int64), np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    up, down = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
-    wide = (max(64 * words, n + stride) + 7) & ~7
+    c, near_c = _lined(np.full(n * stride + 8, PAD, np.int64)), _lined(np.full(n * stride + 16, BIG, np.int32))
+    row_mean, column_mean = np.zeros((n + 7) & ~7, np.int64), np.empty(stride, np.int64)
+    s, d = np.empty((n + 7) & ~7, np.int64)[:n], np.empty(stride, np.int64)[:m]
+    parent, order, stack = np.empty(nodes, NODE), np.empty(nodes, NODE), np.empty(nodes, NODE)
+    up, down = np.empty(nodes, NODE), np.empty(nodes, NODE)
+    mass, children = np.empty(nodes, np.int64), np.empty(nodes, np.int64)
+    wide = (n + stride + 7) & ~7
     flow, price, exact = np.empty(nodes, np.int64), np.zeros(wide, np.int64), np.zeros(wide, np.float64)
     near_price, offset = np.zeros(wide + 8, np.int32), np.empty(nodes, np.float64)
-    sub, moved, done = np.empty(nodes * words, np.uint64), np.empty(words, np.uint64), np.empty(nodes, np.bool_)
-    gone, row_key = np.zeros(stride >> 4, np.uint64), np.empty((n + 7) & ~7, np.int64)
+    sub, moved = _lined(np.empty(nodes * words + 8, np.int64)), np.empty(words, np.int64)
+    done = np.empty(nodes, np.bool_)
+    gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, NODE), np.empty(n, np.int64)
+    key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
     for b in range(begin, end):
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
-        mass, other = 0.0, 0.0
-        for i in range(n):
-            mass += left[i]
-        for j in range(m):
-            other += right[j]
+        supplied, demanded = integers.total(left), integers.total(right)
         iterations[b], converged[b] = 0, True
-        if mass <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
+        if supplied <= 0.0:  # nothing to ship: no flow; zero prices are dual feasible only below the cheapest arc
             low = cost[b, 0, 0]
             for i in range(rows):
                 for j in range(columns):
@@ -329,28 +240,28 @@ def solve_range(
             for i in range(n):
                 for j in range(m):
                     copied[i * m + j] = cost[b, j, i] if swap else cost[b, i, j]
-        top = _magnitude(source, base, n * m)
-        if not mass + other + top < np.inf:
+        top = integers.magnitude(source, base, n * m)
+        if not supplied + demanded + top < np.inf:
             converged[b] = False
             supply_price[b, :], demand_price[b, :], basis[b, :] = 0.0, 0.0, -2
             continue
-        unit = 2.0 ** min(MASS_BITS - 1 - np.floor(np.log2(mass)), 1000.0)
-        _masses(left, right, unit, s, d)
+        unit = vectors.power_of_two(min(MASS_BITS - 1 - vectors.exponent(supplied), 1000))
+        integers.masses(left, right, unit, s, d)
         scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
-        drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+        drop = integers.costs(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         centred = drop == 0 and top > 0
         if centred:  # the costs are large beside their differences, of which too few bits are left
             _centred(source, base, n, m, offset, copied)
             source, base = copied, 0
-            top = _magnitude(source, base, n * m)
+            top = integers.magnitude(source, base, n * m)
             scale = 2.0**COST_BITS / max(top, 2.0**-900) if top else 1.0
-            drop = _integers(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
+            drop = integers.costs(source, base, scale, n, m, stride, c, near_c, row_mean, column_mean)
         root = -1
         if len(warm):
-            root = restart(marker, warm[b], s, d, parent, flow, sub, order, up, down)
+            root = tree.restart(marker, warm[b], s, d, parent, flow, sub, order, mass, children)
         if root < 0:
-            root = start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, row_key)
-        first_prices(c, stride, n, parent, order, root, price)
+            root = tree.start(marker, near_c, stride, s, d, parent, flow, sub, order, gone, there, place, key, at)
+        tree.first_prices(c, stride, n, parent, order, root, price)
         left_over = 1000 * nodes
         # the integers' optimum is within 2^-38 of the largest cost; the caller's own costs have the last word: what
         # they find negative becomes the scale of new integers, until nothing is
@@ -375,7 +286,7 @@ def solve_range(
             )
             iterations[b] += pivots
             left_over -= pivots
-            exact_prices(source, base, m, n, root, parent, exact, stack, done)
+            tree.exact_prices(source, base, m, n, root, parent, exact, stack, done)
             largest = 0.0
             for x in range(nodes):
                 largest = max(largest, abs(exact[x]))

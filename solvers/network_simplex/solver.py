@@ -91,7 +91,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
         if basis is not None and warm.shape != trees.shape:
             raise ValueError(f"basis {warm.shape} does not go with cost {tuple(cost.shape)}")
         words = (n + m + 63) // 64
-        marker = (0,) if words == 1 else np.empty(words, np.int8)  # see network_simplex_tree
+        marker = (0,) if words == 1 else (0,) * 8 if words <= 8 else np.empty(words + 7 & ~7, np.int8)  # see tree.py
 
         def run(start: int, stop: int) -> None:
             solve_range(marker, c, s, d, warm, flow, u, v, trees, iterations, converged, start, stop)
