@@ -21,6 +21,7 @@ from fewshot_cli.data.episodes import Sampler
 from fewshot_cli.evaluation import episodes
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.runtime import runs
+from fewshot_cli.runtime.device import resolve
 from fewshot_cli.runtime.processes import Processes
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     loaded = load_recipe(given.recipe, solver=given.solver)
-    root, device = data_root(None), torch.device("cpu")
+    root, device = data_root(None), resolve("cpu")
     model = Model.open(loaded, root, Processes(device), given.weights)
     head, features = model.head, model.features()
     sampler = Sampler(model.split, 5, 1, 15, loaded.seed)

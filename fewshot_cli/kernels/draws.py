@@ -1,4 +1,4 @@
-"""The drawing of an episode, compiled: raw words of Philox 4×64 in ten rounds (Salmon et al. 2011), as NumPy gives them."""
+"""The drawing of an episode, compiled: raw words of Philox 4×64 (Salmon et al. 2011), as NumPy gives them."""
 
 import numpy as np
 

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from fewshot_cli.contracts import Options
 
-
 PARTS = 8  # of a large batch for each thread
 MANY = 16  # times the problems that are worth a thread: what a part of a large batch has at least
 

@@ -12,12 +12,12 @@ NOWHERE = 1e-10  # of a feature's square: where no more than this is left withou
 
 @njit(title="the lengths of features", **FLOATS)
 def measure(nodes, centred, inverse, mean, begin, end):
-    """Of images begin … end−1, nodes [B,n,d]: one over each node's length, `inverse` [B,n], after the mean over channels
-    is taken off if `centred`; zero where nothing is left. `mean` [B,d] is that over the nodes.
+    """Of images begin … end−1, nodes [B,n,d]: one over each node's length, `inverse` [B,n], without its mean over
+    channels if `centred`; zero where nothing is left. `mean` [B,d] is that over the nodes.
     """
     n, d = nodes.shape[1:]
     flat, lanes = nodes.reshape(-1), vectors.lanes_of(nodes)
-    none, one = vectors.splat_like(flat, 0.0), vectors.splat_like(flat, 1.0)
+    none, one, ones = vectors.splat_like(flat, 0.0), vectors.splat_like(flat, 1.0), np.ones(lanes, nodes.dtype)
     for b in range(begin, end):
         mean[b] = 0
         for i in range(n):
@@ -28,14 +28,15 @@ def measure(nodes, centred, inverse, mean, begin, end):
             whole = np.float64(vectors.summed(square))
             left = whole
             if centred:
-                middle, square = np.float64(vectors.summed(total)) / d, none
-                off = vectors.splat_like(flat, middle)
+                square, off = none, vectors.splat_like(flat, -np.float64(vectors.summed(total)) / d)
                 for t in range(0, d, lanes):
-                    x = vectors.load(flat, base + t) if d - t >= lanes else vectors.load_first(flat, base + t, d - t)
-                    x = vectors.sub(x, off)
+                    if d - t >= lanes:
+                        x = vectors.fma(off, one, vectors.load(flat, base + t))
+                    else:  # what the last vector has beyond the node stays zero
+                        x = vectors.load_first(flat, base + t, d - t)
+                        x = vectors.fma(off, vectors.load_first(ones, 0, d - t), x)
                     square = vectors.fma(x, x, square)
-                beyond = -d % lanes  # elements of the last vector that are not the node's, zero less the mean
-                left = max(0.0, np.float64(vectors.summed(square)) - beyond * middle * middle)
+                left = np.float64(vectors.summed(square))
             inverse[b, i] = 1 / np.sqrt(left) if left > NOWHERE * whole else 0.0
             for k in range(d):
                 mean[b, k] += nodes[b, i, k]

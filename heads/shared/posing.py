@@ -29,9 +29,7 @@ def compiled(query: Tensor, proto: Tensor, norm: str, floor: float) -> tuple[Ten
     images, classes = query.flatten(0, 1).contiguous(), proto.flatten(1, 2)
     inverse, mean = query.new_empty(len(images), n), query.new_empty(len(images), d)
     passed = [x.numpy() for x in (images, inverse, mean)]
-    over_batch(
-        lambda begin, end: measure(passed[0], norm == "center", *passed[1:], begin, end), len(images), least=LEAST
-    )
+    over_batch(lambda *part: measure(passed[0], norm == "center", *passed[1:], *part), len(images), 0, LEAST)
     rows = torch.cat([normal(proto, norm).flatten(1, 2), proto.mean(2)], 1)
     products = torch.bmm(images.view(episodes, q * n, d), rows.mT).view(len(images), n, -1)
     towards = torch.bmm(mean.view(episodes, q, d), classes.mT).flatten(0, 1)
@@ -39,5 +37,5 @@ def compiled(query: Tensor, proto: Tensor, norm: str, floor: float) -> tuple[Ten
     supply, demand = query.new_empty(len(images), way, n), query.new_empty(len(images), way, m)
     given = [x.numpy() for x in (products, towards, inverse)]
     made = [x.numpy() for x in (cost, supply, demand)]
-    over_batch(lambda begin, end: fill(*given, floor, *made, begin, end), len(images), least=LEAST)
+    over_batch(lambda *part: fill(*given, floor, *made, *part), len(images), 0, LEAST)
     return cost.flatten(0, 1), supply.flatten(0, 1), demand.flatten(0, 1)

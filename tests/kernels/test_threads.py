@@ -1,6 +1,7 @@
 """The thread pool that solvers and heads share."""
 
 import multiprocessing
+import threading
 
 import pytest
 
@@ -15,10 +16,31 @@ def total(batch: int, workers: int, least: int = 1) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
 def test_parts_follow_each_other_and_cover_the_batch(workers):
-    for batch in (1, 5, 64):
+    for batch in (1, 5, 15):
         parts = total(batch, workers)
         assert [place for begin, end in parts for place in range(begin, end)] == list(range(batch))
         assert len(parts) == min(workers, batch)
+
+
+def test_threads_take_part_after_part_of_a_large_batch():
+    assert len(total(1000, 2)) == 16 and len(total(100, 2)) == 6 and len(total(1000, 1)) == 1
+    parts = total(999, 3)
+    assert [place for begin, end in parts for place in range(begin, end)] == list(range(999))
+    assert min(end - begin for begin, end in parts) >= 16
+
+
+def test_a_thread_that_is_held_up_holds_up_no_other():
+    done, released = [], threading.Event()
+
+    def run(begin, end):
+        if begin == 0:
+            assert released.wait(60)
+        done.append(begin)
+        if len(done) == 15:  # all others, by the other thread
+            released.set()
+
+    over_batch(run, 1000, 2, 1)
+    assert len(done) == 16 and done[-1] == 0
 
 
 def test_a_part_is_worth_its_thread():
