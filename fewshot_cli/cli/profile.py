@@ -153,7 +153,7 @@ def _solvers(names: str | None, sets: list[str], threads: int, ladder: bool) -> 
     chosen = [name.strip() for name in names.split(",")] if names else registry.working_solvers()
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    built = {}
+    built: dict[str, Any] = {}
     for name, options in _options_by_solver(chosen, sets).items():
         model = registry.solver(name).Options
         if "workers" in model.model_fields:
