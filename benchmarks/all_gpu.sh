@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is measured on a GPU, into one file: solvers, steps of training, one dataset from its archive to accuracy.
 #   bash benchmarks/all_gpu.sh [FOLDER]             default: gpu-results; read FOLDER/gpu.json
-# Exit code 124: what there was time for is in the file; call it again. NAMES: what `reproduce_gpu.sh` reproduces (default: fc100).
+# Exit code 124: what there was time for is in the file; call it again. 1: a check failed. NAMES: what `reproduce_gpu.sh` reproduces (default: fc100).
 # FROM: the archive of its data. WHEELS: a folder of wheels to take what is missing from. STEP: recipe whose training steps are measured.
 # DEVICE=cpu TINY=--tiny SETS="…" STEP=glyphs_5w1s rehearses it on a machine without a GPU.
 set -euo pipefail
@@ -24,10 +24,20 @@ print(f"{folder}/gpu.json: {', '.join(found)}")
 PY
 }
 trap gather EXIT
-[ -e "$folder/solvers/done" ] || { bash benchmarks/solvers_gpu.sh "$folder/solvers" && touch "$folder/solvers/done"; }
+failed=0
+within() { # COMMAND…: what is left of the time
+  [ "$((end - SECONDS))" -gt 0 ] || exit 124
+  timeout --kill-after=30 "$((end - SECONDS))" "$@" || { code=$?; [ "$code" -ne 137 ] || code=124; return "$code"; }
+}
+if [ ! -e "$folder/solvers/done" ]; then
+  within bash benchmarks/solvers_gpu.sh "$folder/solvers" || { failed=$?; [ "$failed" -eq 1 ] || exit "$failed"; }
+  echo "$failed" > "$folder/solvers/done"
+fi
+failed=$(cat "$folder/solvers/done")
 if [ ! -e "$folder/training.json" ]; then
-  python3 benchmarks/training.py --device "${DEVICE:-cuda}" --recipe "${STEP:-fc100_5w1s}" --rounds "${ROUNDS:-20}" \
+  within python3 benchmarks/training.py --device "${DEVICE:-cuda}" --recipe "${STEP:-fc100_5w1s}" --rounds "${ROUNDS:-20}" \
     --variants "${VARIANTS:-float32,bf16,bf16 compiled}" > "$folder/training.part"
   mv "$folder/training.part" "$folder/training.json"
 fi
 RUNS="$folder/reproduce" LIMIT=$((end - SECONDS)) bash benchmarks/reproduce_gpu.sh ${NAMES:-fc100}
+exit "$failed"

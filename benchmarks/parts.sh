@@ -7,12 +7,14 @@ case ${1:-} in
   split)
     name=$(basename "$2")
     mkdir -p "$3"
+    rm -f "$3/$name".[0-9][0-9] "$3/$name.sha256"
     split -d -b "${4:-15000000}" "$2" "$3/$name."
-    (cd "$3" && sha256sum "$name".[0-9]* > "$name.sha256")
+    (cd "$3" && sha256sum "$name".[0-9][0-9] > "$name.sha256")
     ;;
   join)
     (cd "$(dirname "$2")" && sha256sum --quiet -c "$(basename "$2")") || { echo "$2: some parts are missing or damaged" >&2; exit 1; }
-    cat "${2%.sha256}".[0-9]* > "$3.part" && mv "$3.part" "$3"
+    (cd "$(dirname "$2")" && sed 's/^[0-9a-f]*  //' "$(basename "$2")" | xargs cat) > "$3.part"
+    mv "$3.part" "$3"
     ;;
   *)
     sed -n '2,4s/^# *//p' "$0" >&2

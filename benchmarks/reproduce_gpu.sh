@@ -7,7 +7,7 @@
 # SETS: further --set options, as "key=value key=value". DEVICE=cpu with small SETS rehearses it without a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-names=("${@:-fc100}")
+names=("$@")
 [ $# -gt 0 ] || names=(fc100 cifar_fs)
 source benchmarks/bare.sh
 runs=${RUNS:-runs/reproduce}
@@ -22,7 +22,7 @@ for name in "${names[@]}"; do
   left=$((end - SECONDS))
   [ "$left" -gt 0 ] || exit 124
   timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli reproduce "$name" --device "$device" --run-dir "$folder" ${FROM:+--from "$FROM"} \
-    "${sets[@]}" > "$folder.md.part" || { code=$?; rm -f "$folder.md.part"; [ "$code" -ne 130 ] || code=124; exit "$code"; }
+    "${sets[@]}" > "$folder.md.part" || { code=$?; rm -f "$folder.md.part"; case $code in 130 | 137) code=124 ;; esac; exit "$code"; }
   mv "$folder.md.part" "$folder.md"
 done
 left=$((end - SECONDS))

@@ -17,7 +17,7 @@ table() { # NAME OPTIONS…
   [ ! -e "$file" ] || return 0
   [ "$left" -gt 0 ] || exit 124
   timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli table "$@" --device "$device" --format json > "$file.part" ||
-    { code=$?; rm -f "$file.part"; [ "$code" -ne 130 ] || code=124; exit "$code"; }
+    { code=$?; rm -f "$file.part"; case $code in 130 | 137) code=124 ;; esac; exit "$code"; }
   mv "$file.part" "$file"
 }
 
@@ -36,5 +36,8 @@ for name in ${LSC:-T3 T4 T5}; do
   table "lsc.$name" --dataset "${DATASET:-cub}" --run-dir "$runs/lsc" "${sets[@]}"
 done
 for name in multi_proxy align; do
-  [ -e "$runs/$name.json" ] || { python3 "benchmarks/$name.py" --device "$device" > "$runs/$name.part" && mv "$runs/$name.part" "$runs/$name.json"; }
+  if [ ! -e "$runs/$name.json" ]; then
+    python3 "benchmarks/$name.py" --device "$device" > "$runs/$name.part"
+    mv "$runs/$name.part" "$runs/$name.json"
+  fi
 done

@@ -4,7 +4,7 @@
 #   bash benchmarks/weights_gpu.sh RECIPE=EPOCHS …       e.g. cub_5w1s=60 cifar_fs_5w1s=40 fc100_5w1s=40 (epochs of pre-training)
 # RUNS: where runs go (default: runs/weights); what is finished is skipped, what was stopped goes on. SETS: further --set options,
 # as "key=value key=value". DEVICE=cpu with small SETS rehearses it. RECIPE.tar.00 … are the packed weights and their logs in parts
-# of PART bytes (default: 15,000,000), with RECIPE.sha256 of all of them.
+# of PART bytes (default: 15,000,000), with RECIPE.tar.sha256 of all of them; parts.sh joins them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-runs/weights}
@@ -21,19 +21,18 @@ train() { # VERB FOLDER OPTIONS…
   [ ! -d "$folder" ] || again=(--resume)
   local left=$((end - SECONDS)) code=0
   [ "$left" -gt 0 ] || exit 124
-  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" "${again[@]}" "$@" ${sets[@]+"${sets[@]}"} || code=$?
-  [ "$code" -ne 130 ] || code=124
+  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" ${again[@]+"${again[@]}"} "$@" ${sets[@]+"${sets[@]}"} || code=$?
+  case $code in 130 | 137) code=124 ;; esac
   [ "$code" -eq 0 ] || exit "$code"
   [ -f "$folder.safetensors" ] || python3 -m fewshot_cli weights pack "$folder" -o "$folder.safetensors"
 }
 
+[ $# -gt 0 ] || { sed -n '2,5s/^# *//p' "$0" >&2; exit 2; }
 for one in "$@"; do
   recipe=${one%=*}
   train pretrain "$runs/$recipe.pretrain" --recipe "$recipe" --set "pretrain.epochs=${one#*=}"
   train metatrain "$runs/$recipe.metatrain" --recipe "$recipe" --set "pretrain.epochs=${one#*=}" --weights "$runs/$recipe.pretrain/weights.safetensors"
-  (
-    cd "$runs"
-    tar -c --exclude=state.pt --exclude=weights.safetensors "$recipe".* | split -d -b "${PART:-15000000}" - "$recipe.tar."
-    sha256sum "$recipe".tar.* > "$recipe.sha256"
-  )
+  tar -c -C "$runs" --exclude=state.pt --exclude=weights.safetensors -f "$runs/$recipe.tar" "$recipe.pretrain" "$recipe.metatrain" \
+    "$recipe.pretrain.safetensors" "$recipe.pretrain.safetensors.json" "$recipe.metatrain.safetensors" "$recipe.metatrain.safetensors.json"
+  bash benchmarks/parts.sh split "$runs/$recipe.tar" "$runs" "${PART:-15000000}"
 done

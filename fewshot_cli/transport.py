@@ -21,11 +21,12 @@ from fewshot_cli.contracts import EXACT, Plan, Solver, WarmStarts
 from fewshot_cli.errors import DataError
 from fewshot_cli.kernels import gradient, nvrtc, proof
 from fewshot_cli.kernels.certificate import certify
-from fewshot_cli.kernels.facts import Facts, facts_of, worst
+from fewshot_cli.kernels.facts import facts_of, worst
 from fewshot_cli.runtime.console import say
 
 USUAL_TOTALS = (1e-3, 1e4)  # masses that every solver takes as they are
 HALF = (torch.float16, torch.bfloat16)
+NEGATIVE = "a transport problem has negative supply or demand; node weights must be zero or more"
 TOTALS_TOLERANCE = 1e-4  # relative difference of total supply and total demand that float32 rounding can leave
 
 
@@ -73,25 +74,32 @@ class Basis:
 class Pending:
     """What was checked of problems on a GPU without waiting for it: the worst of all since the last look."""
 
-    worst: Tensor | None = None
-    nodes: int = 0
-    dtype: torch.dtype = torch.float32
+    worst: Tensor | None = None  # facts [6], and of the products that must fit into a batch's type their share of it
 
     def add(self, facts: Tensor, cost: Tensor) -> None:
         """Note a batch's facts, as `proof.facts` gives them."""
+        heaviest = (facts[3] + facts[5].abs()).clamp(min=1)
+        share = 4 * sum(cost.shape[1:]) / torch.finfo(cost.dtype).max * facts[1] * heaviest
+        facts = torch.cat([facts, share[None]])
         self.worst = facts if self.worst is None else torch.maximum(self.worst, facts)
-        self.nodes, self.dtype = max(self.nodes, sum(cost.shape[1:])), cost.dtype
 
     def look(self) -> None:
         """Wait for the GPU. Raises `DataError` when a problem since the last look was invalid."""
         if self.worst is None:
             return
-        facts, self.worst = worst(self.worst), None
+        *numbers, share = self.worst.tolist()
+        facts, self.worst = worst(numbers), None
         if not facts.finite:
             raise DataError(
                 "a transport problem has a NaN or infinite cost or mass; check the weights and the features they give"
             )
-        _refuse_size(facts, self.nodes, self.dtype)
+        if facts.least < 0:
+            raise DataError(NEGATIVE)
+        if not share <= 1:
+            raise DataError(
+                f"transport problems have costs up to {facts.largest:.3g} and total masses up to {facts.heaviest:.3g}, "
+                "whose products do not fit into their type; scale them down"
+            )
         if facts.excess > 0:
             raise DataError("total supply of a transport problem differs from its total demand; give both one mass")
 
@@ -225,22 +233,17 @@ def check(cost: Tensor, supply: Tensor, demand: Tensor, workers: int = 0) -> boo
     facts = facts_of(cost, supply, demand, TOTALS_TOLERANCE, workers)
     if not facts.finite:
         _refuse_infinite(cost, supply, demand)
-    _refuse_size(facts, sum(cost.shape[1:]), cost.dtype)
+    if facts.least < 0:
+        raise DataError(NEGATIVE)
+    heaviest = max(1.0, facts.heaviest + abs(facts.excess)) if math.isfinite(facts.excess) else math.inf
+    if not 4 * sum(cost.shape[1:]) * facts.largest * heaviest <= torch.finfo(cost.dtype).max:
+        raise DataError(
+            f"transport problems have costs up to {facts.largest:.3g} and total masses up to {heaviest:.3g}, whose "
+            f"products do not fit into {str(cost.dtype).removeprefix('torch.')}; scale them down"
+        )
     if facts.excess > 0:
         _check_totals(supply, demand)
     return _usual(facts.lightest, facts.heaviest)
-
-
-def _refuse_size(facts: Facts, nodes: int, dtype: torch.dtype) -> None:
-    """Refuse masses below zero, and numbers whose products do not fit into the type."""
-    if facts.least < 0:
-        raise DataError("a transport problem has negative supply or demand; node weights must be zero or more")
-    heaviest = max(1.0, facts.heaviest + abs(facts.excess)) if math.isfinite(facts.excess) else math.inf
-    if not 4 * nodes * facts.largest * heaviest <= torch.finfo(dtype).max:
-        raise DataError(
-            f"transport problems have costs up to {facts.largest:.3g} and total masses up to {heaviest:.3g}, whose "
-            f"products do not fit into {str(dtype).removeprefix('torch.')}; scale them down"
-        )
 
 
 def _are_usual(supply: Tensor) -> bool:

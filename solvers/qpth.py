@@ -17,6 +17,8 @@ from fewshot_cli.contracts import Options, Plan, Solver, Tolerance
 from fewshot_cli.errors import DataError
 from fewshot_cli.runtime.console import say
 
+LIBRARIES = (".so", ".dylib", ".dll")
+
 
 class QPTHOptions(Options):
     """Options of `qpth`."""
@@ -185,9 +187,10 @@ def _batches_are_safe() -> bool:
 
 def _mkl_is_dynamic() -> bool:
     """Whether MKL takes fewer threads where it runs inside others; False where it does not say."""
-    with suppress(StopIteration, OSError, AttributeError):
-        library = next((Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"))
-        return bool(ctypes.CDLL(str(library)).mkl_serv_get_dynamic())
+    for path in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
+        for name in ("mkl_serv_get_dynamic", "MKL_Get_Dynamic", "mkl_get_dynamic") if path.suffix in LIBRARIES else ():
+            with suppress(OSError, AttributeError):
+                return bool(getattr(ctypes.CDLL(str(path)), name)())
     return False
 
 
@@ -195,6 +198,6 @@ def _mkl_is_dynamic() -> bool:
 def _say_that_batches_are_split() -> None:
     """Say it once in a process."""
     say(
-        "note: PyTorch's LU of a batch is not safe after torch.set_num_threads, so qpth solves one problem at a time; "
-        "set OMP_NUM_THREADS instead"
+        "note: PyTorch's LU of a batch is not safe with several threads after torch.set_num_threads, or it cannot be "
+        "known here, so qpth solves one problem at a time; set OMP_NUM_THREADS=1, or leave set_num_threads out"
     )

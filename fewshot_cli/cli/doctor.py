@@ -44,6 +44,8 @@ def doctor(
     The exit code is 1 when a check fails, or when nothing would work here.
     """
     if not check:
+        if device != "cpu":
+            raise FslError(f"--device {device}: goes with --check solver:NAME; add one, or leave it out")
         return _machine(o.data_root(data_root), format)
     rows = _contract(check, device)
     header = list(dict.fromkeys(key for row in rows for key in row))

@@ -72,7 +72,7 @@ def profile(
             "--plot",
             dir_okay=False,
             rich_help_panel=o.RESULT,
-            help="Draw the time of each solver over size (PNG, SVG or PDF).",
+            help="Draw the time of each solver over size, with --ladder the error over time (PNG, SVG or PDF).",
         ),
     ] = None,
     format: Annotated[Format, o.format_option(Format.table, Format.json, Format.md, Format.csv)] = Format.table,

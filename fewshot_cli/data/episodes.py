@@ -73,8 +73,9 @@ class Sampler:
 
 
 def gather(features: Tensor, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
-    """Support maps [E,way,shot,d,h,w] and query maps [E,way·queries,d,h,w] from features [N,d,h,w], channels last as
-    the features should be.
+    """Support maps [E,way,shot,d,h,w] and query maps [E,way·queries,d,h,w] from features [N,d,h,w].
+
+    It is quickest where these are channels last, as what comes out is.
     """
     support = torch.stack([e.support for e in episodes]).to(features.device)
     query = torch.stack([e.query.flatten() for e in episodes]).to(features.device)

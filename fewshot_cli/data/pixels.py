@@ -51,7 +51,7 @@ class Pixels:
 
     def ahead(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches; those from a file, and all for a GPU, are made by another thread, two ahead."""
-        return _ahead(batches) if self.mapped or self.device.type == "cuda" else iter(batches)
+        return _ahead(batches, self.device) if self.mapped or self.device.type == "cuda" else iter(batches)
 
 
 def room(processes: Processes) -> int:
@@ -60,7 +60,7 @@ def room(processes: Processes) -> int:
     return min(host, free_memory(processes.device) // 2) if processes.device.type == "cuda" else host
 
 
-def _ahead(batches: Iterable[T]) -> Iterator[T]:
+def _ahead(batches: Iterable[T], device: torch.device) -> Iterator[T]:
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(2)
     stopped = threading.Event()
 
@@ -73,6 +73,8 @@ def _ahead(batches: Iterable[T]) -> Iterator[T]:
 
     def work() -> None:
         try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # a new thread's is the first
             for batch in batches:
                 put((True, batch))
                 if stopped.is_set():

@@ -63,10 +63,16 @@ def predict(recipe: Recipe, images: Tensor, backbone: Backbone, classifier: Clas
 
 
 def validator(
-    recipe: Recipe, store: Store, backbone: Backbone, classifier: Classifier, root: Path, processes: Processes
+    recipe: Recipe,
+    store: Store,
+    backbone: Backbone,
+    classifier: Classifier,
+    root: Path,
+    processes: Processes,
+    half: bool,
 ) -> Callable[[], Validation] | None:
     """Top-1 and its interval on the validation images of the classes trained on; None when the store has no such
-    split.
+    split. `half`: the networks compute in bf16, as they do in training.
     """
     if "val" not in store.index["splits"]:
         return None
@@ -74,7 +80,8 @@ def validator(
     pixels = processes.each(lambda: Pixels(split, recipe, recipe.image.decoded, root, processes))
 
     def validate() -> Validation:
-        hits = predict(recipe, pixels.images, backbone, classifier, processes)[:, 0] == split.labels
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=half):
+            hits = predict(recipe, pixels.images, backbone, classifier, processes)[:, 0] == split.labels
         accuracy, ci95 = share_ci95(int(hits.sum()), len(hits))
         return {"accuracy": accuracy, "ci95": ci95}
 

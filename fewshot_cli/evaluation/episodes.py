@@ -12,6 +12,7 @@ from fewshot_cli import transport
 from fewshot_cli.config.schema import Recipe
 from fewshot_cli.contracts import Head
 from fewshot_cli.data.episodes import Sampler, gather
+from fewshot_cli.data.pixels import room
 from fewshot_cli.errors import DataError
 from fewshot_cli.evaluation.check import Check, judge
 from fewshot_cli.evaluation.external import seen
@@ -126,7 +127,8 @@ def run_episodes(
         raise DataError("the backbone gives the same features for every image; check the weights and the images")
     begin, inside = perf_counter(), 0.0
     processes = processes or Processes(features.device)
-    if len(numbers) * sampler.way * (sampler.shot + sampler.query) > len(features):  # each is wanted several times
+    wanted = len(numbers) * sampler.way * (sampler.shot + sampler.query)
+    if wanted > len(features) and 4 * features.numel() < room(processes) // 2:  # each several times, and a copy fits
         features = features.contiguous(memory_format=torch.channels_last)
     at, size = 0, 1 if gradual else batch
     while at < len(numbers):

@@ -32,7 +32,8 @@ def certify(cost: Tensor, supply: Tensor, demand: Tensor, plan: Plan, near: Tole
         return plan
     given = Given(*(_plain(x, cost.dtype) for x in (cost, supply, demand, plan.flow)))
     prices = None if plan.supply_price is None else _plain(plan.supply_price, cost.dtype)
-    if prices is not None and cost.device.type == "cuda" and nvrtc.works() and proof.fits(cost.shape[1], cost.device):
+    n, m = cost.shape[1:]
+    if prices is not None and cost.device.type == "cuda" and nvrtc.works() and proof.fits(n, m, cost.device):
         gap, fine, value = proof.certify(given, prices, near.value, near.marginal, _bit(cost))
     else:
         gap, fine, value = (on_cpu if cost.device.type == "cpu" else by_tensors)(given, prices, near, workers)

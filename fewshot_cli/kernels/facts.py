@@ -1,6 +1,7 @@
 """What decides whether transport problems can be solved: their largest and smallest numbers, read in one pass."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def facts_of(cost: Tensor, supply: Tensor, demand: Tensor, tolerance: float, wor
     """
     given = cost.detach(), supply.detach(), demand.detach()
     if cost.device.type == "cuda" and nvrtc.works():
-        return worst(proof.facts(*given, tolerance))
+        return worst(proof.facts(*given, tolerance).tolist())
     if cost.device.type == "cpu":
         try:
             from fewshot_cli.kernels.bounds import facts_range
@@ -50,9 +51,9 @@ def facts_of(cost: Tensor, supply: Tensor, demand: Tensor, tolerance: float, wor
     return by_tensors(*given, tolerance)
 
 
-def worst(numbers: Tensor) -> Facts:
-    """The facts of a batch, or of several, by what a GPU found of them [6] (see `proof.facts`); waits for it."""
-    bad, largest, light, heaviest, low, excess = numbers.tolist()
+def worst(numbers: Sequence[float]) -> Facts:
+    """The facts of a batch, or of several, by what `proof.facts` found of them."""
+    bad, largest, light, heaviest, low, excess = numbers
     return Facts(not bad, largest, -light, heaviest, -low, excess)
 
 

@@ -51,9 +51,9 @@ def certify(
     return out[0], out[1], out[2]
 
 
-def fits(n: int, device: torch.device) -> bool:
-    """Whether n supply nodes leave a block enough memory for `certify`."""
-    return 8 * n <= nvrtc.shared_memory(device.index)
+def fits(n: int, m: int, device: torch.device) -> bool:
+    """Whether n×m problems are small enough for `certify`: for a block's memory, and for indices of 32 bits."""
+    return 8 * n <= nvrtc.shared_memory(device.index) and n * m < 1 << 31
 
 
 def _kernel(name: str, cost: Tensor, lanes: int) -> Any:

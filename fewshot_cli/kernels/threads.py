@@ -1,6 +1,7 @@
 """Spread a batch over threads, for compiled code that releases the interpreter's lock."""
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,11 +32,19 @@ def over_batch(run: Callable[[int, int], None], batch: int, workers: int, least:
         run(0, batch)
         return
     count = workers * max(1, min(PARTS, batch // (workers * MANY * least)))
-    parts = iter([(batch * i // count, batch * (i + 1) // count) for i in range(count)])  # next() of it is atomic
+    parts = deque((batch * i // count, batch * (i + 1) // count) for i in range(count))
 
     def work() -> None:
-        for begin, end in parts:
-            run(begin, end)
+        while True:
+            try:
+                part = parts.popleft()
+            except IndexError:  # none is left
+                return
+            try:
+                run(*part)
+            except BaseException:
+                parts.clear()  # the others stop too
+                raise
 
     pool = _pool.of(workers - 1)
     others = [pool.submit(work) for _ in range(workers - 1)]

@@ -42,8 +42,8 @@ class Settings:
 
 
 def _clock(device: torch.device, call: Callable[[], Any], now: Callable[[], float] = perf_counter) -> float:
-    """Seconds of one call: by `now` on the CPU, by events on a GPU, whose cache is emptied before and for which nothing
-    waits within.
+    """Seconds of one call: by `now` on the CPU, by events on a GPU, whose cache is emptied before; the host does not
+    wait in between.
     """
     if device.type != "cuda":
         start = now()

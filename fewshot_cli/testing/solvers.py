@@ -291,7 +291,8 @@ def restartable(case: Case) -> str | None:
                 return f"has no warm start on {case.device.type}"
             require(plan.basis is not None, f"{name}, {n}×{m}: a plan has no basis to start from")
             assert plan.basis is not None
-            again = solver.solve(*given, basis=plan.basis)
+            there = given.map(lambda x: x.to(case.device))
+            again = solver.solve(*there, basis=plan.basis.to(case.device))
             require(again.iterations == 0, f"{name}, {n}×{m}: needs pivots from its own basis")
             wave = 1 + 0.05 * torch.arange(n * m, dtype=cost.dtype).reshape(n, m).cos()
             moved = Problems(cost * wave, supply.flip(1).clone(), demand)
@@ -303,7 +304,8 @@ def restartable(case: Case) -> str | None:
                 torch.full_like(plan.basis, -1),
                 plan.basis.flip(1),
             ):
-                reached = (moved[0] * solver.solve(*moved, basis=basis).flow).sum((1, 2))
+                flow = solver.solve(*moved.map(lambda x: x.to(case.device)), basis=basis.to(case.device)).flow
+                reached = (moved.cost * flow.cpu()).sum((1, 2))
                 require(
                     (reached - best).abs() <= 2 * case.near(moved),
                     f"{name}, {n}×{m}: a warm start changes the value",

@@ -1,7 +1,8 @@
 """The one training loop, on Lightning Fabric: epochs, schedule, validation, best checkpoint, log, exact resume.
 
 Everything random in an epoch comes from generators seeded by (seed, epoch), so a killed run starts its last epoch
-anew and ends, on the CPU, with the same bytes as an uninterrupted one.
+anew and ends, on the CPU, with the same bytes as an uninterrupted one. On a GPU, where nothing repeats to the last bit,
+it starts anew what began in the last `KEEP` seconds.
 """
 
 import hashlib
@@ -77,7 +78,8 @@ class _Training:
     optimizer: torch.optim.Optimizer
     average: Average | None
     done: _Progress = field(default_factory=_Progress)
-    kept: float = 0.0  # when what resuming needs was last written
+    saved: int = 0  # the epoch after which what resuming needs was last written
+    kept: float = 0.0  # and when
 
     def epoch(self, step: Callable[[Any, SolverStatistics], Tensor], seed: int, bar: Bar) -> TrainingRecord:
         """Train one epoch; `step` trains one batch and returns its loss and its share of correct answers [2]."""
@@ -122,12 +124,15 @@ class _Training:
         """Write an epoch's record, its times, and what resuming needs."""
         self.run.append(LOG, [record])
         self.run.append(TIMES, [times])
-        if not self.due(record["epoch"]):
-            return
+        if self.due(record["epoch"]):
+            self.save(record["epoch"])
+
+    def save(self, epoch: int) -> None:
+        """Write what resuming after an epoch needs."""
         state = {
             "run": self.run.key,
             "log": sha256(self.run.path / LOG),
-            "epoch": record["epoch"],
+            "epoch": epoch,
             # pickle writes a string once where it is one object: after resuming, these keys would be other objects
             "best": {sys.intern(key): value for key, value in (self.done.best or {}).items()},
             "stale": self.done.validations_without_improvement,
@@ -138,7 +143,7 @@ class _Training:
         content = io.BytesIO()
         torch.save(state, content)
         write_sealed(self.run.path / STATE, content.getbuffer())
-        self.kept = perf_counter()
+        self.saved, self.kept = epoch, perf_counter()
 
     def due(self, epoch: int) -> bool:
         """Whether what resuming needs is to be written after an epoch: on the CPU always, on a GPU, where an epoch may
@@ -162,6 +167,7 @@ class _Training:
             if self.average:
                 self.average.restore(state["average"])
             self.done = _Progress(state["epoch"], state["best"] or None, state["stale"])
+            self.saved = self.done.epoch
             self.run.truncate(LOG, self.done.epoch)
             if state.get("log") not in (None, sha256(self.run.path / LOG)):  # it is drawn in the end
                 raise DataError(
@@ -217,6 +223,8 @@ def fit(
             if spec.validation.patience and done.validations_without_improvement >= spec.validation.patience:
                 without = done.validations_without_improvement
                 say(f"stopped after {done.epoch} epochs: no better validation in the last {without}")
+                if training.saved != done.epoch:
+                    processes.first(lambda: training.save(done.epoch))
                 break
             begin = perf_counter()
             wrapped.train()

@@ -146,7 +146,8 @@ def pretrain(
             validated, whole_images=True, half=spec.precision == "bf16"
         )
     else:
-        validate = classification.validator(recipe, store, backbone, classifier, root, processes)
+        half = spec.precision == "bf16"
+        validate = classification.validator(recipe, store, backbone, classifier, root, processes, half)
     parts = {"backbone": recipe.backbone, "classifier": spec.classifier}
     job = Job(
         ClassObjective(backbone, classifier, spec, teacher).to(device),

@@ -180,7 +180,7 @@ def cosines(query: Tensor, proto: Tensor, norm: str) -> Tensor:
     squares = centred.square().sum(-1)  # the product needs no centring of the query, since the other side is centred
     # a feature without direction, zero or the same in every channel, is like nothing
     nowhere = squares.detach() <= 1e-10 * torch.linalg.vector_norm(query.detach(), dim=-1).square()
-    length = squares.clamp(min=1e-24).sqrt().masked_fill(nowhere, torch.inf)
+    length = squares.masked_fill(nowhere, 1.0).sqrt().masked_fill(nowhere, torch.inf)  # no root of zero has a slope
     cosine = products(query, normal(proto, norm).flatten(1, 2)) / length[..., None]
     return cosine.unflatten(3, proto.shape[1:3]).transpose(2, 3)
 
@@ -191,7 +191,7 @@ def products(query: Tensor, rows: Tensor) -> Tensor:
 
 
 def distances(similar: Tensor) -> Tensor:
-    """1 − similar, in the order of its dimensions in memory."""
+    """1 − similar, contiguous: without a gradient in one pass over it, and not in two."""
     if similar.requires_grad:
         return (1 - similar).contiguous()
     return torch.sub(similar.new_ones(()), similar, out=similar.new_empty(similar.shape))

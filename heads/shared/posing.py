@@ -18,7 +18,7 @@ def compiled(query: Tensor, proto: Tensor, norm: str, floor: float) -> tuple[Ten
         return None
     if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors) or not query.numel():
         return None
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return None
     try:
         from fewshot_cli.heads.shared.pose_kernel import fill, measure

@@ -21,6 +21,7 @@ typedef unsigned long long set;
 #define BLOCK 32       // rows priced together
 #define BIG (1 << 30)
 #define FAR (1LL << 62)
+#define ENDLESS (2 * 1e308)  // infinity
 #define COLUMN 2047    // low bits of a row's cached minimum
 #if defined(ROWS) && LANES == 32 && ROWS + COLUMNS <= 128
 #define NARROW  // what a lane keeps of its own rows and nodes fits its registers
@@ -366,15 +367,21 @@ GROUP wide solve_problem(Problem &p, COST *u, COST *v) {
     int n = p.n, m = p.m;
     double total = 0, top = 0, low = 1e300;
     EACH(i, n) total += p.supply[i];
+    EACH(j, m) if (!(p.demand[j] - p.demand[j] == 0)) top = ENDLESS;
     EACH(k, n * m) {
         double x = p.cost[k / m * p.row_step + k % m * p.column_step];
         stage(p, k, (COST)x);
-        top = x > top ? x : -x > top ? -x : top;
+        top = x > top ? x : -x > top ? -x : x - x == 0 ? top : ENDLESS;
         low = x < low ? x : low;
     }
     total = sum(total);
     top = -reduce_min(-top);
     low = reduce_min(low);
+    if (!(top < ENDLESS) || !(total - total == 0)) {  // no optimum, and pivots without end
+        EACH(i, n) u[i] = 0;
+        EACH(j, m) v[j] = 0;
+        return -1;
+    }
     if (!(total > 0)) {  // nothing to ship; zero prices are dual feasible only below the cheapest arc
         EACH(i, n) u[i] = (COST)low;
         EACH(j, m) v[j] = 0;

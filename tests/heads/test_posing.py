@@ -62,3 +62,19 @@ def test_what_is_not_for_this_code_is_left_to_tensors(why):
         query, proto = query[:0], proto[:0]
     assert posing.compiled(query, proto, "center", 1e-3) is None
     assert [len(x) for x in pose(query, proto, EMDOptions())] == [len(query) * 5 * 3] * 3
+
+
+def test_autocast_is_left_to_tensors():
+    query, proto = features(SHAPES[0])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert posing.compiled(query, proto, "center", 1e-3) is None
+        made = pose(query, proto, EMDOptions())
+    assert [x.shape for x in made] == [x.shape for x in pose(query, proto, EMDOptions())]
+
+
+def test_tiny_features_have_directions_too():
+    query, proto = features(SHAPES[0])
+    cost, *_ = pose(query * 1e-15, proto, EMDOptions())
+    torch.testing.assert_close(cost, pose(query, proto, EMDOptions())[0], rtol=0, atol=1e-5)
+    want, *_ = by_tensors(query * 1e-15, proto, EMDOptions())
+    torch.testing.assert_close(cost.double(), want, rtol=0, atol=1e-5)

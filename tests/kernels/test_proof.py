@@ -72,7 +72,10 @@ def proved(libraries, given, flow, prices, near, bit):
 def test_facts_are_those_of_tensors(libraries, name, dtype):
     for n, m in SIZES:
         given = family(name, n, m, 7).map(lambda x: x.to(dtype).contiguous())
-        told, wanted = facts.worst(looked(libraries, given)), facts.by_tensors(*given, transport.TOTALS_TOLERANCE)
+        told, wanted = (
+            facts.worst(looked(libraries, given).tolist()),
+            facts.by_tensors(*given, transport.TOTALS_TOLERANCE),
+        )
         assert told.finite and tuple(told) == pytest.approx(
             tuple(wanted), rel=1e-5, abs=1e-4 if dtype == torch.float32 else 1e-9
         )
@@ -83,7 +86,7 @@ def test_facts_are_those_of_tensors(libraries, name, dtype):
 def test_a_number_that_is_not_finite_is_seen(libraries, which, bad):
     given = family("random", 7, 5, 4)
     given[which].view(-1)[-1] = bad
-    assert not facts.worst(looked(libraries, given)).finite
+    assert not facts.worst(looked(libraries, given).tolist()).finite
 
 
 def spoiled(plan):
@@ -135,12 +138,28 @@ def test_what_is_checked_later_is_refused_at_the_look(libraries):
         (lambda given: given.cost.fill_(torch.nan), "NaN or infinite"),
         (lambda given: given.supply.mul_(-1), "negative"),
         (lambda given: given.demand.mul_(1.1), "differs from"),
-        (lambda given: given.cost.fill_(1e308), "do not fit into float64"),
+        (lambda given: given.cost.fill_(1e308), "do not fit into their type"),
     ):
         pending = after(change)
         with pytest.raises(DataError, match=said):
             pending.look()
         pending.look()  # has been told
+
+
+def test_each_batch_is_measured_by_its_own_type_and_masses(libraries):
+    pending = transport.Pending()
+    for cost, mass in (
+        (1e30, 1.0),
+        (1.0, 1e9),
+    ):  # neither product is too large, only that of one's cost and the other's mass
+        given = [torch.full((2, 3, 3), cost), *(torch.full((2, 3), mass / 3) for _ in range(2))]
+        pending.add(looked(libraries, given), given[0])
+    wide = [
+        torch.full((2, 3, 3), 1e60, dtype=torch.float64),
+        *(torch.ones(2, 3, dtype=torch.float64) for _ in range(2)),
+    ]
+    pending.add(looked(libraries, wide), wide[0])
+    pending.look()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")

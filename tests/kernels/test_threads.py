@@ -72,3 +72,15 @@ def test_a_forked_child_starts_threads_of_its_own():
     finally:
         child.kill()
         child.join()
+
+
+def test_what_a_part_raises_ends_the_others_and_is_not_swallowed():
+    begun = []
+
+    def broken(begin, end):
+        begun.append(begin)
+        raise IndexError("of the part itself")
+
+    with pytest.raises(IndexError, match="of the part itself"):
+        over_batch(broken, 10_000, 2, 1)
+    assert len(begun) <= 2

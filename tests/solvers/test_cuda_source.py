@@ -17,6 +17,7 @@ from fewshot_cli.kernels import nvrtc, proof
 from fewshot_cli.profiling.problems import generated
 from fewshot_cli.solvers.network_simplex import cuda
 from fewshot_cli.testing import solvers
+from fewshot_cli.testing.families import family
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,17 @@ def one_lane(compiler, tmp_path_factory):
 @pytest.mark.parametrize("check", ["optimal", "priced", "consistent", "careful", "differentiable", "between"])
 def test_one_lane_keeps_the_contract(one_lane, check):
     assert solvers.CHECKS[check](solvers.Case(one_lane, solvers.Tolerance(1e-10, 1e-11, 1e-6))) is None
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_not_finite_does_not_converge_and_takes_no_pivot(one_lane, which, wrong):
+    for size, dtype in (((7, 3), torch.float64), ((25, 25), torch.float32)):
+        given = [x.to(dtype).contiguous() for x in family("random", *size, 3)]
+        given[which][1].view(-1)[-1] = wrong
+        plan = one_lane.solve(*given)
+        assert plan.converged.tolist() == [True, False, True] and plan.iterations[1] == 0
+        assert all(torch.isfinite(x).all() for x in (plan.flow, plan.supply_price, plan.demand_price))
 
 
 @pytest.mark.parametrize("size", [(9, 9), (25, 25), (64, 4), (100, 100), (441, 441)])

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fewshot_cli.backbones.resnet12 import DropBlock, ResNet12, ResNet12Options
 from fewshot_cli.config.schema import AugmentSpec, ImageSpec, MixSpec, PretrainSpec
 from fewshot_cli.data import pixels
 from fewshot_cli.heads.classifiers.linear import Linear
+from fewshot_cli.training import optimise
 from fewshot_cli.training.augment import Mixing, apply, draw, draw_mixing, mix, neighbours
 from fewshot_cli.training.average import Average
 from fewshot_cli.training.optimise import generator
@@ -149,14 +151,14 @@ def test_a_split_larger_than_the_memory_trains_to_the_same_bytes(fsl, tiny, monk
 
 
 def test_batches_made_ahead_keep_their_order_and_their_faults():
-    assert list(pixels._ahead(range(20))) == list(range(20))
+    assert list(pixels._ahead(range(20), torch.device("cpu"))) == list(range(20))
 
     def broken():
         yield 1
         raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        list(pixels._ahead(broken()))
+        list(pixels._ahead(broken(), torch.device("cpu")))
 
 
 @pytest.mark.slow
@@ -234,3 +236,23 @@ def test_precision_on_the_command_line_is_the_recipes(fsl):
     assert code == 0 and "precision: '32'" in out.partition("metatrain:")[2]
     code, _, err = fsl("pretrain", "--precision", "16")
     assert code == 2 and "pretrain.precision" in err
+
+
+@pytest.mark.parametrize(
+    ("device", "epoch", "best", "seconds", "due"),
+    [
+        ("cpu", 4, 2, 0, True),
+        ("cuda", 4, 2, 0, False),
+        ("cuda", 4, 2, optimise.KEEP, True),
+        ("cuda", 4, 4, 0, True),  # the weights of this epoch are those that are kept
+        ("cuda", 9, 2, 0, True),  # the last
+    ],
+)
+def test_what_resuming_needs_is_written_after_every_epoch_or_on_a_gpu_now_and_then(
+    monkeypatch, device, epoch, best, seconds, due
+):
+    monkeypatch.setattr(optimise, "perf_counter", lambda: 100.0 + seconds)
+    processes, spec = SimpleNamespace(device=torch.device(device)), SimpleNamespace(epochs=9)
+    training = optimise._Training(None, spec, None, processes, None, None, None, kept=100.0)
+    training.done.best = {"epoch": best}
+    assert training.due(epoch) is due
