@@ -1,10 +1,11 @@
-"""How much `fsl classify` adds to decoding photos and embedding them.
+"""How much `fsl classify` and `fsl retrieve` add to decoding photos and embedding them.
 
-    python benchmarks/photos.py [--photos 200] [--rounds 3]
+    python benchmarks/photos.py [--photos 200] [--rounds 3] [--wide 4000]
 
-Photos of 4000×3000 pixels are invented (smooth noise, saved as JPEG). The bare time is that of decoding each with as
-many pixels as suffice, in the same number of threads, and of the backbone on batches of the same size. Prints JSON:
-seconds of both and their ratio, and the peak of memory.
+Photos of so many pixels across, in the ratio 4:3, are invented (smooth noise, saved as JPEG). The bare time is that of
+decoding each with as many pixels as suffice, in the same number of threads, and of the backbone on batches of the same
+size. `retrieve` searches for each photo among the others and matches its first hundred. Prints JSON: seconds and their
+ratios to the bare ones, and the peak of memory.
 """
 
 import argparse
@@ -25,16 +26,18 @@ from fewshot_cli.data.decode import in_threads
 from fewshot_cli.data.user_images import LooseImages
 from fewshot_cli.features.preprocess import normalise
 from fewshot_cli.predict.classify import PART, Classification
+from fewshot_cli.predict.retrieve import retrieve
+from fewshot_cli.runtime.device import resolve
 
 
-def invent(folder: Path, count: int) -> None:
+def invent(folder: Path, count: int, wide: int) -> None:
     """JPEGs of smooth noise; ten different ones, told apart by a comment so that none is a copy."""
     rng, made = np.random.default_rng(0), []
     for _ in range(min(10, count)):
         small = Image.fromarray(rng.integers(0, 256, (150, 200, 3), dtype=np.uint8))
-        made.append(small.resize((4000, 3000), Image.Resampling.BICUBIC))
+        made.append(small.resize((wide, 3 * wide // 4), Image.Resampling.BICUBIC))
     for i in range(count):
-        place = folder / ("photos" if i >= 6 else f"examples/class{i % 2}")
+        place = folder / (f"photos/class{i % 5}" if i >= 6 else f"examples/class{i % 2}")
         place.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
         made[i % len(made)].save(data, "JPEG", quality=92, comment=str(i).encode())
@@ -64,25 +67,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--wide", type=int, default=4000)
     parser.add_argument("--recipe", default="images_5w5s_lite0")
-    args = parser.parse_args()
+    args, device = parser.parse_args(), resolve("cpu")
     recipe = load_recipe(args.recipe)
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        invent(folder, args.photos + 6)
-        made = Classification(recipe, folder / "examples", None, None, folder / "root", torch.device("cpu"))
+        invent(folder, args.photos + 6, args.wide)
+        made = Classification(recipe, folder / "examples", None, None, folder / "root", device)
         made.learn()
-        paths = sorted((folder / "photos").iterdir())
-        ours, theirs = [], []
-        for _ in range(args.rounds):
+        paths = sorted((folder / "photos").glob("*/*"))
+        times: dict[str, list[float]] = {"classify": [], "retrieve": [], "bare": []}
+        for number in range(args.rounds):
             begin = perf_counter()
             made.rows(LooseImages([folder / "photos"], recipe.image))
-            ours.append(perf_counter() - begin)
-            theirs.append(bare(paths, made.model, recipe.image))
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+            times["classify"].append(perf_counter() - begin)
+            begin, root = perf_counter(), folder / f"root{number}"  # where no features are kept yet
+            retrieve(recipe, folder / "photos", None, None, 100, (1, 5), None, root, device)
+            times["retrieve"].append(perf_counter() - begin)
+            times["bare"].append(bare(paths, made.model, recipe.image))
+    ratios = {
+        name: round(statistics.median(a / b for a, b in zip(times[name], times["bare"], strict=True)), 2)
+        for name in ("classify", "retrieve")
+    }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = {"classify": statistics.median(ours), "bare": statistics.median(theirs)}
-    print(json.dumps({"photos": len(paths), "seconds": seconds, "ratio": round(ratio, 2), "peak_mb": round(peak)}))
+    seconds = {name: statistics.median(some) for name, some in times.items()}
+    print(json.dumps({"photos": len(paths), "seconds": seconds, "ratios": ratios, "peak_mb": round(peak)}))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ class EMD(LocalHead[EMDOptions]):
     def _sides(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Nodes [E,q,n,d] of the queries and [E,way,m,d] of the classes, or of all their shots."""
         o = self.options
-        maps = support.mean(2) if o.shots == "prototype" else support.flatten(1, 2)
+        one = support.shape[2] == 1  # whose mean would be a copy
+        maps = support.flatten(1, 2) if one or o.shots != "prototype" else support.mean(2)
         return nodes(query, o.pyramid), nodes(maps, o.pyramid)
 
     def pose(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:

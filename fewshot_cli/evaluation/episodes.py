@@ -45,6 +45,14 @@ def _logits(head: Head, support: Tensor, query: Tensor) -> Tensor:
     return torch.cat([head(support, part) for part in query.chunk(parts, 1)], 1)
 
 
+def channels_last(features: Tensor, processes: Processes) -> Tensor:
+    """Features [N,d,h,w] whose channels lie together, as heads read them quickest; as they are where a copy does not
+    fit.
+    """
+    fits = features.element_size() * features.numel() < room(processes) // 2
+    return features.contiguous(memory_format=torch.channels_last) if fits else features
+
+
 @torch.no_grad()
 def run_batch(
     head: Head, features: Tensor, sampler: Sampler, numbers: range, name: Callable[[int], str] = str
@@ -127,9 +135,8 @@ def run_episodes(
         raise DataError("the backbone gives the same features for every image; check the weights and the images")
     begin, inside = perf_counter(), 0.0
     processes = processes or Processes(features.device)
-    wanted = len(numbers) * sampler.way * (sampler.shot + sampler.query)
-    if wanted > len(features) and 4 * features.numel() < room(processes) // 2:  # each several times, and a copy fits
-        features = features.contiguous(memory_format=torch.channels_last)
+    if len(numbers) * sampler.way * (sampler.shot + sampler.query) > len(features):  # each is wanted several times
+        features = channels_last(features, processes)
     at, size = 0, 1 if gradual else batch
     while at < len(numbers):
         mine = numbers[at + size * processes.rank :][:size]

@@ -15,7 +15,7 @@ from fewshot_cli.config.schema import Recipe
 from fewshot_cli.data.store import Split
 from fewshot_cli.data.user_images import TAKING, Folder, Taking, all_bad_of, omissions
 from fewshot_cli.errors import DataError
-from fewshot_cli.evaluation.episodes import BUDGET
+from fewshot_cli.evaluation.episodes import BUDGET, channels_last
 from fewshot_cli.evaluation.model import Model
 from fewshot_cli.evaluation.stats import INTERVAL_PAIRED_QUERIES, INTERVAL_QUERIES, paired, share_ci95
 from fewshot_cli.features.embed import directions
@@ -75,6 +75,7 @@ def retrieve(
         gallery_features = model.features(images)
         searched = gallery_features if asked is images else model.features(asked)
     stored = directions(gallery_features)
+    gallery_features = channels_last(gallery_features, model.processes)
     shortlist = min(max(shortlist, max(ks)), size)
     found_at: dict[str, list[Tensor]] = {"global": [], "reranked": []}
     ranking: list[dict[str, Any]] = []
@@ -162,7 +163,8 @@ def _ranks(
     for row, copies in zip(near, same, strict=True):
         row[copies] = -torch.inf
     order = near.topk(shortlist, 1).indices
-    scores = model.head(gallery[order][:, :, None], query[:, None])[:, 0]
+    found = gallery.permute(0, 2, 3, 1)[order].movedim(-1, -3)  # their channels lie together, as heads read them
+    scores = model.head(found[:, :, None], query[:, None])[:, 0]
     scores, at = scores.sort(dim=1, descending=True, stable=True)
     return order.cpu(), order.gather(1, at).cpu(), scores.cpu()
 

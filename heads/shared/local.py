@@ -113,7 +113,8 @@ def nodes(maps: Tensor, pyramid: tuple[int, ...] = ()) -> Tensor:
                 f"would only be doubled; leave {size} out (the paper's P(5,2,1) is [2, 1])"
             )
         parts.append(F.adaptive_avg_pool2d(maps.flatten(0, -4), size).flatten(2).unflatten(0, maps.shape[:-3]))
-    return torch.cat([*parts, maps.flatten(-2)], -1).mT
+    positions = maps.flatten(-2)
+    return (torch.cat([*parts, positions], -1) if parts else positions).mT
 
 
 def cells(size: tuple[int, int], pyramid: tuple[int, ...] = ()) -> Tensor:

@@ -45,8 +45,9 @@ def measure(nodes, centred, inverse, mean, begin, end):
 
 
 @njit(title="the posing of problems", **FLOATS)
-def fill(products, towards, inverse, floor, cost, supply, demand, begin, end):
-    """Problems of images begin … end−1 and `way` classes: cost [B,way,n,m], supply [B,way,n] and demand [B,way,m].
+def fill(products, towards, inverse, floor, mass, cost, supply, demand, begin, end):
+    """Problems of images begin … end−1 and `way` classes: cost [B,way,n,m], supply [B,way,n] and demand [B,way,m], each
+    with a total of `mass`.
 
     products [B,n,way·m+way] are of each node with the classes' directions, then with their means; `towards` [B,way·m]
     are of the image's mean with the classes' nodes.
@@ -61,13 +62,13 @@ def fill(products, towards, inverse, floor, cost, supply, demand, begin, end):
                     cost[b, w, i, j] = 1 - products[b, i, w * m + j] * factor
                 supply[b, w, i] = max(products[b, i, way * m + w], np.float32(0)) + floor
                 total += np.float64(supply[b, w, i])
-            scale = np.float32(n / total)
+            scale = np.float32(mass / total)
             for i in range(n):
                 supply[b, w, i] *= scale
             total = 0.0
             for j in range(m):
                 demand[b, w, j] = max(towards[b, w * m + j], np.float32(0)) + floor
                 total += np.float64(demand[b, w, j])
-            scale = np.float32(n / total)
+            scale = np.float32(mass / total)
             for j in range(m):
                 demand[b, w, j] *= scale

@@ -198,8 +198,8 @@ def solve_range(
     """Solve problems begin … end−1 of cost [B,n,m], supply [B,n], demand [B,m] into the output arrays.
 
     The length of marker is the number of 64-bit words for a set of n + m nodes. warm [B,n+m] or [0,0] holds trees of
-    earlier solves, basis [B,n+m] receives those of this one. flow_out must be zero on entry. Inputs are contiguous,
-    masses non-negative, totals equal up to rounding. A problem that is not finite does not converge and has no tree.
+    earlier solves, basis [B,n+m] receives those of this one. All arrays are contiguous, masses non-negative, totals
+    equal up to rounding. A problem that is not finite does not converge and has no tree.
     """
     rows, columns = cost.shape[1], cost.shape[2]
     swap = rows > columns  # the longer side lies along the SIMD lanes
@@ -219,7 +219,9 @@ def solve_range(
     done = np.empty(nodes, np.bool_)
     gone, there, place = np.empty(stride >> 4, np.uint64), np.empty(n, NODE), np.empty(n, np.int64)
     key, at = np.empty(stride, np.int32), np.empty(stride, np.int32)
+    flows = flow_out.reshape(-1)
     for b in range(begin, end):
+        flows[b * n * m : (b + 1) * n * m] = 0
         left, right = (demand[b], supply[b]) if swap else (supply[b], demand[b])
         supplied, demanded = integers.total(left), integers.total(right)
         iterations[b], converged[b] = 0, True

@@ -81,7 +81,7 @@ class NetworkSimplex(Solver[NetworkSimplexOptions]):
         from fewshot_cli.solvers.network_simplex.kernel import solve_range
 
         c, s, d = (np.ascontiguousarray(x.detach().numpy()) for x in (cost, supply, demand))
-        flow, u, v = np.zeros_like(c), np.empty_like(s), np.empty_like(d)
+        flow, u, v = (np.empty_like(x) for x in (c, s, d))
         trees, iterations, converged = (
             np.empty((batch, n + m), np.int16),
             np.zeros(batch, np.int64),

@@ -6,7 +6,7 @@ import torch
 from fewshot_cli.heads.emd import EMDOptions, pose
 from fewshot_cli.heads.shared import posing
 
-SHAPES = [(2, 5, 16, 64, 3, 16), (1, 70, 9, 20, 2, 25), (2, 40, 4, 33, 5, 7), (1, 1, 1, 1, 1, 1)]
+SHAPES = [(2, 5, 16, 64, 3, 16), (1, 70, 9, 20, 2, 25), (2, 40, 4, 33, 5, 7), (2, 1, 9, 40, 50, 8), (1, 1, 1, 1, 1, 1)]
 
 
 def features(shape, mean=1.0, spread=1.0):
