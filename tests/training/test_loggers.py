@@ -4,6 +4,7 @@ import csv
 import json
 import struct
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,10 +74,24 @@ def leveldb_records(blob: bytes) -> list[bytes]:
     found, at = [], 7
     while at + 7 <= len(blob):
         length, kind = struct.unpack_from("<HB", blob, at + 4)
+        if at + 7 + length > len(blob):  # being written
+            break
         assert kind == 1  # whole
         found.append(blob[at + 7 : at + 7 + length])
         at += 7 + length
     return found
+
+
+def read_wandb(file, kind):
+    """What is in a run's file so far: the rows of its history, and its configuration."""
+    history, config = [], {}
+    for data in leveldb_records(file.read_bytes()):
+        record = kind()
+        record.ParseFromString(data)
+        if items := record.history.item:
+            history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
+        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    return history, config
 
 
 @pytest.mark.slow
@@ -88,12 +103,11 @@ def test_wandb_writes_offline_what_can_be_synced(run, monkeypatch):
     [file] = Path(run.path, "wandb").glob("offline-run-*/run-*.wandb")
     assert file.name == f"run-{run.mark}.wandb"
     history, config = [], {}
-    for data in leveldb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if items := record.history.item:
-            history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
-        config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    for _ in range(600):  # W&B's own process may write after the run was finished
+        history, config = read_wandb(file, wandb_internal_pb2.Record)
+        if len(history) == 2:
+            break
+        time.sleep(0.1)
     assert [(row["_step"], row["loss"]) for row in history] == [(1, 2.5), (2, 1.5)]
     assert config["backbone"] == RECIPE["backbone"]
 
