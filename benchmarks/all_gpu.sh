@@ -9,7 +9,6 @@ cd "$(dirname "$0")/.."
 folder=${1:-gpu-results}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
-end=$((SECONDS + ${LIMIT:-540}))
 source benchmarks/bare.sh
 unset WHEELS
 gather() {
@@ -17,18 +16,15 @@ gather() {
 import json, pathlib, sys
 
 folder = pathlib.Path(sys.argv[1])
-found = {"/".join(x.relative_to(folder).with_suffix("").parts): json.loads(x.read_text())
-         for x in sorted([*folder.glob("solvers/*.json"), *folder.glob("training.json"), *folder.glob("reproduce/*/report.json")])}
+found = {"/".join(x.relative_to(folder).with_suffix("").parts): json.loads(text)
+         for x in sorted([*folder.glob("solvers/*.json"), *folder.glob("training.json"), *folder.glob("reproduce/*/report.json")])
+         if (text := x.read_text())}  # an interrupted command has left an empty file
 (folder / "gpu.json").write_text(json.dumps(found, indent=1))
 print(f"{folder}/gpu.json: {', '.join(found)}")
 PY
 }
 trap gather EXIT
 failed=0
-within() { # COMMAND…: what is left of the time
-  [ "$((end - SECONDS))" -gt 0 ] || exit 124
-  timeout --kill-after=30 "$((end - SECONDS))" "$@" || { code=$?; [ "$code" -ne 137 ] || code=124; return "$code"; }
-}
 if [ ! -e "$folder/solvers/done" ]; then
   within bash benchmarks/solvers_gpu.sh "$folder/solvers" || { failed=$?; [ "$failed" -eq 1 ] || exit "$failed"; }
   echo "$failed" > "$folder/solvers/done"

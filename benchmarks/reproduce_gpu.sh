@@ -12,20 +12,14 @@ names=("$@")
 source benchmarks/bare.sh
 runs=${RUNS:-runs/reproduce}
 mkdir -p "$runs"
-limit=${LIMIT:-540}
 device=${DEVICE:-cuda}
-end=$((SECONDS + limit))
 sets=(--set pretrain.precision=bf16 --set metatrain.precision=bf16)
 for pair in ${SETS:-}; do sets+=(--set "$pair"); done
 for name in "${names[@]}"; do
   folder=$runs/$name
-  left=$((end - SECONDS))
-  [ "$left" -gt 0 ] || exit 124
-  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli reproduce "$name" --device "$device" --run-dir "$folder" ${FROM:+--from "$FROM"} \
-    "${sets[@]}" > "$folder.md.part" || { code=$?; rm -f "$folder.md.part"; case $code in 130 | 137) code=124 ;; esac; exit "$code"; }
+  within python3 -m fewshot_cli reproduce "$name" --device "$device" --run-dir "$folder" ${FROM:+--from "$FROM"} \
+    "${sets[@]}" > "$folder.md.part" || { code=$?; rm -f "$folder.md.part"; exit "$code"; }
   mv "$folder.md.part" "$folder.md"
 done
-left=$((end - SECONDS))
-[ "$left" -gt 0 ] || exit 124
-timeout --kill-after=5 "$left" python3 -m fewshot_cli profile --step --device "$device" --recipe "${RECIPE:-fc100_5w1s}" "${sets[@]}" --format json \
+within python3 -m fewshot_cli profile --step --device "$device" --recipe "${RECIPE:-fc100_5w1s}" "${sets[@]}" --format json \
   > "$runs/step.json"

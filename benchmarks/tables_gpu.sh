@@ -9,15 +9,13 @@ cd "$(dirname "$0")/.."
 source benchmarks/bare.sh
 runs=${RUNS:-runs/tables}
 device=${DEVICE:-cuda}
-end=$((SECONDS + ${LIMIT:-540}))
 mkdir -p "$runs"
 
 table() { # NAME OPTIONS…
-  local left=$((end - SECONDS)) file="$runs/$1.json"
+  local file="$runs/$1.json"
   [ ! -e "$file" ] || return 0
-  [ "$left" -gt 0 ] || exit 124
-  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli table "$@" --device "$device" --format json > "$file.part" ||
-    { code=$?; rm -f "$file.part"; case $code in 130 | 137) code=124 ;; esac; exit "$code"; }
+  within python3 -m fewshot_cli table "$@" --device "$device" --format json > "$file.part" ||
+    { code=$?; rm -f "$file.part"; exit "$code"; }
   mv "$file.part" "$file"
 }
 

@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-runs/weights}
 source benchmarks/bare.sh
-end=$((SECONDS + ${LIMIT:-540}))
 mkdir -p "$runs"
 runs=$(cd "$runs" && pwd)
 sets=()
@@ -19,11 +18,7 @@ train() { # VERB FOLDER OPTIONS…
   local verb=$1 folder=$2 again=()
   shift 2
   [ ! -d "$folder" ] || again=(--resume)
-  local left=$((end - SECONDS)) code=0
-  [ "$left" -gt 0 ] || exit 124
-  timeout --kill-after=30 --signal=INT "$left" python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" ${again[@]+"${again[@]}"} "$@" ${sets[@]+"${sets[@]}"} || code=$?
-  case $code in 130 | 137) code=124 ;; esac
-  [ "$code" -eq 0 ] || exit "$code"
+  within python3 -m fewshot_cli "$verb" --device "${DEVICE:-cuda}" --run-dir "$folder" ${again[@]+"${again[@]}"} "$@" ${sets[@]+"${sets[@]}"}
   [ -f "$folder.safetensors" ] || python3 -m fewshot_cli weights pack "$folder" -o "$folder.safetensors"
 }
 

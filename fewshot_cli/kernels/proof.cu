@@ -116,7 +116,7 @@ extern "C" __global__ void certify(const COST *cost, const COST *supply, const C
     extern __shared__ __align__(16) char shared[];
     prove(blockIdx.x, cost, supply, demand, flow, price, n, m, near, marginal, bit, gap, fine, value, (double *)shared);
 }
-#elif LANES == 1
+#else
 extern "C" void facts(const COST *cost, const COST *supply, const COST *demand, wide batch, int n, int m, double tolerance,
                       double *out, wide blocks) {
     for (wide block = 0; block < blocks; block++) look(block, blocks, cost, supply, demand, batch, n, m, tolerance, out);

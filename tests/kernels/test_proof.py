@@ -2,16 +2,15 @@
 
 import ctypes
 import math
-import shutil
-import subprocess
 
+import one_lane
 import pytest
 import torch
 
 from fewshot_cli import registry, transport
 from fewshot_cli.contracts import EXACT
 from fewshot_cli.errors import DataError
-from fewshot_cli.kernels import certificate, facts, nvrtc, proof
+from fewshot_cli.kernels import certificate, facts, proof
 from fewshot_cli.profiling.problems import Problems
 from fewshot_cli.testing.families import FAMILIES, family
 
@@ -20,27 +19,7 @@ SIZES = [(1, 1), (1, 5), (4, 1), (9, 9), (25, 4), (40, 30)]
 
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory):
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler on this machine")
-    folder, made = tmp_path_factory.mktemp("proof"), {}
-    for dtype, name in ((torch.float32, "float"), (torch.float64, "double")):
-        path = folder / f"{name}.so"
-        options = [
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-x",
-            "c++",
-            "-std=c++17",
-            f"-DCOST={name}",
-            "-shared",
-            "-fPIC",
-        ]
-        subprocess.run([compiler, *options, f"-I{nvrtc.LANES.parent}", "-o", path, proof.SOURCE], check=True)
-        made[dtype] = ctypes.CDLL(str(path))
-    return made
+    return one_lane.compiled(proof.SOURCE, tmp_path_factory.mktemp("proof"))
 
 
 def pointers(*tensors):

@@ -1,14 +1,13 @@
 """The GPU kernel's source without a GPU: as C++ with one lane, and through NVRTC; then how it is launched."""
 
 import ctypes
-import shutil
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from one_lane import compiled
 
 from fewshot_cli import registry
 from fewshot_cli.contracts import Plan, Solver
@@ -18,14 +17,6 @@ from fewshot_cli.profiling.problems import generated
 from fewshot_cli.solvers.network_simplex import cuda
 from fewshot_cli.testing import solvers
 from fewshot_cli.testing.families import family
-
-
-@pytest.fixture(scope="module")
-def compiler():
-    found = shutil.which("g++") or shutil.which("clang++")
-    if found is None:
-        pytest.skip("no C++ compiler on this machine")
-    return found
 
 
 class OneLane(Solver):
@@ -45,32 +36,8 @@ class OneLane(Solver):
 
 
 @pytest.fixture(scope="module")
-def one_lane(compiler, tmp_path_factory):
-    folder, libraries = tmp_path_factory.mktemp("one_lane"), {}
-    for dtype, name in ((torch.float32, "float"), (torch.float64, "double")):
-        path = folder / f"{name}.so"
-        subprocess.run(
-            [
-                compiler,
-                "-O1",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-x",
-                "c++",
-                "-std=c++17",
-                f"-DCOST={name}",
-                f"-I{nvrtc.LANES.parent}",
-                "-shared",
-                "-fPIC",
-                "-o",
-                path,
-                cuda.SOURCE,
-            ],
-            check=True,
-        )
-        libraries[dtype] = ctypes.CDLL(str(path))
-    return OneLane(libraries)
+def one_lane(tmp_path_factory):
+    return OneLane(compiled(cuda.SOURCE, tmp_path_factory.mktemp("one_lane")))
 
 
 @pytest.mark.parametrize("check", ["optimal", "priced", "consistent", "careful", "differentiable", "between"])
